@@ -1,0 +1,446 @@
+//! A conversation's transcript on disk, and the valid context rebuilt from it.
+//!
+//! Owns the JSONL format: one object a line, appended and never rewritten. Keeps one
+//! invariant: whatever lines a file holds, `messages` is a conversation every provider
+//! accepts, each call followed by its one result. Knows no model, and assumes that nobody
+//! else appends to the same file (the host sees to that).
+
+use std::collections::HashSet;
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::kernel::event::{Changes, End};
+use crate::kernel::message::{
+    Assistant, Block, Call, CallResult, Incoming, Message, Origin, Stop, Usage,
+};
+use crate::kernel::tool::Outcome;
+
+/// The transcript format this version writes. Lines of unknown kinds are skipped, so a
+/// predecessor can read on; a higher number than this one is refused.
+pub const FORMAT: u32 = 1;
+
+/// What a call without a recorded result is answered with.
+const UNRECORDED: &str = "interrupted: no result was recorded; it may have run in part";
+
+/// A line of a transcript.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Line {
+    /// The first: what this conversation is.
+    Session {
+        /// The format of the file.
+        format: u32,
+        /// When it began.
+        at: String,
+        /// What it is.
+        #[serde(flatten)]
+        header: Header,
+    },
+    /// Somebody spoke.
+    User {
+        /// When.
+        at: String,
+        /// The turn it belongs to.
+        turn: u64,
+        /// The message.
+        #[serde(flatten)]
+        incoming: Incoming,
+    },
+    /// The model replied.
+    Assistant {
+        /// When the reply was complete.
+        at: String,
+        /// The reply.
+        #[serde(flatten)]
+        reply: Assistant,
+    },
+    /// A call was carried out.
+    Result {
+        /// When.
+        at: String,
+        /// The result.
+        #[serde(flatten)]
+        result: CallResult,
+    },
+    /// The kernel told the model something.
+    Note {
+        /// When.
+        at: String,
+        /// What.
+        text: String,
+    },
+    /// What went before was summarised. It stays in the file and leaves the context.
+    Summary {
+        /// When.
+        at: String,
+        /// The summary.
+        text: String,
+        /// How many of the messages before it stay in the context.
+        keep: usize,
+    },
+    /// A turn ended.
+    TurnEnd {
+        /// When.
+        at: String,
+        /// Which.
+        turn: u64,
+        /// How.
+        end: End,
+        /// What is to be said about it.
+        #[serde(default)]
+        why: String,
+        /// What it changed.
+        #[serde(default)]
+        changes: Changes,
+        /// What it cost.
+        #[serde(default)]
+        usage: Usage,
+    },
+    /// The conversation was ended for good.
+    Ended {
+        /// When.
+        at: String,
+    },
+    /// A kind this version does not know.
+    #[serde(other)]
+    Foreign,
+}
+
+/// What a session is, as its first line says.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Header {
+    /// Its name.
+    pub session: String,
+    /// The session that started it, if an agent did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<String>,
+    /// The folder its hands work in.
+    pub root: PathBuf,
+    /// The model it began with.
+    pub model: String,
+    /// Where its instructions came from.
+    pub instructions: String,
+}
+
+/// A result owed: made for each call of a recorded reply, and used up by recording it.
+/// There is no other way to make a result, so none can lack its call.
+#[derive(Debug)]
+#[must_use = "a call without a result makes the conversation invalid"]
+pub struct Owed(Call);
+
+impl Owed {
+    /// The call.
+    pub fn call(&self) -> &Call {
+        &self.0
+    }
+}
+
+/// An open transcript.
+#[derive(Debug)]
+pub struct Session {
+    file: File,
+    path: PathBuf,
+    header: Header,
+    view: View,
+}
+
+impl Session {
+    /// Begin a new one. Fails when the file exists.
+    pub fn create(path: &Path, header: Header) -> Result<Self> {
+        let mut options = OpenOptions::new();
+        let file = options.create_new(true).append(true).read(true).mode(0o600).open(path);
+        let file = file.with_context(|| format!("cannot create transcript {}", path.display()))?;
+        let view = View::default();
+        let mut session = Self { file, path: path.to_owned(), header: header.clone(), view };
+        session.append(Line::Session { format: FORMAT, at: now(), header })?;
+        Ok(session)
+    }
+
+    /// Open one and rebuild its context. Calls that a kill left without a result get one.
+    /// What could not be read is told by `take_notices`.
+    pub fn open(path: &Path) -> Result<Self> {
+        let shown = path.display();
+        let mut file = OpenOptions::new()
+            .append(true)
+            .read(true)
+            .open(path)
+            .with_context(|| format!("cannot open transcript {shown}"))?;
+        let mut view = View::default();
+        let mut header = None;
+        for (number, line) in lines(&file).enumerate() {
+            match line.with_context(|| format!("cannot read transcript {shown}"))? {
+                Ok(Line::Session { format, .. }) if format > FORMAT => anyhow::bail!(
+                    "transcript {shown} has format {format}, made by a newer fledgling; this one reads {FORMAT}"
+                ),
+                Ok(Line::Session { header: found, .. }) => header = Some(found),
+                Ok(line) => view.take(line),
+                Err(why) => {
+                    let number = number + 1;
+                    view.notices.push(format!("{shown}: line {number} was skipped: {why}"));
+                }
+            }
+        }
+        // A line that a kill tore must not swallow the next one: give it an end.
+        let length = file.seek(SeekFrom::End(0))?;
+        let mut last = [b'\n'];
+        if length > 0 {
+            file.seek(SeekFrom::End(-1))?;
+            file.read_exact(&mut last)?;
+        }
+        if last != [b'\n'] {
+            file.write_all(b"\n").with_context(|| format!("cannot append to {shown}"))?;
+        }
+        if header.is_none() {
+            view.notices.push(format!("{shown}: the first line does not say what it is"));
+        }
+        let name = || path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let header = header.unwrap_or_else(|| Header { session: name(), ..Header::default() });
+        let mut session = Self { file, path: path.to_owned(), header, view };
+        session.close_calls()?;
+        Ok(session)
+    }
+
+    /// What this conversation is.
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// The conversation so far: valid for a request once nothing is owed.
+    pub fn messages(&self) -> &[Message] {
+        &self.view.messages
+    }
+
+    /// What could not be read when it was opened, in sentences.
+    pub fn take_notices(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.view.notices)
+    }
+
+    /// The number of the latest turn; 0 before the first.
+    pub fn turn(&self) -> u64 {
+        self.view.turn
+    }
+
+    /// The turn that has begun and not ended, if any.
+    pub fn open_turn(&self) -> Option<u64> {
+        self.view.open.then_some(self.view.turn)
+    }
+
+    /// Whether it was ended for good.
+    pub fn ended(&self) -> bool {
+        self.view.ended
+    }
+
+    /// Whether a message with this key is in it already.
+    pub fn holds(&self, key: &str) -> bool {
+        self.view.keys.contains(key)
+    }
+
+    /// Record what was said to the agent; with `begin`, as the start of a new turn.
+    pub fn record_user(&mut self, incoming: Incoming, begin: bool) -> Result<()> {
+        let turn = self.view.turn + u64::from(begin);
+        self.append(Line::User { at: now(), turn, incoming })
+    }
+
+    /// Record a reply. Each of its calls now owes a result.
+    pub fn record_reply(&mut self, reply: Assistant) -> Result<Vec<Owed>> {
+        let calls =
+            if reply.stop == Stop::Cut { Vec::new() } else { reply.calls().cloned().collect() };
+        self.append(Line::Assistant { at: now(), reply })?;
+        Ok(calls.into_iter().map(Owed).collect())
+    }
+
+    /// Record the result of a call.
+    pub fn record_result(&mut self, owed: Owed, outcome: &Outcome) -> Result<()> {
+        let Owed(Call { id, .. }) = owed;
+        let result = CallResult { id, text: outcome.text.clone(), error: outcome.error };
+        self.append(Line::Result { at: now(), result })
+    }
+
+    /// Record something the model should know.
+    pub fn record_note(&mut self, text: &str) -> Result<()> {
+        self.append(Line::Note { at: now(), text: text.to_owned() })
+    }
+
+    /// Record a summary of all but the last `keep` messages.
+    pub fn record_summary(&mut self, text: String, keep: usize) -> Result<()> {
+        self.close_calls()?;
+        self.append(Line::Summary { at: now(), text, keep })
+    }
+
+    /// Record the end of the running turn and bring the file to the disk.
+    pub fn record_end(
+        &mut self,
+        end: End,
+        why: &str,
+        changes: Changes,
+        usage: Usage,
+    ) -> Result<()> {
+        self.close_calls()?;
+        let (turn, why) = (self.view.turn, why.to_owned());
+        self.append(Line::TurnEnd { at: now(), turn, end, why, changes, usage })?;
+        let shown = self.path.display();
+        self.file.sync_data().with_context(|| format!("cannot bring {shown} to the disk"))
+    }
+
+    /// Record that the conversation is over.
+    pub fn record_ended(&mut self) -> Result<()> {
+        self.append(Line::Ended { at: now() })
+    }
+
+    /// Answer what is still owed, so that the file itself is a valid conversation.
+    fn close_calls(&mut self) -> Result<()> {
+        for call in self.view.owed() {
+            let result = CallResult { id: call.id, text: UNRECORDED.to_owned(), error: true };
+            self.append(Line::Result { at: now(), result })?;
+        }
+        Ok(())
+    }
+
+    fn append(&mut self, line: Line) -> Result<()> {
+        let mut text = serde_json::to_string(&line)?;
+        text.push('\n');
+        let shown = self.path.display();
+        let written = self.file.write_all(text.as_bytes());
+        written.with_context(|| format!("cannot append to transcript {shown}"))?;
+        self.view.take(line);
+        Ok(())
+    }
+}
+
+/// The lines of a transcript, each parsed or with the reason why it is not.
+pub fn lines(file: &File) -> impl Iterator<Item = std::io::Result<Result<Line, String>>> {
+    let mut reader = BufReader::new(file);
+    std::iter::from_fn(move || {
+        let mut bytes = Vec::new();
+        loop {
+            bytes.clear();
+            match reader.read_until(b'\n', &mut bytes) {
+                Err(error) => return Some(Err(error)),
+                Ok(0) => return None,
+                Ok(_) if bytes.trim_ascii().is_empty() => {}
+                Ok(_) => break,
+            }
+        }
+        let torn = bytes.last() != Some(&b'\n');
+        Some(Ok(serde_json::from_slice(&bytes).map_err(|error| match torn {
+            true => "it was cut off while it was written".to_owned(),
+            false => format!("it is not a line of a transcript ({error})"),
+        })))
+    })
+}
+
+/// The local time, with its offset, to the second.
+pub fn now() -> String {
+    jiff::Zoned::now().strftime("%Y-%m-%dT%H:%M:%S%:z").to_string()
+}
+
+/// A transcript folded into a conversation, line by line.
+#[derive(Debug, Default)]
+struct View {
+    messages: Vec<Message>,
+    turn: u64,
+    open: bool,
+    ended: bool,
+    keys: HashSet<String>,
+    notices: Vec<String>,
+}
+
+impl View {
+    fn take(&mut self, line: Line) {
+        match line {
+            Line::Session { .. } | Line::Foreign => {}
+            Line::User { at, turn, incoming } => {
+                self.turn = turn;
+                self.open = true;
+                let Incoming { key, origin, text } = incoming;
+                self.keys.insert(key);
+                self.push(Message::User {
+                    text: format!("[{}{}]\n{text}", stamp(&at), by(&origin)),
+                    origin,
+                });
+            }
+            Line::Assistant { reply, .. } => self.take_reply(reply),
+            Line::Result { result, .. } => self.take_result(result),
+            Line::Note { text, .. } => self.push(Message::Note(text)),
+            Line::Summary { text, keep, .. } => {
+                self.close();
+                let mut tail = self.messages.split_off(self.messages.len().saturating_sub(keep));
+                // Results without their calls would make the conversation invalid.
+                if matches!(tail.first(), Some(Message::Results(_))) {
+                    tail.remove(0);
+                }
+                self.messages = vec![Message::Note(text)];
+                self.messages.append(&mut tail);
+            }
+            Line::TurnEnd { .. } => self.open = false,
+            Line::Ended { .. } => self.ended = true,
+        }
+    }
+
+    fn take_reply(&mut self, mut reply: Assistant) {
+        // Of a reply that did not arrive whole only its words count: half a call or
+        // unsigned thinking would be refused by the provider.
+        if reply.stop == Stop::Cut {
+            reply.blocks.retain(|block| matches!(block, Block::Text(_)));
+        }
+        reply.blocks.retain(|block| !matches!(block, Block::Text(text) if text.trim().is_empty()));
+        if !reply.blocks.is_empty() {
+            self.push(Message::Assistant(reply));
+        }
+    }
+
+    fn take_result(&mut self, result: CallResult) {
+        let known = self.owed().iter().any(|call| call.id == result.id);
+        match self.messages.last_mut() {
+            _ if !known => {
+                self.notices.push(format!("a result without a call was skipped: {}", result.id))
+            }
+            Some(Message::Results(results)) => results.push(result),
+            _ => self.messages.push(Message::Results(vec![result])),
+        }
+    }
+
+    fn push(&mut self, message: Message) {
+        self.close();
+        self.messages.push(message);
+    }
+
+    /// The calls at the end of the conversation that have no result yet.
+    fn owed(&self) -> Vec<Call> {
+        let (reply, results) = match self.messages.as_slice() {
+            [.., Message::Assistant(reply), Message::Results(results)] => {
+                (reply, results.as_slice())
+            }
+            [.., Message::Assistant(reply)] => (reply, [].as_slice()),
+            _ => return Vec::new(),
+        };
+        let answered = |call: &&Call| !results.iter().any(|result| result.id == call.id);
+        reply.calls().filter(answered).cloned().collect()
+    }
+
+    /// Fill in every owed result.
+    fn close(&mut self) {
+        for call in self.owed() {
+            self.take_result(CallResult { id: call.id, text: UNRECORDED.to_owned(), error: true });
+        }
+    }
+}
+
+/// `2026-11-21T09:00:05+01:00` as the model reads it: to the minute.
+fn stamp(at: &str) -> String {
+    let (date, rest) = at.split_once('T').unwrap_or((at, ""));
+    let zone = rest.get(8..).unwrap_or_default();
+    format!("{date} {} {zone}", rest.get(..5).unwrap_or_default())
+}
+
+fn by(origin: &Origin) -> String {
+    match origin {
+        Origin::Owner => String::new(),
+        other => format!(", from {other}"),
+    }
+}

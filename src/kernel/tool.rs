@@ -1,0 +1,353 @@
+//! The four tools: what a model is told of them, their arguments parsed once, what comes
+//! of them, and the one policy by which long output is cut.
+//!
+//! Knows neither processes nor policy: how a thing is done is the hands' business.
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use serde_json::{Map, Value, json};
+
+use crate::kernel::interrupt::Interrupt;
+use crate::kernel::message::Call;
+use crate::kernel::model::Boxed;
+
+/// Seconds a bash call may run when the model names no other number.
+pub const BASH_DEFAULT_SECONDS: u64 = 120;
+/// Seconds a bash call may run at most; what takes longer belongs into a service.
+pub const BASH_LIMIT_SECONDS: u64 = 600;
+/// Bytes of output a model is shown of one call: about 8,000 tokens.
+pub const OUTPUT_LIMIT: usize = 30_000;
+/// Lines `read` gives when the model names no other number.
+pub const READ_LINES: usize = 2_000;
+
+/// A tool as a model is told of it.
+#[derive(Debug, Clone)]
+pub struct Spec {
+    /// Its name.
+    pub name: &'static str,
+    /// What it does, in a few words: every word costs tokens at every request.
+    pub description: &'static str,
+    /// JSON Schema of its arguments.
+    pub parameters: Value,
+}
+
+/// All tools, always in this order: it is part of the prefix that providers cache.
+pub static SPECS: LazyLock<Vec<Spec>> = LazyLock::new(|| {
+    let text = json!({"type": "string"});
+    let number = json!({"type": "integer"});
+    let spec = |name, description, properties: Value, required: &[&str]| Spec {
+        name,
+        description,
+        parameters: json!({"type": "object", "properties": properties, "required": required}),
+    };
+    vec![
+        spec(
+            "bash",
+            "Run a bash command in a fresh shell in the workspace. No input; background \
+             processes end with it. timeout in seconds (default 120, at most 600).",
+            json!({"command": text, "timeout": number}),
+            &["command"],
+        ),
+        spec(
+            "read",
+            "Read a text file from line offset (default 1), limit lines (default 2000), or \
+             list a directory.",
+            json!({"path": text, "offset": number, "limit": number}),
+            &["path"],
+        ),
+        spec(
+            "write",
+            "Create or replace a file, parent directories included.",
+            json!({"path": text, "content": text}),
+            &["path", "content"],
+        ),
+        spec(
+            "edit",
+            "Replace exact text in a file. Each old must occur exactly once in the file as \
+             it is; edits must not overlap.",
+            json!({"path": text, "edits": {"type": "array", "items": {"type": "object",
+                "properties": {"old": text, "new": text}, "required": ["old", "new"]}}}),
+            &["path", "edits"],
+        ),
+    ]
+});
+
+/// A call whose arguments make sense: what a hand is asked to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Run a command.
+    Bash {
+        /// Given to `bash -c`.
+        command: String,
+        /// After this long it is ended.
+        timeout: Duration,
+    },
+    /// Read a file or list a directory.
+    Read {
+        /// Relative to the workspace, or absolute.
+        path: PathBuf,
+        /// The first line wanted, from 1.
+        offset: usize,
+        /// Lines wanted at most.
+        limit: usize,
+    },
+    /// Create or replace a file.
+    Write {
+        /// Relative to the workspace, or absolute.
+        path: PathBuf,
+        /// All of its new content.
+        content: String,
+    },
+    /// Change parts of a file.
+    Edit {
+        /// Relative to the workspace, or absolute.
+        path: PathBuf,
+        /// The replacements, in any order.
+        edits: Vec<Replacement>,
+    },
+}
+
+/// One exact replacement.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Replacement {
+    /// Text that occurs exactly once.
+    pub old: String,
+    /// What stands there afterwards.
+    pub new: String,
+}
+
+/// What came of an action.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// What the model is told, already cut to the output limit.
+    pub text: String,
+    /// Whether it failed.
+    pub error: bool,
+    /// Files a file tool wrote, absolute. What bash wrote is found by looking.
+    pub wrote: Vec<PathBuf>,
+}
+
+impl Outcome {
+    /// A failure, in words for the model.
+    pub fn failed(text: impl Into<String>) -> Self {
+        Self { text: text.into(), error: true, wrote: Vec::new() }
+    }
+}
+
+/// Something that can carry out actions.
+pub trait Hands: Send + Sync {
+    /// Carry out one action. Resolves when nothing of it runs any more: at the latest
+    /// 100 ms after `interrupt` is raised, and then with what it had said until then.
+    fn act<'a>(&'a self, action: Action, interrupt: Interrupt) -> Boxed<'a, Outcome>;
+}
+
+impl Action {
+    /// Parse a call's arguments. The error is a sentence for the model that names the
+    /// tool, the argument and what was expected.
+    pub fn parse(call: &Call) -> Result<Self, String> {
+        let tool = call.name.as_str();
+        let Value::Object(map) = &call.input else {
+            return Err(format!("{tool}: the arguments are not a JSON object: {}", call.input));
+        };
+        let args = Arguments { tool, map };
+        match tool {
+            "bash" => {
+                let seconds = args.number("timeout", BASH_DEFAULT_SECONDS)?;
+                Ok(Self::Bash {
+                    command: args.text("command")?,
+                    timeout: Duration::from_secs(seconds.clamp(1, BASH_LIMIT_SECONDS)),
+                })
+            }
+            "read" => Ok(Self::Read {
+                path: args.path()?,
+                offset: args.number("offset", 1)?.max(1) as usize,
+                limit: args.number("limit", READ_LINES as u64)?.max(1) as usize,
+            }),
+            "write" => Ok(Self::Write { path: args.path()?, content: args.text("content")? }),
+            "edit" => Ok(Self::Edit { path: args.path()?, edits: args.edits()? }),
+            _ => {
+                let names: Vec<_> = SPECS.iter().map(|spec| spec.name).collect();
+                Err(format!("there is no tool {tool:?}; the tools are {}", names.join(", ")))
+            }
+        }
+    }
+}
+
+/// A call's arguments while they are parsed.
+struct Arguments<'a> {
+    tool: &'a str,
+    map: &'a Map<String, Value>,
+}
+
+impl Arguments<'_> {
+    fn wrong(&self, name: &str, expected: &str) -> String {
+        let tool = self.tool;
+        match self.map.get(name) {
+            None => format!("{tool}: {name} is missing; expected {expected}"),
+            Some(value) => {
+                let shown: String = value.to_string().chars().take(80).collect();
+                format!("{tool}: {name} is {shown}; expected {expected}")
+            }
+        }
+    }
+
+    fn text(&self, name: &str) -> Result<String, String> {
+        let text = self.map.get(name).and_then(Value::as_str);
+        text.map(str::to_owned).ok_or_else(|| self.wrong(name, "a string"))
+    }
+
+    fn path(&self) -> Result<PathBuf, String> {
+        let path = self.text("path")?;
+        if path.is_empty() || path.contains('\0') {
+            return Err(self.wrong("path", "the path of a file"));
+        }
+        Ok(PathBuf::from(path))
+    }
+
+    /// Small models write numbers as strings and as floats; both are plain enough.
+    fn number(&self, name: &str, default: u64) -> Result<u64, String> {
+        let value = match self.map.get(name) {
+            None | Some(Value::Null) => return Ok(default),
+            Some(Value::String(text)) => text.trim().parse().ok(),
+            Some(value) => value.as_f64(),
+        };
+        match value {
+            Some(number) if number >= 0.0 => Ok(number as u64),
+            _ => Err(self.wrong(name, "a whole number")),
+        }
+    }
+
+    fn edits(&self) -> Result<Vec<Replacement>, String> {
+        let expected = "a list of {\"old\", \"new\"} objects";
+        let parsed = match self.map.get("edits") {
+            Some(Value::String(text)) => serde_json::from_str(text).ok(),
+            other => other.cloned(),
+        };
+        let Some(Value::Array(items)) = parsed else { return Err(self.wrong("edits", expected)) };
+        let edits: Option<Vec<_>> = items.iter().map(replacement).collect();
+        edits.filter(|edits| !edits.is_empty()).ok_or_else(|| self.wrong("edits", expected))
+    }
+}
+
+fn replacement(item: &Value) -> Option<Replacement> {
+    let field = |name| item.get(name).and_then(Value::as_str).map(str::to_owned);
+    Some(Replacement { old: field("old")?, new: field("new")? })
+}
+
+/// Output on its way to a model: takes any amount, keeps its head and its tail.
+#[derive(Debug, Default)]
+pub struct Clip {
+    head: Vec<u8>,
+    tail: VecDeque<u8>,
+    total: usize,
+}
+
+impl Clip {
+    const HALF: usize = OUTPUT_LIMIT / 2;
+
+    /// Take more output.
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.total += bytes.len();
+        let room = Self::HALF - self.head.len();
+        let (first, rest) = bytes.split_at(room.min(bytes.len()));
+        self.head.extend_from_slice(first);
+        // Only the end of a large piece can stay: do not move all of it through the queue.
+        let rest = &rest[rest.len().saturating_sub(Self::HALF)..];
+        let excess = (self.tail.len() + rest.len()).saturating_sub(Self::HALF);
+        self.tail.drain(..excess);
+        self.tail.extend(rest);
+    }
+
+    /// Bytes that no longer fit between head and tail.
+    pub fn lost(&self) -> usize {
+        self.total - self.head.len() - self.tail.len()
+    }
+
+    /// Everything that is kept so far, for a spill that begins late.
+    pub fn kept(&self) -> Vec<u8> {
+        self.head.iter().chain(&self.tail).copied().collect()
+    }
+
+    /// The text, with the cut stated in a line of its own where there is one. `whole`
+    /// says where all of it can be found. Invalid UTF-8 becomes U+FFFD.
+    pub fn finish(mut self, whole: &str) -> String {
+        let lost = self.lost();
+        let tail = self.tail.make_contiguous();
+        if lost == 0 {
+            self.head.extend_from_slice(tail);
+            return String::from_utf8_lossy(&self.head).into_owned();
+        }
+        // A character cut in two would come out as U+FFFD: leave its parts out.
+        let start = tail.iter().position(|byte| byte & 0xC0 != 0x80).unwrap_or(0);
+        let head = match std::str::from_utf8(&self.head) {
+            Err(error) if error.error_len().is_none() => &self.head[..error.valid_up_to()],
+            _ => &self.head[..],
+        };
+        format!(
+            "{}\n[… {lost} of {} bytes left out{whole} …]\n{}",
+            String::from_utf8_lossy(head),
+            self.total,
+            String::from_utf8_lossy(&tail[start..]),
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn call(name: &str, input: Value) -> Call {
+        Call { id: "1".to_owned(), name: name.to_owned(), input }
+    }
+
+    #[test]
+    fn arguments_are_parsed_leniently_where_the_meaning_is_plain() {
+        let parsed = Action::parse(&call("bash", json!({"command": "ls", "timeout": "7"})));
+        let timeout = Duration::from_secs(7);
+        assert_eq!(parsed, Ok(Action::Bash { command: "ls".to_owned(), timeout }));
+        let edits = json!({"path": "a", "edits": "[{\"old\":\"x\",\"new\":\"y\"}]"});
+        assert!(matches!(Action::parse(&call("edit", edits)), Ok(Action::Edit { .. })));
+    }
+
+    #[test]
+    fn bad_arguments_name_tool_argument_and_expectation() {
+        for (name, input, expected) in [
+            ("bash", json!("{\"comm"), "bash: the arguments are not a JSON object"),
+            ("bash", json!({}), "bash: command is missing; expected a string"),
+            ("read", json!({"path": 3}), "read: path is 3; expected a string"),
+            ("read", json!({"path": "a", "limit": "x"}), "read: limit is \"x\""),
+            ("edit", json!({"path": "a", "edits": []}), "edit: edits is []"),
+            ("grep", json!({}), "there is no tool \"grep\""),
+        ] {
+            let error = Action::parse(&call(name, input)).unwrap_err();
+            assert!(error.starts_with(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_clip_keeps_head_and_tail_and_says_what_is_gone() {
+        let mut whole = Vec::new();
+        let mut clip = Clip::default();
+        for number in 0..20_000 {
+            let line = format!("{number} ä\n");
+            clip.push(line.as_bytes());
+            whole.extend_from_slice(line.as_bytes());
+        }
+        let lost = clip.lost();
+        assert_eq!(lost, whole.len() - OUTPUT_LIMIT);
+        let text = clip.finish(" in FILE");
+        assert!(text.starts_with("0 ä\n1 ä\n") && text.ends_with("\n19999 ä\n"));
+        assert!(text.contains(&format!("[… {lost} of {} bytes left out in FILE …]", whole.len())));
+        assert!(!text.contains('\u{FFFD}'));
+    }
+
+    #[test]
+    fn short_output_is_untouched() {
+        let mut clip = Clip::default();
+        clip.push(b"a\xffb");
+        assert_eq!(clip.finish(""), "a\u{FFFD}b");
+    }
+}
