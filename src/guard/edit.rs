@@ -133,22 +133,17 @@ fn nearest(text: &[u8], wanted: &[u8]) -> String {
     let wanted: Vec<&[u8]> = wanted.split(|byte| *byte == b'\n').collect();
     let length = |index: &usize| wanted[*index].trim_ascii().len();
     let anchor = (0..wanted.len()).max_by_key(length).unwrap_or(0);
-    let pattern = pairs(wanted[anchor].trim_ascii());
-    let score = |at: usize| {
-        let agrees = |(index, line): &(usize, &&[u8])| {
-            let other = (at + index).checked_sub(anchor).and_then(|at| lines.get(at));
-            other.is_some_and(|other| other.trim_ascii() == line.trim_ascii())
-        };
-        let line = lines[at].trim_ascii();
-        // Lines of one byte have no pairs to be compared by.
-        let same = line == wanted[anchor].trim_ascii();
-        let alike = if same { 100 } else { likeness(&pattern, &pairs(line)) };
-        (alike, wanted.iter().enumerate().filter(agrees).count())
+    let alike: Vec<_> = lines.iter().map(|line| likeness(line, wanted[anchor])).collect();
+    let most = alike.iter().copied().max().unwrap_or(0);
+    let together = |at: usize| -> usize {
+        let there = lines.iter().skip(at.saturating_sub(anchor));
+        wanted.iter().zip(there).map(|(line, other)| likeness(line, other)).sum()
     };
-    let best = (0..lines.len()).map(|at| (score(at), Reverse(at))).max();
-    let Some(((ALIKE.., _), Reverse(best))) = best else {
+    let places = (0..lines.len()).filter(|at| alike[*at] == most);
+    let best = places.max_by_key(|at| (together(*at), Reverse(*at))).unwrap_or(0);
+    if most < ALIKE {
         return "nothing in it resembles that; read it again".to_owned();
-    };
+    }
     let first = best.saturating_sub(anchor);
     let differs = |(index, line): &(usize, &&[u8])| match lines.get(first + index) {
         // The wanted text may begin and end within a line.
@@ -180,14 +175,16 @@ fn dense(lines: &[&[u8]]) -> Vec<u8> {
     lines.iter().flat_map(|line| *line).copied().filter(|b| !b.is_ascii_whitespace()).collect()
 }
 
-/// The pairs of neighbouring bytes in a text, by which texts are compared.
-pub fn pairs(text: &[u8]) -> HashSet<[u8; 2]> {
-    text.windows(2).map(|pair| [pair[0], pair[1]]).collect()
-}
-
-/// How alike two texts are, in percent: Dice's coefficient.
-pub fn likeness(one: &HashSet<[u8; 2]>, other: &HashSet<[u8; 2]>) -> usize {
-    200 * one.intersection(other).count() / (one.len() + other.len()).max(1)
+/// How alike two texts are but for blanks around them, in percent: Dice's coefficient over
+/// the pairs of neighbouring bytes.
+pub fn likeness(one: &[u8], other: &[u8]) -> usize {
+    let (one, other) = (one.trim_ascii(), other.trim_ascii());
+    if one == other {
+        return 100;
+    }
+    let pairs = |text: &[u8]| text.windows(2).map(|pair| [pair[0], pair[1]]).collect();
+    let (one, other): (HashSet<_>, HashSet<[u8; 2]>) = (pairs(one), pairs(other));
+    200 * one.intersection(&other).count() / (one.len() + other.len()).max(1)
 }
 
 #[cfg(test)]

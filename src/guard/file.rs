@@ -4,6 +4,7 @@
 //! temporary sibling. Reading streams, so that a file's size costs no memory. Checks no
 //! permission: what the thread may not touch, the kernel refuses.
 
+use std::ffi::OsStr;
 use std::fmt::Display;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
@@ -13,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, ensure};
 
-use crate::guard::edit::{self, likeness, pairs};
+use crate::guard::edit::{self, likeness};
 use crate::kernel::interrupt::Interrupt;
 use crate::kernel::tool::{OUTPUT_LIMIT, Outcome, Replacement};
 
@@ -105,11 +106,11 @@ fn similar(full: &Path) -> String {
     let Some(entries) = full.parent().and_then(|parent| fs::read_dir(parent).ok()) else {
         return ", nor its directory".to_owned();
     };
-    let name = |name: &std::ffi::OsStr| name.to_string_lossy().to_lowercase();
-    let wanted = pairs(name(full.file_name().unwrap_or_default()).as_bytes());
+    let name = |name: &OsStr| name.to_string_lossy().to_lowercase();
+    let wanted = name(full.file_name().unwrap_or_default());
     let rated = entries.flatten().map(|entry| {
         let entry = entry.file_name();
-        (likeness(&wanted, &pairs(name(&entry).as_bytes())), entry)
+        (likeness(wanted.as_bytes(), name(&entry).as_bytes()), entry)
     });
     let mut alike: Vec<_> = rated.filter(|(alike, _)| *alike >= ALIKE).collect();
     alike.sort_by(|one, other| other.cmp(one));
@@ -291,4 +292,177 @@ fn target(full: &Path) -> io::Result<PathBuf> {
         }
     }
     Err(io::Error::from_raw_os_error(libc::ELOOP))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+    use std::os::unix::net::UnixListener;
+    use std::process::Command;
+
+    use tempfile::{TempDir, tempdir};
+
+    use super::*;
+    use crate::kernel::interrupt::interrupt;
+    use crate::kernel::tool::READ_LINES;
+
+    fn folder(files: &[(&str, &str)]) -> TempDir {
+        let folder = tempdir().unwrap();
+        for (name, content) in files {
+            fs::write(folder.path().join(name), content).unwrap();
+        }
+        folder
+    }
+
+    fn read_from(folder: &TempDir, name: &str, offset: usize, limit: usize) -> String {
+        let path = Path::new(name);
+        let read = read(folder.path(), path, offset, limit, &interrupt().1);
+        read.map_or_else(|error| format!("error: {error:#}"), |outcome| outcome.text)
+    }
+
+    fn write_to(folder: &TempDir, name: &str, content: &str) -> Result<PathBuf, String> {
+        let written = write(folder.path(), Path::new(name), content.as_bytes());
+        written.map(|mut outcome| outcome.wrote.remove(0)).map_err(|error| format!("{error:#}"))
+    }
+
+    fn names(folder: &TempDir) -> Vec<String> {
+        let mut names: Vec<_> = fs::read_dir(folder.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn read_gives_lines_and_says_where_to_go_on() {
+        let folder = folder(&[("f", "1\n2\n3\n4\n5"), ("none", ""), ("bad", "")]);
+        for (offset, limit, expected) in [
+            (1, READ_LINES, "1\n2\n3\n4\n5"),
+            (1, 5, "1\n2\n3\n4\n5"),
+            (1, 4, "1\n2\n3\n4\n[lines 1–4 of 5; go on with offset 5]\n"),
+            (2, 2, "2\n3\n[lines 2–3 of 5; go on with offset 4]\n"),
+            (5, 9, "5\n[lines 5–5 of 5]\n"),
+            (6, 9, "error: f has 5 lines, none from offset 6 on"),
+            (
+                usize::MAX,
+                usize::MAX,
+                &format!("error: f has 5 lines, none from offset {} on", usize::MAX),
+            ),
+        ] {
+            assert_eq!(read_from(&folder, "f", offset, limit), expected);
+        }
+        assert_eq!(read_from(&folder, "none", 1, 1), "[empty file]");
+        fs::write(folder.path().join("bad"), b"a\xff\n").unwrap();
+        let expected = "a\u{FFFD}\n[not UTF-8: invalid bytes are shown as U+FFFD]\n";
+        assert_eq!(read_from(&folder, "bad", 1, 1), expected);
+    }
+
+    #[test]
+    fn read_cuts_at_whole_lines() {
+        let many = "123456789\n".repeat(4_000);
+        let long = format!("a{}\nb\n", "ä".repeat(OUTPUT_LIMIT));
+        let folder = folder(&[("many", &many), ("long", &long)]);
+        let text = read_from(&folder, "many", 1, 10_000);
+        let fits = OUTPUT_LIMIT / 10;
+        let note = format!("[lines 1–{fits} of 4000; go on with offset {}]\n", fits + 1);
+        assert_eq!(text, many[..OUTPUT_LIMIT].to_owned() + &note);
+        let text = read_from(&folder, "long", 1, 10);
+        let rest = text.trim_start_matches(['a', 'ä']);
+        let notes = "\n[line 1 goes on after these 30000 bytes; use bash]\n\
+            [lines 1–1 of 2; go on with offset 2]\n";
+        assert_eq!(rest, notes);
+        assert_eq!(read_from(&folder, "long", 2, 10), "b\n[lines 2–2 of 2]\n");
+    }
+
+    #[test]
+    fn a_huge_file_costs_nothing() {
+        let folder = folder(&[("huge", &"x\n".repeat(SNIFFED)), ("line", &"x".repeat(SNIFFED))]);
+        for name in ["huge", "line"] {
+            let file = File::options().write(true).open(folder.path().join(name)).unwrap();
+            file.set_len(3 << 30).unwrap();
+        }
+        let expected = "x\nx\n[lines 1–2; go on with offset 3]\n";
+        assert_eq!(read_from(&folder, "huge", 1, 2), expected);
+        let text = read_from(&folder, "line", 1, 2);
+        assert!(text.contains("[line 1 goes on after these 30000 bytes; use bash]"));
+        let (interrupter, stopped) = interrupt();
+        interrupter.raise();
+        let error = read(folder.path(), Path::new("line"), 2, 1, &stopped).unwrap_err();
+        assert_eq!(format!("{error:#}"), "cannot read line: interrupted");
+        let edits = [Replacement { old: "x".to_owned(), new: "y".to_owned() }];
+        let error = edit(folder.path(), Path::new("line"), &edits).unwrap_err();
+        assert!(error.to_string().contains("too large to edit"));
+    }
+
+    #[test]
+    fn read_lists_directories() {
+        let folder = folder(&[("b.txt", "12345"), ("a", "")]);
+        assert_eq!(read_from(&folder, ".", 1, 10), "a 0\nb.txt 5\n");
+        fs::create_dir(folder.path().join("sub")).unwrap();
+        symlink("b.txt", folder.path().join("link")).unwrap();
+        assert_eq!(
+            read_from(&folder, "", 2, 2),
+            "b.txt 5\nlink -> b.txt\n[lines 2–3 of 4; go on with offset 4]\n"
+        );
+        assert_eq!(read_from(&folder, "sub", 1, 10), "[empty directory]");
+    }
+
+    #[test]
+    fn what_is_no_text_file_is_named() {
+        let folder = folder(&[("notes.txt", "a"), ("Nodes.txt", "b"), ("image", "\0\0")]);
+        let fifo = folder.path().join("fifo");
+        assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+        let _socket = UnixListener::bind(folder.path().join("socket")).unwrap();
+        symlink("/dev/null", folder.path().join("device")).unwrap();
+        for (name, expected) in [
+            ("image", "image is a binary file of 2 bytes; use bash to look into it"),
+            ("note.txt", "there is no note.txt; similar: notes.txt, Nodes.txt"),
+            ("zzz", "there is no zzz"),
+            ("x/y", "there is no x/y, nor its directory"),
+            ("fifo", "fifo is not a regular file (a FIFO, a socket or a device)"),
+            ("socket", "socket is not a regular file (a FIFO, a socket or a device)"),
+            ("device", "device is not a regular file (a FIFO, a socket or a device)"),
+        ] {
+            assert_eq!(read_from(&folder, name, 1, 1), format!("error: {expected}"));
+        }
+        let error = write_to(&folder, "fifo", "x").unwrap_err();
+        assert!(error.starts_with("cannot write: fifo is not a regular file"), "{error}");
+        assert_eq!(write_to(&folder, ".", "x").unwrap_err(), "cannot write .: it is a directory");
+        let error = edit(folder.path(), Path::new("."), &[]).unwrap_err();
+        assert_eq!(error.to_string(), ". is a directory");
+    }
+
+    #[test]
+    fn write_keeps_mode_and_links_and_leaves_nothing_behind() {
+        let folder = folder(&[("script", "old")]);
+        let script = folder.path().join("script");
+        fs::set_permissions(&script, Permissions::from_mode(0o750)).unwrap();
+        symlink("script", folder.path().join("link")).unwrap();
+        symlink("new/file", folder.path().join("dangling")).unwrap();
+        let real = folder.path().canonicalize().unwrap();
+        assert_eq!(write_to(&folder, "link", "new"), Ok(real.join("script")));
+        assert_eq!(fs::read_to_string(&script).unwrap(), "new");
+        assert_eq!(fs::metadata(&script).unwrap().mode() & 0o7777, 0o750);
+        assert_eq!(write_to(&folder, "dangling", "x"), Ok(real.join("new/file")));
+        assert_eq!(fs::metadata(real.join("new/file")).unwrap().mode() & 0o7133, 0);
+        assert_eq!(write_to(&folder, "new/../a/b/c", "x"), Ok(real.join("a/b/c")));
+        let error = write_to(&folder, &"n".repeat(300), "x").unwrap_err();
+        assert!(error.contains("nothing was changed"), "{error}");
+        symlink("loop", folder.path().join("loop")).unwrap();
+        assert!(write_to(&folder, "loop", "x").unwrap_err().starts_with("cannot resolve loop"));
+        assert_eq!(names(&folder), ["a", "dangling", "link", "loop", "new", "script"]);
+    }
+
+    #[test]
+    fn edit_replaces_or_leaves_alone() {
+        let folder = folder(&[("f", "a\nb\n")]);
+        let edits = |old: &str| [Replacement { old: old.to_owned(), new: "x".to_owned() }];
+        let outcome = edit(folder.path(), Path::new("f"), &edits("a")).unwrap();
+        assert_eq!(outcome.text, "edited f: 1 replacements");
+        assert_eq!(outcome.wrote, [folder.path().canonicalize().unwrap().join("f")]);
+        let error = edit(folder.path(), Path::new("f"), &edits("nowhere")).unwrap_err();
+        assert!(error.to_string().starts_with("cannot edit f: edit 1: old does not occur"));
+        assert_eq!(fs::read_to_string(folder.path().join("f")).unwrap(), "x\nb\n");
+    }
 }

@@ -498,3 +498,31 @@ fn errno() -> c_int {
     // SAFETY: this thread's own.
     unsafe { *libc::__errno_location() }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    /// What starts a process may be written in this file only, tests aside.
+    #[test]
+    fn nothing_else_starts_processes() {
+        let starters = ["Command::new(", "posix_spawn", "fork(", "execv"];
+        let (mut folders, mut seen) = (vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src")], 0);
+        while let Some(folder) = folders.pop() {
+            for path in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+                if path.is_dir() {
+                    folders.push(path);
+                } else if !path.ends_with("guard/supervisor.rs") {
+                    let text = fs::read_to_string(&path).unwrap();
+                    let code = text.split("#[cfg(test)]").next().unwrap();
+                    for starter in starters {
+                        assert!(!code.contains(starter), "{starter} in {}", path.display());
+                    }
+                    seen += 1;
+                }
+            }
+        }
+        assert!(seen > 5, "only {seen} files were looked at");
+    }
+}
