@@ -1,3 +1,5 @@
 //! The program's table of contents: parse, run, print one error, exit.
+#![allow(dead_code)]
+mod face;
 mod kernel;
 fn main() {}

@@ -1,0 +1,7 @@
+//! How people reach the agent: what is printed, and the pages that are read.
+
+pub mod clean;
+pub mod help;
+pub mod markdown;
+pub mod sql;
+mod wrap;
