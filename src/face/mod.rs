@@ -2,6 +2,7 @@
 
 pub mod clean;
 pub mod help;
+mod inline;
 pub mod markdown;
 pub mod sql;
 mod wrap;
