@@ -4,5 +4,6 @@ pub mod clean;
 pub mod help;
 mod inline;
 pub mod markdown;
+mod rows;
 pub mod sql;
 mod wrap;
