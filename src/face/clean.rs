@@ -1,0 +1,204 @@
+//! Text on its way to a terminal, made harmless.
+//!
+//! Owns what a terminal may see of text that others wrote: visible characters, newlines
+//! and tabs, so that no text can move the cursor, set the clipboard, retitle the window or
+//! pass for another text. Does not know where the text comes from or how it is laid out.
+
+use unicode_width::UnicodeWidthStr;
+use vte::{Parser, Perform};
+
+/// A stream being cleaned. Sequences may be split anywhere between two pushes.
+#[derive(Default)]
+pub struct Clean {
+    parser: Parser,
+    kept: Kept,
+}
+
+impl Clean {
+    /// What may be shown of this piece.
+    pub fn push(&mut self, text: &str) -> String {
+        for line in text.split_inclusive('\n') {
+            self.parser.advance(&mut self.kept, seven_bit(line.trim_end_matches('\n')).as_bytes());
+            if line.ends_with('\n') {
+                // A string that is never closed would hide all that follows it, so none
+                // goes past the end of its line.
+                self.parser = Parser::new();
+                self.kept.take('\n');
+            }
+        }
+        std::mem::take(&mut self.kept.text)
+    }
+}
+
+/// A whole text, cleaned.
+pub fn clean(text: &str) -> String {
+    Clean::default().push(text)
+}
+
+/// A whole text, cleaned and made one line of at most `width` columns: runs of white space
+/// become one space, and `…` stands for what is cut off.
+pub fn line(text: &str, width: usize) -> String {
+    let cleaned = clean(text);
+    let line = cleaned.split_whitespace().collect::<Vec<_>>().join(" ");
+    if line.width() <= width {
+        return line;
+    }
+    let mut cut = String::new();
+    for c in line.chars() {
+        cut.push(c);
+        if cut.width() >= width {
+            cut.pop();
+            break;
+        }
+    }
+    if width > 0 {
+        cut.push('…');
+    }
+    cut
+}
+
+/// The text with every C1 control as its two-byte form: they open the same sequences, and
+/// the parser knows only that form.
+fn seven_bit(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\u{80}'..='\u{9f}' => out.extend(['\x1b', char::from(c as u8 - 0x40)]),
+            _ => out.push(c),
+        }
+    }
+    out
+}
+
+/// What the parser lets through.
+#[derive(Default)]
+struct Kept {
+    text: String,
+    /// A joiner that counts once the next character is known.
+    joiner: Option<char>,
+    /// Whether a joiner may follow the latest character.
+    joinable: bool,
+}
+
+impl Kept {
+    fn take(&mut self, c: char) {
+        match (self.joiner.take(), c) {
+            // Emoji and several scripts need joiners; between ASCII they only deceive.
+            (_, '\u{200c}' | '\u{200d}') => self.joiner = self.joinable.then_some(c),
+            (joiner, _) => {
+                self.joinable = !c.is_ascii();
+                self.text.extend(joiner.filter(|_| self.joinable));
+                self.text.push(c);
+            }
+        }
+    }
+}
+
+impl Perform for Kept {
+    fn print(&mut self, c: char) {
+        match c {
+            '\u{2028}' | '\u{2029}' => self.take('\n'),
+            c if c.is_control() || invisible(c) => {}
+            c => self.take(c),
+        }
+    }
+
+    fn execute(&mut self, byte: u8) {
+        if byte == b'\t' {
+            self.take('\t');
+        }
+    }
+}
+
+/// Characters that show nothing, or change how others are shown: Unicode's default
+/// ignorables and bidirectional controls, without the joiners, the two variation selectors
+/// of emoji, and combining marks.
+fn invisible(c: char) -> bool {
+    matches!(c,
+        '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}'..='\u{1160}' | '\u{17b4}'..='\u{17b5}'
+        | '\u{180b}'..='\u{180f}' | '\u{200b}' | '\u{200e}'..='\u{200f}'
+        | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{3164}'
+        | '\u{fe00}'..='\u{fe0d}' | '\u{feff}' | '\u{ffa0}' | '\u{fff0}'..='\u{fffb}'
+        | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}')
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn sequences_are_lost_whole() {
+        for (text, kept) in [
+            ("plain ä 日本 \t tab\nnext", "plain ä 日本 \t tab\nnext"),
+            ("\x1b[1;31mred\x1b[0m", "red"),
+            ("\u{9b}31mred", "red"),
+            ("a\x1b]52;c;ZXZpbA==\x07b", "ab"),
+            ("a\u{9d}52;c;ZXZpbA==\u{9c}b", "ab"),
+            ("a\x1b]8;;http://x\x1b\\link\x1b]8;;\x1b\\b", "alinkb"),
+            ("a\x1bPq#0;2\x1b\\b\x1b_x\x1b\\c\x1b^y\x1b\\d\x1bXz\x1b\\e", "abcde"),
+            ("a\x1b(0b\x1bcc\x1b7d", "abcd"),
+            ("a\x07\x08\x7f\0b\r\nc\rd", "ab\ncd"),
+            ("a\u{202e}b\u{2066}c\u{200b}d\u{feff}e\u{e0041}f", "abcdef"),
+            ("one\u{2028}two", "one\ntwo"),
+        ] {
+            assert_eq!(clean(text), kept, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn an_open_string_hides_no_more_than_its_line() {
+        assert_eq!(clean("a\x1b]0;title\nb\x1bP\nc"), "a\nb\nc");
+    }
+
+    #[test]
+    fn joiners_stay_where_they_are_needed() {
+        let family = "👩\u{200d}👩\u{200d}👧 ❤\u{fe0f}\u{200d}🔥 می\u{200c}خواهم";
+        assert_eq!(clean(family), family);
+        assert_eq!(clean("pay\u{200d}pal\u{200c}.com \u{200d}é é\u{200d}"), "paypal.com é é");
+    }
+
+    #[test]
+    fn a_line_is_cut_to_its_width() {
+        assert_eq!(line("  one\n\ttwo\x1b[2J  ", 10), "one two");
+        assert_eq!(line("one two three", 8), "one two…");
+        assert_eq!(line("日本語", 6), "日本語");
+        assert_eq!(line("日本語", 5), "日本…");
+        assert_eq!(line("日本語", 4), "日…");
+        assert_eq!(line("ab", 1), "…");
+        assert_eq!(line("ab", 0), "");
+    }
+
+    /// Text in which sequences, half sequences and characters of all kinds are likely.
+    fn hostile() -> impl Strategy<Value = Vec<String>> {
+        let piece = prop_oneof![
+            any::<String>(),
+            "[\\x00-\\x20\\x7f\u{80}-\u{9f}\\[\\]PX^_;0-9m\u{200c}\u{200d}\u{202e}é✓🔥]{0,12}",
+        ];
+        proptest::collection::vec(piece, 0..8)
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_but_visible_text_comes_out(pieces in hostile()) {
+            let cleaned = clean(&pieces.concat());
+            prop_assert!(!cleaned.chars().any(|c| c.is_control() && c != '\n' && c != '\t'));
+            prop_assert!(!cleaned.chars().any(invisible));
+            prop_assert_eq!(clean(&cleaned), cleaned.clone());
+        }
+
+        #[test]
+        fn pieces_make_no_difference(pieces in hostile()) {
+            let mut stream = Clean::default();
+            let streamed: String = pieces.iter().map(|piece| stream.push(piece)).collect();
+            prop_assert_eq!(streamed, clean(&pieces.concat()));
+        }
+
+        #[test]
+        fn a_line_fits(text in any::<String>(), width in 0usize..30) {
+            let line = line(&text, width);
+            prop_assert!(line.width() <= width && !line.contains(['\n', '\t']));
+        }
+    }
+}
