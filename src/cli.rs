@@ -96,6 +96,11 @@ enum Command {
         file: PathBuf,
         /// The statements [default: from standard input]
         query: Option<String>,
+        /// Values for ?1, ?2 … of the statements: nothing in them needs quoting
+        values: Vec<String>,
+        /// Rows without a header, parted by tabs: for scripts
+        #[arg(long)]
+        bare: bool,
     },
     /// Short pages on how things work here; the agent reads them to extend itself
     Help {
@@ -112,7 +117,15 @@ impl Cli {
         let Self { common, command } = self;
         let Common { session, model, json, home, safe } = common;
         match command {
-            Some(Command::Sql { file, query }) => return sql::shell(&file, query.as_deref(), json),
+            Some(Command::Sql { file, query, values, bare }) => {
+                let format = match (json, bare) {
+                    (true, _) => sql::Format::Json,
+                    (_, true) => sql::Format::Bare,
+                    _ => sql::Format::Readable,
+                };
+                let mut out = std::io::stdout().lock();
+                return sql::sql(&file, query.as_deref(), &values, format, &mut out).map(|()| 0);
+            }
             Some(Command::Help { topic }) => return help::show(topic.as_deref()),
             Some(Command::Tour) => return tour::tour(json).await,
             _ => {}
@@ -120,22 +133,21 @@ impl Cli {
         let home = Home::resolve(home)?;
         let settings = || -> Result<Settings> {
             let config = Config::read(&home.file("config.toml"))?;
-            let keys = keys.with_file(&home.file("secrets.toml"))?;
+            let keys = keys.clone().with_file(&home.file("secrets.toml"))?;
             let catalog = Catalog::new(config.clone(), keys);
             Ok(Settings { home: home.clone(), config, catalog, model: model.clone(), safe })
         };
-        let link = |settings| Link::establish(settings);
-        let simple = async |verb| views::ask(&link(settings).await?, verb).await;
+        let simple = async |verb| views::ask(&Link::establish(&settings).await?, verb).await;
         match command {
             None => repl::repl(settings()?, session, json).await,
             Some(Command::Run { task }) => {
                 let request = run::Request { task, session, model: model.clone(), json };
-                run::run(link, settings, request).await
+                run::run(settings, request).await
             }
-            Some(Command::Init) => views::init(&link(settings).await?, &home),
+            Some(Command::Init) => views::init(&Link::establish(settings).await?, &home),
             Some(Command::Sessions) => {
                 views::print(&simple(Verb::Sessions).await?, json, views::sessions_text)
-            },
+            }
             Some(Command::End { session }) => views::ended(&simple(Verb::End { session }).await?),
             Some(Command::Stop { session: named }) => {
                 let session = named.or(session);
@@ -144,7 +156,9 @@ impl Cli {
             Some(Command::Wire { session: named, turn }) => {
                 // `wire 3` is a turn of the latest conversation.
                 let (named, turn) = match (named, turn) {
-                    (Some(number), None) if number.parse::<u64>().is_ok() => (None, number.parse().ok()),
+                    (Some(number), None) if number.parse::<u64>().is_ok() => {
+                        (None, number.parse().ok())
+                    }
                     other => other,
                 };
                 let session = named.or(session);

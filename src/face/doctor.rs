@@ -70,7 +70,9 @@ pub async fn doctor(settings: impl FnOnce() -> Result<Settings>) -> Result<u8> {
         }
     };
     match link.host() {
-        None => report("host", Found::Good("another process hosts this home, and answers".to_owned()))?,
+        None => {
+            report("host", Found::Good("another process hosts this home, and answers".to_owned()))?
+        }
         Some(host) => {
             report("host", Found::Good("no other process hosts this home".to_owned()))?;
             for text in host.take_notices() {
@@ -104,7 +106,8 @@ fn permissions(home: &crate::organs::home::Home) -> Found {
 
 fn on_path(program: &str) -> Found {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&path).map(|folder| folder.join(program)).find(|file| file.is_file());
+    let found =
+        std::env::split_paths(&path).map(|folder| folder.join(program)).find(|file| file.is_file());
     found.map_or_else(
         || Found::Bad(format!("{program} is not on PATH: install it")),
         |file| Found::Good(file.display().to_string()),

@@ -9,6 +9,7 @@ pub mod markdown;
 pub mod onboard;
 pub mod prompt_line;
 pub mod repl;
+pub mod rows;
 pub mod run;
 pub mod screen;
 pub mod sql;

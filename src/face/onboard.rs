@@ -35,11 +35,17 @@ pub async fn welcome(settings: &mut Settings) -> Result<Welcome> {
         Some(NoModel::Nothing) => {}
     }
     let screen = Screen::of(Place::Out);
-    write(Place::Out, &screen.bold("Welcome. fledgling needs a model to talk to. There are three ways:"))?;
+    write(
+        Place::Out,
+        &screen.bold("Welcome. fledgling needs a model to talk to. There are three ways:"),
+    )?;
     write(Place::Out, WAYS)?;
     write(Place::Out, "")?;
     loop {
-        write(Place::Out, "Paste an API key (it stays hidden), or press Enter for the tour, or Ctrl-C to leave.")?;
+        write(
+            Place::Out,
+            "Paste an API key (it stays hidden), or press Enter for the tour, or Ctrl-C to leave.",
+        )?;
         let Ok(key) = rpassword::prompt_password("key: ") else { return Ok(Welcome::Leave) };
         let key = key.trim();
         if key.is_empty() {
@@ -54,10 +60,17 @@ pub async fn welcome(settings: &mut Settings) -> Result<Welcome> {
             Ok(model) => {
                 keys::store(&settings.home.file("secrets.toml"), name, key)?;
                 settings.catalog = catalog;
-                write(Place::Out, &format!("It works: {model}. The key is kept in secrets.toml, readable by you alone."))?;
+                write(
+                    Place::Out,
+                    &format!(
+                        "It works: {model}. The key is kept in secrets.toml, readable by you alone."
+                    ),
+                )?;
                 return Ok(Welcome::Ready);
             }
-            Err(why) => write(Place::Out, &screen.warn(&clean(&format!("That did not work: {why}"))))?,
+            Err(why) => {
+                write(Place::Out, &screen.warn(&clean(&format!("That did not work: {why}"))))?
+            }
         }
     }
 }

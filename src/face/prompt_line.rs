@@ -67,10 +67,17 @@ impl PromptLine {
             .build();
         let mut editor: Editor<Assist, DefaultHistory> =
             Editor::with_config(config).context("cannot open the terminal")?;
-        editor.set_helper(Some(Assist { commands, home: home.clone(), files: FilenameCompleter::new() }));
+        editor.set_helper(Some(Assist {
+            commands,
+            home: home.clone(),
+            files: FilenameCompleter::new(),
+        }));
         let stop = OnStop { sender: sender.clone(), last: Mutex::new(None) };
         editor.bind_sequence(KeyEvent::ctrl('C'), EventHandler::Conditional(Box::new(stop)));
-        editor.bind_sequence(KeyEvent(KeyCode::Enter, Modifiers::ALT), EventHandler::Simple(Cmd::Newline));
+        editor.bind_sequence(
+            KeyEvent(KeyCode::Enter, Modifiers::ALT),
+            EventHandler::Simple(Cmd::Newline),
+        );
         let history = home.file("lines.txt");
         if history.exists() {
             // A history that cannot be read is no reason not to talk.
@@ -78,7 +85,8 @@ impl PromptLine {
         } else {
             let _ = write_private(&history, b"");
         }
-        let mut external = editor.create_external_printer().context("cannot print beside the prompt")?;
+        let mut external =
+            editor.create_external_printer().context("cannot print beside the prompt")?;
         let (printer, lines) = std::sync::mpsc::channel::<String>();
         let over = Arc::new(AtomicBool::new(false));
         // A thread of its own: printing waits for the editor, and the runtime must not.
@@ -115,7 +123,11 @@ impl PromptLine {
     }
 }
 
-fn read(editor: &mut Editor<Assist, DefaultHistory>, sender: &UnboundedSender<Typed>, history: &Path) {
+fn read(
+    editor: &mut Editor<Assist, DefaultHistory>,
+    sender: &UnboundedSender<Typed>,
+    history: &Path,
+) {
     loop {
         let typed = match editor.readline("> ") {
             Ok(line) if line.trim() == "/edit" => match edit(editor.helper()) {
@@ -146,9 +158,11 @@ fn edit(helper: Option<&Assist>) -> Result<Option<String>> {
     let path = helper.home.file("message.md");
     write_private(&path, b"").with_context(|| format!("cannot write {}", path.display()))?;
     let editor = ["VISUAL", "EDITOR"].into_iter().find_map(|name| std::env::var(name).ok());
-    let editor = editor.filter(|editor| !editor.trim().is_empty()).unwrap_or_else(|| "vi".to_owned());
+    let editor =
+        editor.filter(|editor| !editor.trim().is_empty()).unwrap_or_else(|| "vi".to_owned());
     supervisor::run_for_owner(&editor, &path)?;
-    let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let text = std::fs::read_to_string(&path)
+        .with_context(|| format!("cannot read {}", path.display()))?;
     let _ = std::fs::remove_file(&path);
     let text = text.trim().to_owned();
     Ok((!text.is_empty()).then_some(text))
@@ -235,8 +249,10 @@ impl Assist {
         if word.starts_with(['/', '~']) {
             return self.files.complete(line, at, context);
         }
-        let (folder, name) = word.rsplit_once('/').map_or(("", word), |(folder, name)| (folder, name));
-        let entries = std::fs::read_dir(self.home.workspace().join(folder)).into_iter().flatten().flatten();
+        let (folder, name) =
+            word.rsplit_once('/').map_or(("", word), |(folder, name)| (folder, name));
+        let entries =
+            std::fs::read_dir(self.home.workspace().join(folder)).into_iter().flatten().flatten();
         let mut found: Vec<Pair> = entries
             .filter_map(|entry| {
                 let found = entry.file_name().into_string().ok()?;
@@ -244,7 +260,10 @@ impl Assist {
                 (!name.is_empty() && found.starts_with(name) && !hidden).then(|| {
                     let slash = if entry.path().is_dir() { "/" } else { "" };
                     let path: PathBuf = Path::new(folder).join(&found);
-                    Pair { display: format!("{found}{slash}"), replacement: format!("{}{slash}", path.display()) }
+                    Pair {
+                        display: format!("{found}{slash}"),
+                        replacement: format!("{}{slash}", path.display()),
+                    }
                 })
             })
             .collect();

@@ -120,7 +120,8 @@ fn opening(link: &Link, screen: Screen) -> Vec<String> {
     lines.push(screen.warn(RIGHTS));
     match link.host() {
         Some(host) => lines.extend(host.take_notices().iter().map(|text| screen.dim(&clean(text)))),
-        None => lines.push(screen.dim("Another process hosts this home; this terminal is attached to it.")),
+        None => lines
+            .push(screen.dim("Another process hosts this home; this terminal is attached to it.")),
     }
     lines
 }
@@ -185,7 +186,9 @@ impl Repl {
                     Err(error) => self.complain(&format!("{error:#}")),
                 },
                 Wake::Typed(Some(Typed::Stop)) => self.stop().await?,
-                Wake::Typed(Some(Typed::Broken(why))) => anyhow::bail!("the terminal cannot be read: {why}"),
+                Wake::Typed(Some(Typed::Broken(why))) => {
+                    anyhow::bail!("the terminal cannot be read: {why}")
+                }
                 Wake::Typed(Some(Typed::Leave) | None) | Wake::Signal => return Ok(()),
                 Wake::Heard(Some(Answer::Event(event))) => self.event(&event),
                 Wake::Heard(Some(Answer::Refused { why, .. })) => self.complain(&why),
@@ -269,14 +272,24 @@ impl Repl {
         let rest = Some(rest.trim()).filter(|rest| !rest.is_empty());
         match (command, rest) {
             ("/quit" | "/exit", _) => return Ok(Next::Leave),
-            ("/new", name) => return self.go(name.map_or_else(|| sessions::fresh_name(&self.home), |name| Ok(name.to_owned()))?),
+            ("/new", name) => {
+                return self.go(name.map_or_else(
+                    || sessions::fresh_name(&self.home),
+                    |name| Ok(name.to_owned()),
+                )?);
+            }
             ("/resume", Some(name)) => {
-                anyhow::ensure!(self.home.transcript(name).exists(), "there is no session {name}; /sessions lists them");
+                anyhow::ensure!(
+                    self.home.transcript(name).exists(),
+                    "there is no session {name}; /sessions lists them"
+                );
                 return self.go(name.to_owned());
             }
             ("/stop", _) => self.stop().await?,
             ("/last", _) => self.last(),
-            ("/help", Some(topic)) => self.prompt.print(&clean(&crate::face::help::text(Some(topic))?)),
+            ("/help", Some(topic)) => {
+                self.prompt.print(&clean(&crate::face::help::text(Some(topic))?))
+            }
             ("/help", None) => {
                 for (name, what) in COMMANDS {
                     self.prompt.print(&format!("{name:10} {what}"));
@@ -286,7 +299,10 @@ impl Repl {
             ("/model", Some(model)) => {
                 let (session, model) = (self.session.clone(), model.to_owned());
                 let chosen = views::ask(self.link()?, Verb::Choose { session, model }).await?;
-                self.prompt.print(&format!("This conversation now talks to {}.", chosen["model"].as_str().unwrap_or_default()));
+                self.prompt.print(&format!(
+                    "This conversation now talks to {}.",
+                    chosen["model"].as_str().unwrap_or_default()
+                ));
             }
             _ => self.look(command, rest).await?,
         }
@@ -316,7 +332,10 @@ impl Repl {
             "/model" => answer["model"]["name"].as_str().unwrap_or("no model").to_owned(),
             "/self" => views::about_text(&answer),
             "/wire" => views::wire_text(&answer, self.screen),
-            _ => format!("Summarised: {} messages are now {}.", answer["messages"][0], answer["messages"][1]),
+            _ => format!(
+                "Summarised: {} messages are now {}.",
+                answer["messages"][0], answer["messages"][1]
+            ),
         };
         self.prompt.print(text.trim_end());
         Ok(())
@@ -345,7 +364,8 @@ impl Repl {
     async fn say(&mut self, text: String) -> Result<()> {
         let key = format!("{:016x}", fastrand::u64(..));
         let (session, model) = (Some(self.session.clone()), self.model.clone());
-        let mut answers = self.link()?.ask(Verb::Run { session, text, key, model, steer: true }).await?;
+        let mut answers =
+            self.link()?.ask(Verb::Run { session, text, key, model, steer: true }).await?;
         let failures = self.failures.clone();
         // What happens in the turn is heard by watching; here only a refusal counts.
         tokio::spawn(async move {

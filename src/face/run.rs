@@ -58,7 +58,12 @@ impl Talk {
     }
 
     /// One turn. The number is its exit code.
-    pub async fn turn(&mut self, text: String, session: Option<String>, model: Option<String>) -> Result<u8> {
+    pub async fn turn(
+        &mut self,
+        text: String,
+        session: Option<String>,
+        model: Option<String>,
+    ) -> Result<u8> {
         let mut output = Output::new(self.json);
         let key = format!("{:016x}", fastrand::u64(..));
         let verb = Verb::Run { session, text, key, model, steer: false };
@@ -84,10 +89,14 @@ impl Talk {
                     return Ok(exit::INTERRUPTED);
                 }
                 // The message waits in the inbox under its key: asking again cannot double it.
-                Ended::HostGone if output.session.is_none() => self.link = Some(link.again().await?),
+                Ended::HostGone if output.session.is_none() => {
+                    self.link = Some(link.again().await?)
+                }
                 Ended::HostGone => {
                     let session = output.session.unwrap_or_default();
-                    anyhow::bail!("the host ended in the middle of the turn; what was finished is kept: continue with --session {session}");
+                    anyhow::bail!(
+                        "the host ended in the middle of the turn; what was finished is kept: continue with --session {session}"
+                    );
                 }
             }
         }
@@ -99,7 +108,8 @@ impl Talk {
         let running = host.running();
         if !running.is_empty() {
             let names = running.join(", ");
-            let text = format!("Asked for from elsewhere and still running here: {names}. Waiting.");
+            let text =
+                format!("Asked for from elsewhere and still running here: {names}. Waiting.");
             Output::new(self.json).notices([text])?;
             tokio::select! {
                 () = host.idle() => {}

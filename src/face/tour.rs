@@ -38,7 +38,12 @@ pub async fn tour(json: bool) -> Result<u8> {
     let model = Some(format!("script:{}", recording.display()));
     let host = Host::open(Settings { home, config, catalog, model, safe: false }, lock).await?;
     host.take_notices();
-    say(json, &screen.bold("A recorded conversation: the words are played, the loop and the tools are real."))?;
+    say(
+        json,
+        &screen.bold(
+            "A recorded conversation: the words are played, the loop and the tools are real.",
+        ),
+    )?;
     say(json, "Everything happens in a temporary folder that is removed at the end.")?;
     for line in script::owner_lines(RECORDING) {
         if pauses && !pause()? {
@@ -50,7 +55,10 @@ pub async fn tour(json: bool) -> Result<u8> {
         }
     }
     say(json, &format!("\n{}", screen.bold("That was the tour. Now you:")))?;
-    say(json, "  fledgling         a conversation of your own; it asks for a key or finds a local model")?;
+    say(
+        json,
+        "  fledgling         a conversation of your own; it asks for a key or finds a local model",
+    )?;
     say(json, "  fledgling help    short pages on how everything works")?;
     Ok(0)
 }
@@ -64,11 +72,17 @@ fn pause() -> Result<bool> {
     write(Place::Out, "")?;
     write(Place::Out, &Screen::of(Place::Out).dim("[Enter goes on, q leaves]"))?;
     let mut line = String::new();
-    let read = std::io::stdin().lock().read_line(&mut line).context("cannot read standard input")?;
+    let read =
+        std::io::stdin().lock().read_line(&mut line).context("cannot read standard input")?;
     Ok(read > 0 && !line.trim().eq_ignore_ascii_case("q"))
 }
 
-async fn turn(host: &std::sync::Arc<Host>, text: String, screen: Screen, json: bool) -> Result<End> {
+async fn turn(
+    host: &std::sync::Arc<Host>,
+    text: String,
+    screen: Screen,
+    json: bool,
+) -> Result<End> {
     let key = format!("{:016x}", fastrand::u64(..));
     let session = Some("tour".to_owned());
     let verb = Verb::Run { session, text, key, model: None, steer: false };

@@ -76,7 +76,8 @@ impl TurnView {
                 Vec::new()
             }
             Event::Result { tool, text, error, ms, .. } => {
-                let preview = self.call.take().map_or_else(|| tool.clone(), |(preview, ..)| preview);
+                let preview =
+                    self.call.take().map_or_else(|| tool.clone(), |(preview, ..)| preview);
                 let input = std::mem::take(&mut self.input);
                 self.last = Some(Looked { tool: tool.clone(), input, text: text.clone() });
                 let mark = if *error { "✗" } else { "·" };
@@ -126,7 +127,8 @@ impl TurnView {
     }
 
     fn call_line(&self, mark: &str, preview: &str, time: &str) -> Shown {
-        let room = self.screen.width.saturating_sub(mark.chars().count() + time.chars().count() + 3);
+        let room =
+            self.screen.width.saturating_sub(mark.chars().count() + time.chars().count() + 3);
         let shown = format!("{mark} {}  {time}", line(preview, room));
         Shown::Aside(self.screen.dim(&shown))
     }
@@ -134,7 +136,8 @@ impl TurnView {
     fn around(&self, text: &str) -> Vec<Shown> {
         let lines = clean(text);
         let mut markdown = Markdown::new(self.screen.width, false);
-        let mut wrapped: Vec<String> = lines.lines().flat_map(|one| markdown.push(&format!("{one}\n"))).collect();
+        let mut wrapped: Vec<String> =
+            lines.lines().flat_map(|one| markdown.push(&format!("{one}\n"))).collect();
         wrapped.extend(markdown.finish());
         wrapped.into_iter().map(|one| Shown::Aside(self.screen.dim(&one))).collect()
     }

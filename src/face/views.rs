@@ -46,7 +46,8 @@ pub fn init(link: &Link, home: &Home) -> Result<u8> {
 
 /// A list of conversations.
 pub fn sessions_text(answer: &Value, screen: Screen) -> Result<String> {
-    let list: Vec<Listed> = serde_json::from_value(answer.clone()).context("the host's list is odd")?;
+    let list: Vec<Listed> =
+        serde_json::from_value(answer.clone()).context("the host's list is odd")?;
     let longest = list.iter().map(|one| one.name.len()).max().unwrap_or_default();
     let row = |one: &Listed| {
         let state = match (one.running, one.ended, &one.parent) {
@@ -55,7 +56,8 @@ pub fn sessions_text(answer: &Value, screen: Screen) -> Result<String> {
             (_, _, Some(parent)) => format!(" [from {parent}]"),
             _ => String::new(),
         };
-        let turns = if one.turns == 1 { "1 turn".to_owned() } else { format!("{} turns", one.turns) };
+        let turns =
+            if one.turns == 1 { "1 turn".to_owned() } else { format!("{} turns", one.turns) };
         let text = format!("{:longest$}  {}  {turns:>9}{state}  {}", one.name, one.last, one.about);
         line(&text, screen.width)
     };
@@ -110,9 +112,15 @@ pub fn usage_text(answer: &Value, screen: Screen) -> String {
     if rows.is_empty() {
         return "Nothing was used yet.".to_owned();
     }
-    let number = |row: &Value, name: &str| row.get(name).and_then(Value::as_u64).unwrap_or_default();
-    let text = |row: &Value, name: &str| row.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
-    let head = format!("{:10}  {:>5}  {:>7}  {:>7}  {:>7}  session, model", "day", "turns", "input", "cached", "output");
+    let number =
+        |row: &Value, name: &str| row.get(name).and_then(Value::as_u64).unwrap_or_default();
+    let text = |row: &Value, name: &str| {
+        row.get(name).and_then(Value::as_str).unwrap_or_default().to_owned()
+    };
+    let head = format!(
+        "{:10}  {:>5}  {:>7}  {:>7}  {:>7}  session, model",
+        "day", "turns", "input", "cached", "output"
+    );
     let mut lines = vec![screen.bold(&line(&head, screen.width))];
     let mut total = [0; 4];
     for row in rows {
@@ -138,7 +146,9 @@ pub fn about_text(answer: &Value) -> String {
         match value {
             Value::Object(fields) => {
                 lines.push(format!("{name}:"));
-                let field = |(name, value): (&String, &Value)| format!("  {}: {}", name.replace('_', " "), plain(value));
+                let field = |(name, value): (&String, &Value)| {
+                    format!("  {}: {}", name.replace('_', " "), plain(value))
+                };
                 lines.extend(fields.iter().map(field));
             }
             value => lines.push(format!("{name}: {}", plain(value))),
@@ -148,9 +158,15 @@ pub fn about_text(answer: &Value) -> String {
 }
 
 /// Print an answer: as text, or as one JSON object a line.
-pub fn print(answer: &Value, json: bool, text: impl FnOnce(&Value, Screen) -> Result<String>) -> Result<u8> {
+pub fn print(
+    answer: &Value,
+    json: bool,
+    text: impl FnOnce(&Value, Screen) -> Result<String>,
+) -> Result<u8> {
     match (json, answer) {
-        (true, Value::Array(rows)) => rows.iter().try_for_each(|row| write(Place::Out, &row.to_string()))?,
+        (true, Value::Array(rows)) => {
+            rows.iter().try_for_each(|row| write(Place::Out, &row.to_string()))?
+        }
         (true, answer) => write(Place::Out, &answer.to_string())?,
         (false, answer) => write(Place::Out, &text(answer, Screen::of(Place::Out))?)?,
     }

@@ -73,9 +73,11 @@ fn finished(outcome: Result<Outcome, RecvError>) -> Result<Outcome> {
 fn carry_out(policy: &Policy, action: Action, link: Link, interrupt: &Interrupt) -> Outcome {
     let workspace = policy.workspace.as_path();
     let done = policy::confine(policy).and_then(|()| match action {
-        Action::Bash { command, timeout } => bash(policy, &command, timeout, link),
+        Action::Bash { command, timeout } => {
+            bash(policy, &command, Duration::from_secs(timeout), link)
+        }
         Action::Read { path, offset, limit } => {
-            file::read(workspace, &path, offset, limit, interrupt)
+            file::read(workspace, &path, offset as usize, limit as usize, interrupt)
         }
         Action::Write { path, content } => file::write(workspace, &path, content.as_bytes()),
         Action::Edit { path, edits } => file::edit(workspace, &path, &edits),

@@ -4,6 +4,7 @@
 pub mod edit;
 pub mod file;
 pub mod hand;
+pub mod history;
 pub mod output;
 pub mod policy;
 pub mod supervisor;

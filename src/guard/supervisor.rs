@@ -131,6 +131,18 @@ pub fn run(shell: &Shell<'_>, link: Link, output: &mut dyn FnMut(&[u8])) -> Resu
     }
 }
 
+/// Run a program of the owner's choice on a file, in the owner's terminal, and wait for
+/// it. It is no hand: it has the owner's rights and environment, and no agent can ask for it.
+pub fn run_for_owner(program: &str, file: &Path) -> Result<()> {
+    // An editor is often named with arguments, for instance `code --wait`.
+    let mut words = program.split_whitespace();
+    let name = words.next().context("no program is named")?;
+    let status = std::process::Command::new(name).args(words).arg(file).status();
+    let status = status.with_context(|| format!("cannot run {program}"))?;
+    anyhow::ensure!(status.success(), "{program} failed ({status})");
+    Ok(())
+}
+
 /// The supervisor cannot tell this from the end of the host, and need not.
 fn end_tree(link: &UnixStream) {
     // It fails where the other end is gone already.

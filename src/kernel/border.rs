@@ -90,7 +90,7 @@ pub struct Summary {
 }
 
 /// Hears what goes on in a turn.
-pub trait Listener: Send {
+pub trait Listener: Send + Sync {
     /// Something happened.
     fn event(&mut self, event: Event);
     /// A request as it goes over the wire.

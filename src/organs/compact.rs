@@ -101,12 +101,16 @@ fn shown(message: &Message) -> String {
         Message::User { origin, text } => format!("{origin}: {text}"),
         Message::Note(text) => format!("note: {text}"),
         Message::Assistant(reply) => {
-            let calls = reply.calls().map(|call| clip(&format!("call {} {}", call.name, call.input), RESULT_LIMIT));
+            let calls = reply
+                .calls()
+                .map(|call| clip(&format!("call {} {}", call.name, call.input), RESULT_LIMIT));
             let said = format!("agent: {}", reply.text());
             std::iter::once(said).chain(calls).collect::<Vec<_>>().join("\n")
         }
         Message::Results(results) => {
-            let shown = results.iter().map(|result| format!("result: {}", clip(&result.text, RESULT_LIMIT)));
+            let shown = results
+                .iter()
+                .map(|result| format!("result: {}", clip(&result.text, RESULT_LIMIT)));
             shown.collect::<Vec<_>>().join("\n")
         }
     }

@@ -94,7 +94,9 @@ impl Config {
     /// Read the file, if there is one. An error names file, line and what was expected.
     pub fn read(path: &Path) -> Result<Self> {
         match std::fs::read_to_string(path) {
-            Ok(text) => Self::parse(&text).with_context(|| format!("mistake in {}", path.display())),
+            Ok(text) => {
+                Self::parse(&text).with_context(|| format!("mistake in {}", path.display()))
+            }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
             Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
         }
@@ -102,7 +104,10 @@ impl Config {
 
     fn parse(text: &str) -> Result<Self> {
         let config: Self = toml::from_str(text)?;
-        anyhow::ensure!((10..=95).contains(&config.limits.fill), "limits.fill must lie between 10 and 95");
+        anyhow::ensure!(
+            (10..=95).contains(&config.limits.fill),
+            "limits.fill must lie between 10 and 95"
+        );
         Ok(config)
     }
 }

@@ -80,8 +80,12 @@ async fn serve(stream: UnixStream, host: Arc<Host>, key: String) {
             "the host speaks version {VERSION} of the door's protocol, this program {}: restart the older one",
             hello.version
         )),
-        Ok(hello) if same(hello.key.as_bytes(), key.as_bytes()) => host.ask(Caller::Owner, hello.verb),
-        Ok(_) => refuse("the door's key is wrong: it is in door.key, which only the owner can read".to_owned()),
+        Ok(hello) if same(hello.key.as_bytes(), key.as_bytes()) => {
+            host.ask(Caller::Owner, hello.verb)
+        }
+        Ok(_) => refuse(
+            "the door's key is wrong: it is in door.key, which only the owner can read".to_owned(),
+        ),
         Err(error) => refuse(format!("the host does not understand the request: {error}")),
     };
     while let Some(answer) = answers.recv().await {

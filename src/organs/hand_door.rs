@@ -132,7 +132,10 @@ pub fn ask(folder: &Path, verb: &Verb) -> Result<UnboundedReceiver<Answer>> {
         Ok(receiver)
     };
     let receiver = put().with_context(|| {
-        format!("the host's door {} does not answer: the turn that opened it is over", folder.display())
+        format!(
+            "the host's door {} does not answer: the turn that opened it is over",
+            folder.display()
+        )
     })?;
     // The open end is all that is needed: nothing is left behind when we are killed.
     let lines = BufReader::new(Unlinked { receiver, path: replies }).lines();

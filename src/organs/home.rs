@@ -30,7 +30,9 @@ impl Home {
     pub fn resolve(path: Option<PathBuf>) -> Result<Self> {
         if let Some(path) = path.filter(|path| !path.as_os_str().is_empty()) {
             let shown = path.display().to_string();
-            return Ok(Self(std::path::absolute(path).with_context(|| format!("bad home {shown}"))?));
+            return Ok(Self(
+                std::path::absolute(path).with_context(|| format!("bad home {shown}"))?,
+            ));
         }
         let dirs = directories::ProjectDirs::from("", "", "fledgling")
             .context("no folder for the program's data is known; name a home with --home DIR")?;

@@ -64,7 +64,7 @@ impl Host {
         let newborn = home.create()?;
         hand_door::sweep(&home.doors());
         let state = State::open(&home.file("state.db"))?;
-        let snapshots = Snapshots::open(&home)?;
+        let snapshots = Snapshots::open(home.path())?;
         let host = Arc::new(Self {
             sources: Sources::new(home, settings.safe),
             settings,
@@ -100,18 +100,22 @@ impl Host {
 
     /// Close the turns that a killed host left open: their transcripts, their changes.
     async fn recover(&self) -> Result<()> {
-        for (session, turn) in self.state.unfinished()? {
+        let unfinished = self.state.unfinished()?;
+        let changes =
+            self.snapshots.interrupted(unfinished.clone()).await.unwrap_or_else(|error| {
+                self.notice(format!(
+                    "The changes of an interrupted turn could not be saved: {error:#}"
+                ));
+                Changes::default()
+            });
+        for (session, turn) in unfinished {
             let path = self.settings.home.transcript(&session);
             if let Ok(mut transcript) = Session::open(&path)
                 && transcript.open_turn() == Some(turn)
             {
                 let why = "the program ended in the middle of it";
-                let changes = self.snapshots.interrupted(&session, turn).await.unwrap_or_else(|error| {
-                    self.notice(format!("The changes of the interrupted turn could not be saved: {error:#}"));
-                    Changes::default()
-                });
                 transcript.record_note(&format!("The turn was interrupted: {why}."))?;
-                transcript.record_end(End::Interrupted, why, changes, Usage::default())?;
+                transcript.record_end(End::Interrupted, why, changes.clone(), Usage::default())?;
                 self.notice(format!(
                     "Turn {turn} of session {session} was interrupted: {why}. What it had finished is kept; say \"go on\" to continue."
                 ));
@@ -119,8 +123,14 @@ impl Host {
             self.state.finish(&session)?;
         }
         for (session, count) in self.state.backlog()? {
-            let what = if count == 1 { "1 message waits".to_owned() } else { format!("{count} messages wait") };
-            self.notice(format!("{what} in session {session} and will be answered with the next one."));
+            let what = if count == 1 {
+                "1 message waits".to_owned()
+            } else {
+                format!("{count} messages wait")
+            };
+            self.notice(format!(
+                "{what} in session {session} and will be answered with the next one."
+            ));
         }
         Ok(())
     }
@@ -189,7 +199,10 @@ impl Host {
                 serde_json::to_value(list)?
             }
             Verb::End { session } => {
-                anyhow::ensure!(!self.lane(&session).busy(), "session {session} has a turn under way; stop it first");
+                anyhow::ensure!(
+                    !self.lane(&session).busy(),
+                    "session {session} has a turn under way; stop it first"
+                );
                 let path = self.existing(&session)?;
                 let mut transcript = Session::open(&path)?;
                 if !transcript.ended() {
@@ -265,14 +278,19 @@ impl Host {
             (None, Caller::Hand(own)) => Ok(own.clone()),
             (None, Caller::Owner) => {
                 let latest = sessions::latest(&self.settings.home)?;
-                latest.context("there is no session yet; start one with `fledgling` or `fledgling run`")
+                latest.context(
+                    "there is no session yet; start one with `fledgling` or `fledgling run`",
+                )
             }
         }
     }
 
     fn existing(&self, session: &str) -> Result<PathBuf> {
         let path = self.settings.home.transcript(session);
-        anyhow::ensure!(path.exists(), "there is no session {session:?}; `fledgling sessions` lists them");
+        anyhow::ensure!(
+            path.exists(),
+            "there is no session {session:?}; `fledgling sessions` lists them"
+        );
         Ok(path)
     }
 
@@ -339,7 +357,8 @@ impl Host {
             let waiting = match self.state.waiting(session) {
                 Ok(waiting) => waiting,
                 Err(error) => {
-                    return lane.tell(&[].into(), &What::Failed(format!("{error:#}"), exit::FAILED));
+                    return lane
+                        .tell(&[].into(), &What::Failed(format!("{error:#}"), exit::FAILED));
                 }
             };
             // What was to steer a turn that was stopped waits for the next word.
@@ -390,7 +409,11 @@ impl Host {
     }
 
     /// The model a message of a session goes to.
-    pub(super) async fn model_for(&self, session: &str, asked: Option<&str>) -> Result<Arc<dyn Model>> {
+    pub(super) async fn model_for(
+        &self,
+        session: &str,
+        asked: Option<&str>,
+    ) -> Result<Arc<dyn Model>> {
         let chosen = self.state.choice(session)?;
         let spec = asked.map(str::to_owned).or(chosen).or_else(|| self.settings.model.clone());
         let spec = match spec {

@@ -76,7 +76,10 @@ fn read(path: &Path) -> Result<BTreeMap<String, String>> {
         // The error must not quote the file: it holds secrets.
         Ok(text) => toml::from_str(&text).map_err(|error: toml::de::Error| {
             let line = error.span().map_or(0, |span| text[..span.start].lines().count());
-            anyhow::anyhow!("mistake in {}, line {line}: expected lines NAME = \"value\"", path.display())
+            anyhow::anyhow!(
+                "mistake in {}, line {line}: expected lines NAME = \"value\"",
+                path.display()
+            )
         }),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(BTreeMap::new()),
         Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),

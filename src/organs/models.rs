@@ -4,14 +4,13 @@
 //! found: named, config.toml, a key, a local server. Knows no wire format.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::kernel::model::Model;
 use crate::organs::config::{Config, NamedModel, Wire};
 use crate::organs::keys::Keys;
-use crate::wires::{self, Endpoint};
+use crate::wires::{self, Endpoint, OutputField};
 
 /// A provider that needs no settings.
 #[derive(Debug)]
@@ -29,7 +28,7 @@ pub struct Provider {
     window: u64,
     output: Option<u64>,
     /// What this provider calls the limit of output tokens.
-    output_field: &'static str,
+    output_field: OutputField,
 }
 
 /// The providers, in the order in which they are tried. The default models were current
@@ -44,7 +43,7 @@ pub const PROVIDERS: [Provider; 5] = [
         model: Some("claude-sonnet-5"),
         window: 200_000,
         output: Some(16_000),
-        output_field: "max_tokens",
+        output_field: OutputField::MaxTokens,
     },
     Provider {
         name: "openai",
@@ -55,7 +54,7 @@ pub const PROVIDERS: [Provider; 5] = [
         model: Some("gpt-5.5"),
         window: 272_000,
         output: None,
-        output_field: "max_completion_tokens",
+        output_field: OutputField::MaxCompletionTokens,
     },
     Provider {
         name: "openrouter",
@@ -66,7 +65,7 @@ pub const PROVIDERS: [Provider; 5] = [
         model: Some("openrouter/auto"),
         window: 128_000,
         output: None,
-        output_field: "max_tokens",
+        output_field: OutputField::MaxTokens,
     },
     Provider {
         name: "ollama",
@@ -77,7 +76,7 @@ pub const PROVIDERS: [Provider; 5] = [
         model: None,
         window: 32_768,
         output: None,
-        output_field: "max_tokens",
+        output_field: OutputField::MaxTokens,
     },
     Provider {
         name: "llamacpp",
@@ -88,7 +87,7 @@ pub const PROVIDERS: [Provider; 5] = [
         model: None,
         window: 32_768,
         output: None,
-        output_field: "max_tokens",
+        output_field: OutputField::MaxTokens,
     },
 ];
 
@@ -162,17 +161,18 @@ impl Catalog {
     /// `script:FILE`.
     pub async fn model(&self, spec: &str) -> Result<Arc<dyn Model>, NoModel> {
         if let Some(file) = spec.strip_prefix("script:") {
-            let script = wires::script::Script::read(&PathBuf::from(file));
-            return script.map(|script| Arc::new(script) as _).map_err(unusable);
+            let text = std::fs::read_to_string(file)
+                .map_err(|error| unusable(format!("cannot read the script {file}: {error}")))?;
+            return wires::script(file, &text).map(Arc::from).map_err(unusable);
         }
         let (wire, endpoint) = match self.config.models.get(spec) {
             Some(named) => self.named(spec, named)?,
             None => self.provided(spec).await?,
         };
-        Ok(match wire {
-            Wire::Anthropic => wires::retrying(wires::anthropic::Anthropic::new(endpoint)),
-            Wire::Openai => wires::retrying(wires::openai::OpenAi::new(endpoint)),
-        })
+        Ok(Arc::from(match wire {
+            Wire::Anthropic => wires::anthropic(endpoint),
+            Wire::Openai => wires::openai(endpoint),
+        }))
     }
 
     fn named(&self, spec: &str, named: &NamedModel) -> Result<(Wire, Endpoint), NoModel> {
@@ -197,7 +197,11 @@ impl Catalog {
             body: named.body.clone(),
             window: named.window.unwrap_or(provider.window),
             output: named.output.or(provider.output),
-            output_field: if named.base_url.is_some() { "max_tokens" } else { provider.output_field },
+            output_field: if named.base_url.is_some() {
+                OutputField::MaxTokens
+            } else {
+                provider.output_field
+            },
         };
         Ok((named.wire, endpoint))
     }
@@ -215,14 +219,22 @@ impl Catalog {
         };
         let base_url = self.base(provider);
         let key = provider.key.and_then(|name| self.keys.get(name)).map(str::to_owned);
-        if let (Some(name), None, false) = (provider.key, &key, self.bases.contains_key(provider.name)) {
-            return Err(unusable(format!("model {spec} needs a key: set {name}, or put it into secrets.toml")));
+        if let (Some(name), None, false) =
+            (provider.key, &key, self.bases.contains_key(provider.name))
+        {
+            return Err(unusable(format!(
+                "model {spec} needs a key: set {name}, or put it into secrets.toml"
+            )));
         }
         let mut window = provider.window;
         let model = match (model, provider.model) {
             ("", Some(model)) => model.to_owned(),
             ("", None) => {
-                let missing = || unusable(format!("no server answers at {base_url}; is it running, with a model loaded?"));
+                let missing = || {
+                    unusable(format!(
+                        "no server answers at {base_url}; is it running, with a model loaded?"
+                    ))
+                };
                 listed(&base_url, PROBE).await.ok_or_else(missing)?
             }
             (model, _) => model.to_owned(),

@@ -70,7 +70,8 @@ impl Sources {
         match read(&path, "bootstrap.md", notices) {
             Some(text) => cut(text, BOOTSTRAP_LIMIT, "bootstrap.md", notices),
             None => {
-                notices.push("bootstrap.md is missing or empty: the one built in is used.".to_owned());
+                notices
+                    .push("bootstrap.md is missing or empty: the one built in is used.".to_owned());
                 BOOTSTRAP.trim_end().to_owned()
             }
         }
@@ -94,7 +95,8 @@ impl Sources {
         folders.sort();
         for folder in folders {
             let file = folder.join("SKILL.md");
-            let Some(name) = folder.file_name().map(|name| name.to_string_lossy().into_owned()) else {
+            let Some(name) = folder.file_name().map(|name| name.to_string_lossy().into_owned())
+            else {
                 continue;
             };
             let shown = format!("skills/{name}/SKILL.md");
@@ -157,7 +159,8 @@ fn front_matter(text: &str) -> Option<String> {
     let first = head[start]["description:".len()..].trim();
     let more = head[start + 1..].iter().take_while(|line| line.starts_with([' ', '\t']));
     let first = if matches!(first, ">" | "|" | ">-" | "|-") { "" } else { first };
-    let whole = std::iter::once(first).chain(more.map(|line| line.trim())).collect::<Vec<_>>().join(" ");
+    let whole =
+        std::iter::once(first).chain(more.map(|line| line.trim())).collect::<Vec<_>>().join(" ");
     let whole = whole.trim().trim_matches(['"', '\'']).trim();
     (!whole.is_empty()).then(|| whole.to_owned())
 }

@@ -36,8 +36,12 @@ pub struct Listed {
 /// A name a session may have: it becomes a file's name and is typed on command lines.
 pub fn check_name(name: &str) -> Result<()> {
     let fine = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-    let good = (1..=64).contains(&name.len()) && name.chars().all(fine) && !name.starts_with(['.', '-']);
-    anyhow::ensure!(good, "bad session name {name:?}: up to 64 letters, digits, dots, dashes and underscores, the first a letter or digit");
+    let good =
+        (1..=64).contains(&name.len()) && name.chars().all(fine) && !name.starts_with(['.', '-']);
+    anyhow::ensure!(
+        good,
+        "bad session name {name:?}: up to 64 letters, digits, dots, dashes and underscores, the first a letter or digit"
+    );
     Ok(())
 }
 
@@ -68,7 +72,8 @@ pub fn latest(home: &Home) -> Result<Option<String>> {
 /// A session, the one that started it, and so on to the root.
 pub fn ancestry<'a>(home: &'a Home, session: &str) -> impl Iterator<Item = String> + 'a {
     // The depth guards against a circle, which only a tampered transcript could hold.
-    std::iter::successors(Some(session.to_owned()), |name| header(&home.transcript(name))?.parent).take(64)
+    std::iter::successors(Some(session.to_owned()), |name| header(&home.transcript(name))?.parent)
+        .take(64)
 }
 
 /// Whether a session was ended: its last line says so.
@@ -115,9 +120,8 @@ fn files(home: &Home) -> Result<Vec<(String, SystemTime)>> {
 
 fn read(home: &Home, name: String, modified: SystemTime) -> Result<Listed> {
     let path = home.transcript(&name);
-    let last = jiff::Timestamp::try_from(modified).map(|at| {
-        at.to_zoned(jiff::tz::TimeZone::system()).strftime("%Y-%m-%d %H:%M").to_string()
-    });
+    let last = jiff::Timestamp::try_from(modified)
+        .map(|at| at.to_zoned(jiff::tz::TimeZone::system()).strftime("%Y-%m-%d %H:%M").to_string());
     let mut listed = Listed {
         name,
         parent: None,

@@ -135,12 +135,26 @@ impl State {
     }
 
     /// Add up what a turn used.
-    pub fn used(&self, session: &str, turn: u64, origin: &Origin, model: &str, usage: Usage) -> Result<()> {
+    pub fn used(
+        &self,
+        session: &str,
+        turn: u64,
+        origin: &Origin,
+        model: &str,
+        usage: Usage,
+    ) -> Result<()> {
         self.write(
             "INSERT INTO usage VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             params![
-                now(), session, turn, origin.to_string(), model,
-                usage.input, usage.output, usage.cache_read, usage.cache_write
+                now(),
+                session,
+                turn,
+                origin.to_string(),
+                model,
+                usage.input,
+                usage.output,
+                usage.cache_read,
+                usage.cache_write
             ],
         )
     }

@@ -3,7 +3,7 @@
 //!
 //! Owns how these meet. Knows neither who asked nor how the answer is shown.
 
-use std::path::PathBuf;
+use std::ffi::OsString;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
@@ -37,7 +37,10 @@ impl Host {
         let model = self.model_for(name, model).await?;
         let path = self.settings.home.transcript(name);
         if path.exists() {
-            anyhow::ensure!(!sessions::ended(&path)?, "session {name} was ended; start another one");
+            anyhow::ensure!(
+                !sessions::ended(&path)?,
+                "session {name} was ended; start another one"
+            );
             return Ok(());
         }
         let header = Header {
@@ -81,7 +84,8 @@ impl Host {
         let hand = Hand::new(self.policy(&door));
         let interrupt = lane.begin(keys.clone());
         self.state.begin(name, turn)?;
-        let ended = self.agent(&*model, &hand, interrupt, &mut heard).turn(&mut transcript, first).await;
+        let ended =
+            self.agent(&*model, &hand, interrupt, &mut heard).turn(&mut transcript, first).await;
         self.state.used(name, turn, &origin, model.name(), heard.usage)?;
         if ended.is_ok() {
             self.state.finish(name)?;
@@ -102,7 +106,8 @@ impl Host {
         let door = HandDoor::open(self.clone(), name)?;
         let hand = Hand::new(self.policy(&door));
         let (_stop, stopped) = interrupt();
-        let compacted = self.agent(&*model, &hand, stopped, &mut heard).compact_now(&mut transcript).await?;
+        let compacted =
+            self.agent(&*model, &hand, stopped, &mut heard).compact_now(&mut transcript).await?;
         compacted.map_err(|why| anyhow::anyhow!(why))?;
         Ok(serde_json::json!({ "messages": [before, transcript.messages().len()] }))
     }
@@ -141,14 +146,15 @@ impl Host {
     fn policy(&self, door: &HandDoor) -> Policy {
         let home = &self.settings.home;
         let bin = home.workspace().join("bin");
-        let folders = [bin, home.program()].into_iter().chain(std::env::split_paths(&self.bash_path));
+        let folders =
+            [bin, home.program()].into_iter().chain(std::env::split_paths(&self.bash_path));
         let path = std::env::join_paths(folders).unwrap_or_default();
-        let mut environment: Vec<(String, PathBuf)> = vec![
-            ("PATH".to_owned(), path.into()),
-            ("HOME".to_owned(), home.workspace()),
-            ("TMPDIR".to_owned(), home.scratch()),
-            ("FLEDGLING_HOME".to_owned(), home.path().to_owned()),
-            ("FLEDGLING_DOOR".to_owned(), door.folder().to_owned()),
+        let mut env: Vec<(OsString, OsString)> = vec![
+            ("PATH".into(), path),
+            ("HOME".into(), home.workspace().into()),
+            ("TMPDIR".into(), home.scratch().into()),
+            ("FLEDGLING_HOME".into(), home.path().into()),
+            ("FLEDGLING_DOOR".into(), door.folder().into()),
         ];
         let fixed = [
             ("LANG", "C.UTF-8"),
@@ -157,8 +163,8 @@ impl Host {
             ("PAGER", "cat"),
             ("GIT_OPTIONAL_LOCKS", "0"),
         ];
-        environment.extend(fixed.map(|(name, value)| (name.to_owned(), value.into())));
-        Policy { workspace: home.workspace(), scratch: home.scratch(), environment }
+        env.extend(fixed.map(|(name, value)| (name.into(), value.into())));
+        Policy { workspace: home.workspace(), scratch: home.scratch(), env }
     }
 }
 

@@ -6,7 +6,7 @@
 
 mod anthropic;
 mod fault;
-mod http;
+pub mod http;
 mod openai;
 mod protocol;
 mod retry;
