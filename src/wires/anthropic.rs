@@ -251,3 +251,209 @@ fn tell(field: &str, piece: Option<&Value>, deltas: Deltas<'_>) {
         _ => {}
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::message::Origin;
+    use crate::kernel::tool::SPECS;
+    use crate::wires::protocol::tests::{call, endpoint, replay, replay_chunks};
+
+    fn reply(blocks: Vec<Block>) -> Message {
+        let (stop, model, usage) = (Stop::End, String::new(), Usage::default());
+        Message::Assistant(Assistant { blocks, stop, model, usage })
+    }
+
+    fn user(text: &str) -> Message {
+        Message::User { origin: Origin::Owner, text: text.to_owned() }
+    }
+
+    fn result(id: &str, text: &str, error: bool) -> CallResult {
+        CallResult { id: id.to_owned(), text: text.to_owned(), error }
+    }
+
+    fn body(system: &str, messages: &[Message]) -> (String, Value) {
+        let mut endpoint = endpoint();
+        endpoint.body.insert("temperature".to_owned(), json!(0));
+        let body = Anthropic::body(&endpoint, &Request { system, tools: &SPECS, messages });
+        let value = serde_json::from_str(&body).unwrap();
+        (body, value)
+    }
+
+    #[test]
+    fn path_and_headers() {
+        for base in ["", "/v1", "/proxy", "/proxy/v1"] {
+            let stem = base.trim_end_matches("/v1");
+            assert_eq!(Anthropic::path(base), format!("{stem}/v1/messages"));
+        }
+        let mut endpoint = endpoint();
+        assert_eq!(Anthropic::headers(&endpoint), [("anthropic-version", VERSION.to_owned())]);
+        endpoint.key = Some("k".to_owned());
+        assert!(Anthropic::headers(&endpoint).contains(&("x-api-key", "k".to_owned())));
+    }
+
+    #[test]
+    fn a_conversation_written_down() {
+        let thought = json!({"type": "thinking", "thinking": "hm", "signature": "s"});
+        let opaque = |wire: &str| Block::Opaque { wire: wire.to_owned(), value: thought.clone() };
+        let (_, body) = body(
+            "be kind",
+            &[
+                user("a"),
+                reply(vec![
+                    opaque("anthropic"),
+                    opaque("openai"),
+                    call("f.x:0", "bash", json!({"command": "ls"})),
+                    call("b", "bash", json!("not an object")),
+                ]),
+                Message::Results(vec![result("f.x:0", " ", false), result("b", "no", true)]),
+                user("steered"),
+                reply(vec![Block::Text("c".to_owned()), opaque("anthropic")]),
+                user("d"),
+            ],
+        );
+        let keys: Vec<_> = body.as_object().unwrap().keys().map(String::as_str).collect();
+        let order = ["model", "max_tokens", "stream", "temperature", "tools", "system", "messages"];
+        assert_eq!(keys, order);
+        let cache = json!({"type": "ephemeral"});
+        assert_eq!(
+            body["system"],
+            json!([{"type": "text", "text": "be kind", "cache_control": cache}])
+        );
+        assert_eq!(
+            body["messages"],
+            json!([
+                {"role": "user", "content": [{"type": "text", "text": "a"}]},
+                {"role": "assistant", "content": [
+                    thought,
+                    {"type": "tool_use", "id": "f_x_0", "name": "bash",
+                        "input": {"command": "ls"}},
+                    {"type": "tool_use", "id": "b", "name": "bash",
+                        "input": {"invalid_arguments": "not an object"}},
+                ]},
+                {"role": "user", "content": [
+                    {"type": "tool_result", "tool_use_id": "f_x_0", "content": "(no output)"},
+                    {"type": "tool_result", "tool_use_id": "b", "content": "no",
+                        "is_error": true},
+                    {"type": "text", "text": "steered", "cache_control": cache},
+                ]},
+                {"role": "assistant", "content": [{"type": "text", "text": "c"}]},
+                {"role": "user", "content": [
+                    {"type": "text", "text": "d", "cache_control": cache}]},
+            ])
+        );
+    }
+
+    #[test]
+    fn a_longer_conversation_begins_with_the_bytes_of_a_shorter_one() {
+        let mut messages = vec![user("a"), reply(vec![Block::Text("b".to_owned())]), user("c")];
+        let (short, _) = body("s", &messages[..1]);
+        assert_eq!(short, body("s", &messages[..1]).0);
+        messages.push(reply(vec![Block::Text("d".to_owned())]));
+        messages.push(user("e"));
+        let (middle, long) = (body("s", &messages[..3]).0, body("s", &messages).0);
+        let stem = &middle[..middle.find(r#"[{"type":"text","text":"a""#).unwrap()];
+        assert!(short.starts_with(stem) && long.starts_with(stem));
+    }
+
+    #[test]
+    fn a_real_stream() {
+        let (reply, _) =
+            replay::<Reply>(include_str!("../../tests/fixtures/wires/stream-anthropic.txt"));
+        let reply = reply.unwrap();
+        let id = "2SZjHWPxEZErqHlVE68HhbcPMSbwhL94";
+        let expected = call(id, "bash", json!({"command": "echo hi > hello.txt"}));
+        assert_eq!((reply.blocks, reply.stop), (vec![expected], Stop::End));
+        let usage = Usage { input: 182, output: 24, cache_read: 68, cache_write: 0 };
+        assert_eq!(reply.usage, usage);
+    }
+
+    fn start(index: u64, block: &Value) -> Value {
+        json!({"type": "content_block_start", "index": index, "content_block": block})
+    }
+
+    fn delta(index: u64, delta: &Value) -> Value {
+        json!({"type": "content_block_delta", "index": index, "delta": delta})
+    }
+
+    #[test]
+    fn blocks_of_every_kind() {
+        let chunks = [
+            json!({"type": "message_start", "message": {"usage": {"input_tokens": 5,
+                "cache_creation_input_tokens": 3, "output_tokens": 1}}}),
+            json!({"type": "ping"}),
+            start(0, &json!({"type": "thinking", "thinking": ""})),
+            delta(0, &json!({"type": "thinking_delta", "thinking": "h"})),
+            delta(0, &json!({"type": "thinking_delta", "thinking": "m"})),
+            delta(0, &json!({"type": "signature_delta", "signature": "sig"})),
+            start(1, &json!({"type": "redacted_thinking", "data": "xx"})),
+            start(2, &json!({"type": "text", "text": "a"})),
+            delta(2, &json!({"type": "text_delta", "text": "b"})),
+            delta(2, &json!({"type": "citations_delta", "citation": {}})),
+            start(3, &json!({"type": "server_tool_use", "id": "s", "name": "n", "input": {}})),
+            delta(3, &json!({"type": "input_json_delta", "partial_json": "{\"q\":1}"})),
+            start(
+                4,
+                &json!({"type": "tool_use", "id": "c", "name": "read", "input": {"path": "p"}}),
+            ),
+            delta(9, &json!({"type": "text_delta", "text": "nowhere"})),
+            json!({"type": "a_new_event"}),
+            json!({"type": "message_delta", "delta": {"stop_reason": "max_tokens"},
+                "usage": {"input_tokens": 0, "output_tokens": 7}}),
+            json!({"type": "message_stop"}),
+        ];
+        let (reply, heard) = replay_chunks::<Reply>(&chunks);
+        let reply = reply.unwrap();
+        let opaque = |value| Block::Opaque { wire: WIRE.to_owned(), value };
+        assert_eq!(heard, "<h><m>ab");
+        assert_eq!(
+            reply.blocks,
+            [
+                opaque(json!({"type": "thinking", "thinking": "hm", "signature": "sig"})),
+                opaque(json!({"type": "redacted_thinking", "data": "xx"})),
+                Block::Text("ab".to_owned()),
+                opaque(json!({"type": "server_tool_use", "id": "s", "name": "n",
+                    "input": {"q": 1}})),
+                call("c", "read", json!({"path": "p"})),
+            ]
+        );
+        assert_eq!(reply.stop, Stop::MaxTokens);
+        assert_eq!(reply.usage, Usage { input: 8, output: 7, cache_read: 0, cache_write: 3 });
+    }
+
+    #[test]
+    fn ends_of_every_kind() {
+        let stop = |reason| json!({"type": "message_delta", "delta": {"stop_reason": reason}});
+        for (chunks, expected) in [
+            (vec![stop("end_turn")], "Ok(End)"),
+            (vec![stop("pause_turn")], "Ok(End)"),
+            (vec![stop("model_context_window_exceeded")], "Ok(MaxTokens)"),
+            (vec![stop("refusal")], "Ok(Refusal)"),
+            (vec![json!({"type": "message_stop"})], "Ok(End)"),
+            (vec![], "Err(\"Transient { message: \\\"the stream was cut"),
+            (vec![json!({"type": "message_delta", "delta": {}})], "Err(\"Transient"),
+            (
+                vec![json!({"type": "error", "error": {"type": "overloaded_error",
+                    "message": "Overloaded"}})],
+                "Err(\"Transient { message: \\\"http://host answered 503: Overloaded",
+            ),
+            (
+                vec![json!({"type": "error", "error": {"type": "invalid_request_error",
+                    "message": "bad"}})],
+                "Err(\"Fatal(\\\"http://host answered 400: bad",
+            ),
+        ] {
+            let (reply, _) = replay_chunks::<Reply>(&chunks);
+            let said = format!("{:?}", reply.map(|reply| reply.stop));
+            assert!(said.starts_with(expected), "{said}");
+        }
+    }
+
+    #[test]
+    fn a_reply_that_is_not_streamed() {
+        let (reply, heard) = replay_chunks::<Reply>(&[json!({"type": "message",
+            "content": [{"type": "text", "text": "hi"}], "stop_reason": "end_turn",
+            "usage": {"input_tokens": 1, "output_tokens": 2}})]);
+        assert_eq!((reply.unwrap().usage.total(), heard.as_str()), (3, "hi"));
+    }
+}

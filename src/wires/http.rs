@@ -4,6 +4,7 @@
 //! redirect is followed: it would carry the key elsewhere. Knows no provider.
 
 use std::error::Error;
+use std::io::ErrorKind;
 use std::marker::PhantomData;
 use std::net::IpAddr;
 use std::sync::OnceLock;
@@ -13,6 +14,7 @@ use jiff::Timestamp;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Client, Response, Url, redirect};
 use rustls::{ClientConfig, RootCertStore};
+use tokio::time::timeout;
 
 use crate::kernel::message::Assistant;
 use crate::kernel::model::{Boxed, Delta, Deltas, Failure, Model, Request};
@@ -29,8 +31,8 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
 /// How long the end of the stream is waited for after the reply is complete: only with it
 /// can the connection be used again, but some servers never send it.
 const END_GRACE: Duration = Duration::from_millis(200);
-/// Bytes of an error body that are read.
-const ERROR_BODY_LIMIT: usize = 64 * 1024;
+/// Bytes of a body without a stream that are read: a long reply, many times over.
+const BODY_LIMIT: usize = 4 * 1024 * 1024;
 
 /// A model behind HTTP, on the wire `P`.
 pub struct Remote<P> {
@@ -66,51 +68,31 @@ impl<P: Protocol> Remote<P> {
         let peer = self.peer()?;
         deltas(Delta::Sent(&body));
         let request = peer.client.post(peer.url.clone()).headers(peer.headers.clone());
-        let mut response = request.body(body).send().await.map_err(|error| peer.lost(&error))?;
+        let response = request.body(body).send().await.map_err(|error| peer.lost(&error))?;
         if !response.status().is_success() {
             return Err(peer.refused(response, deltas).await);
         }
-        let kind = header(&response, CONTENT_TYPE.as_str()).unwrap_or_default().to_owned();
+        let kind = header(&response, CONTENT_TYPE.as_str()).unwrap_or_default();
         if kind.starts_with("text/html") {
             let shown = &peer.shown;
             return Err(Failure::Fatal(format!("{shown} is a web page; check the base URL")));
         }
-        let mut whole = kind.starts_with("application/json").then(Vec::new);
-        let mut decoder = Decoder::default();
         let mut reply = P::Partial::default();
-        let model = &self.endpoint.spec;
-        loop {
-            let next = response.chunk();
-            let next = if reply.done() {
-                tokio::time::timeout(END_GRACE, next).await.unwrap_or(Ok(None))
-            } else {
-                next.await
-            };
-            let chunk = match next {
-                Ok(Some(chunk)) => chunk,
-                Ok(None) => break,
-                Err(error) => return reply.finish(model).map_err(|_| peer.lost(&error)),
-            };
-            deltas(Delta::Raw(&chunk));
-            if let Some(whole) = &mut whole {
-                whole.extend_from_slice(&chunk);
-                continue;
-            }
-            for event in decoder.feed(&chunk) {
-                reply.take(&event, deltas).map_err(|fault| fault.failure(&peer.shown))?;
-            }
-        }
-        let last = match whole {
-            Some(body) => {
-                let data = String::from_utf8_lossy(&body).into_owned();
-                Some(Event { name: String::new(), data })
-            }
-            None => decoder.finish(),
+        let received = if kind.starts_with("application/json") {
+            let (name, data) = (String::new(), peer.whole(response, deltas).await?);
+            let taken = reply.take(&Event { name, data }, deltas);
+            taken.map_err(|fault| fault.failure(&peer.shown))
+        } else {
+            peer.stream(response, &mut reply, deltas).await
         };
-        if let Some(event) = last {
-            reply.take(&event, deltas).map_err(|fault| fault.failure(&peer.shown))?;
+        match received {
+            // A connection may break behind the last word of a reply.
+            Err(failure @ Failure::Transient { .. }) => {
+                reply.finish(&self.endpoint.spec).map_err(|_| failure)
+            }
+            Err(failure) => Err(failure),
+            Ok(()) => reply.finish(&self.endpoint.spec),
         }
-        reply.finish(model)
     }
 }
 
@@ -134,9 +116,14 @@ impl<P: Protocol> Model for Remote<P> {
 
 impl Peer {
     fn new<P: Protocol>(endpoint: &Endpoint) -> Result<Self, String> {
-        let base = &endpoint.base_url;
-        let mut url = Url::parse(base)
-            .map_err(|error| format!("the base URL of {} is not a URL: {error}", endpoint.spec))?;
+        let url = Url::parse(&endpoint.base_url).ok();
+        let mut url =
+            url.filter(|url| matches!(url.scheme(), "http" | "https")).ok_or_else(|| {
+                let spec = &endpoint.spec;
+                format!(
+                    "the base URL of {spec} does not begin with http:// or https://; correct it"
+                )
+            })?;
         url.set_path(&P::path(url.path().trim_end_matches('/')));
         let shown = format!("{}{}", url.origin().ascii_serialization(), url.path());
         let mut headers = HeaderMap::new();
@@ -154,20 +141,51 @@ impl Peer {
         Ok(Self { client, url, headers, shown })
     }
 
-    /// What an error status means.
-    async fn refused(&self, mut response: Response, deltas: Deltas<'_>) -> Failure {
-        let retry_after = fault::retry_after(|name| header(&response, name), Timestamp::now());
-        let status = response.status().as_u16();
+    /// Receive a stream of events, to its end or a little beyond that of the reply.
+    async fn stream(
+        &self,
+        mut response: Response,
+        reply: &mut impl Partial,
+        deltas: Deltas<'_>,
+    ) -> Result<(), Failure> {
+        let mut decoder = Decoder::default();
+        loop {
+            let next = response.chunk();
+            let next = if reply.done() {
+                timeout(END_GRACE, next).await.unwrap_or(Ok(None))
+            } else {
+                next.await
+            };
+            let Some(chunk) = next.map_err(|error| self.lost(&error))? else { break };
+            deltas(Delta::Raw(&chunk));
+            for event in decoder.feed(&chunk) {
+                reply.take(&event, deltas).map_err(|fault| fault.failure(&self.shown))?;
+            }
+        }
+        let last = decoder.finish().map_or(Ok(()), |event| reply.take(&event, deltas));
+        last.map_err(|fault| fault.failure(&self.shown))
+    }
+
+    /// Receive a body that is not a stream. Of one that is too long, the beginning.
+    async fn whole(&self, mut response: Response, deltas: Deltas<'_>) -> Result<String, Failure> {
         let mut body = Vec::new();
-        while let Ok(Some(chunk)) = response.chunk().await {
+        while let Some(chunk) = response.chunk().await.map_err(|error| self.lost(&error))? {
             deltas(Delta::Raw(&chunk));
             body.extend_from_slice(&chunk);
-            if body.len() > ERROR_BODY_LIMIT {
+            if body.len() > BODY_LIMIT {
                 break;
             }
         }
-        let said = fault::said(&String::from_utf8_lossy(&body));
-        Fault { status, said, retry_after }.failure(&self.shown)
+        Ok(String::from_utf8_lossy(&body).into_owned())
+    }
+
+    /// What an error status means.
+    async fn refused(&self, response: Response, deltas: Deltas<'_>) -> Failure {
+        let retry_after = fault::retry_after(|name| header(&response, name), Timestamp::now());
+        let status = response.status().as_u16();
+        // The status says enough where the body is lost.
+        let body = self.whole(response, deltas).await.unwrap_or_default();
+        Fault { status, said: fault::said(&body), retry_after }.failure(&self.shown)
     }
 
     /// What a connection that failed means.
@@ -177,19 +195,18 @@ impl Peer {
         while let Some(deeper) = cause.source() {
             cause = deeper;
         }
-        let io = cause.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
-        let message = match io {
-            Some(std::io::ErrorKind::ConnectionRefused) => {
-                format!("{shown} refused the connection (is the server running?)")
-            }
-            _ if error.is_connect() => format!("cannot connect to {shown}: {cause}"),
-            _ if error.is_timeout() => {
-                format!("{shown} said nothing for {} seconds", IDLE_TIMEOUT.as_secs())
-            }
-            _ => format!("the connection to {shown} was lost: {cause}"),
+        let kind = cause.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+        let message = if kind == Some(ErrorKind::ConnectionRefused) {
+            format!("{shown} refused the connection (is the server running?)")
+        } else if error.is_connect() {
+            format!("cannot connect to {shown}: {cause}")
+        } else if error.is_timeout() {
+            format!("{shown} said nothing for {} seconds", IDLE_TIMEOUT.as_secs())
+        } else {
+            format!("the connection to {shown} was lost: {cause}")
         };
-        // Only a new certificate, or another URL, can help.
-        if error.is_builder() || message.contains("invalid peer certificate") {
+        // Only a new certificate can help.
+        if message.contains("invalid peer certificate") {
             return Failure::Fatal(message);
         }
         Failure::Transient { message, retry_after: None }
@@ -232,4 +249,161 @@ fn is_local(url: &Url) -> bool {
 
 fn header<'a>(response: &'a Response, name: &str) -> Option<&'a str> {
     response.headers().get(name)?.to_str().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::kernel::message::Stop;
+    use crate::wires::openai::OpenAi;
+    use crate::wires::protocol::tests::endpoint;
+
+    /// Ask a server that answers with these bytes and then closes, or holds, the
+    /// connection. Gives the request it got, what came of it, and what was heard.
+    async fn ask(answer: &str, holds: bool) -> (String, Result<Assistant, Failure>, Vec<String>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut endpoint = endpoint();
+        endpoint.base_url = format!("http://{}/v1/", listener.local_addr().unwrap());
+        endpoint.key = Some("sesame".to_owned());
+        endpoint.headers = vec![("X-Own".to_owned(), "own".to_owned())];
+        let remote = Remote::<OpenAi>::new(endpoint);
+        let request = Request { system: "", tools: &[], messages: &[] };
+        let mut heard = Vec::new();
+        let mut deltas = |delta: Delta<'_>| match delta {
+            Delta::Raw(raw) => heard.push(String::from_utf8_lossy(raw).into_owned()),
+            other => heard.push(format!("{other:?}")),
+        };
+        let serve = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut got = String::new();
+            while !got.ends_with('}') {
+                let mut bytes = [0; 4096];
+                let count = stream.read(&mut bytes).await.unwrap();
+                got.push_str(std::str::from_utf8(&bytes[..count]).unwrap());
+            }
+            stream.write_all(answer.as_bytes()).await.unwrap();
+            (got, holds.then_some(stream))
+        };
+        let (asked, (got, _stream)) = tokio::join!(remote.ask(&request, &mut deltas), serve);
+        (got, asked, heard)
+    }
+
+    fn answer(status: &str, kind: &str, body: &str) -> String {
+        format!("HTTP/1.1 {status}\r\ncontent-type: {kind}\r\n{body}")
+    }
+
+    #[tokio::test]
+    async fn a_streamed_reply_even_if_the_connection_stays_open() {
+        let chunk = r#"data: {"choices":[{"delta":{"content":"hi"}}]}"#;
+        let body = format!("\r\n{chunk}\n\ndata: [DONE]\n\n");
+        let (got, asked, heard) = ask(&answer("200 OK", "text/event-stream", &body), true).await;
+        assert!(got.starts_with("POST /v1/chat/completions HTTP/1.1\r\n"), "{got}");
+        assert!(got.contains("\r\nauthorization: Bearer sesame\r\nx-own: own\r\n"), "{got}");
+        assert!(got.ends_with("\r\n\r\n{\"model\":\"model\",\"stream\":true,\"stream_options\":{\"include_usage\":true}}"));
+        assert_eq!(asked.unwrap().stop, Stop::End);
+        assert!(heard[0].starts_with("Sent(") && heard.contains(&"Text(\"hi\")".to_owned()));
+        assert!(heard.concat().contains("[DONE]"));
+    }
+
+    #[tokio::test]
+    async fn a_reply_at_once() {
+        let reply =
+            "\r\n{\"choices\":[{\"message\":{\"content\":\"hi\"},\n\n\"finish_reason\":\"stop\"}]}";
+        let (_, asked, _) =
+            ask(&answer("200 OK", "application/json; charset=utf-8", reply), false).await;
+        assert_eq!(asked.unwrap().text(), "hi");
+    }
+
+    #[tokio::test]
+    async fn failures() {
+        let error =
+            "retry-after: 7\r\ncontent-length: 29\r\n\r\n{\"error\":{\"message\":\"later\"}}";
+        for (answer, expected, words) in [
+            (
+                answer("429 Slow", "application/json", error),
+                Some(Some(7)),
+                "/v1/chat/completions answered 429: later",
+            ),
+            (answer("401 No", "application/json", error), None, "check the key"),
+            (
+                answer(
+                    "307 There",
+                    "text/plain",
+                    "location: http://evil.test/\r\ncontent-length: 0\r\n\r\n",
+                ),
+                None,
+                "redirects are not followed",
+            ),
+            (answer("200 OK", "text/html", "\r\n<html>"), None, "check the base URL"),
+            (
+                answer("200 OK", "text/event-stream", "content-length: 99\r\n\r\ndata: {}\n\n"),
+                Some(None),
+                "was lost",
+            ),
+            (answer("200 OK", "text/event-stream", "\r\ndata: {}\n\n"), Some(None), "was cut"),
+            (String::new(), Some(None), "was lost"),
+        ] {
+            let (_, asked, heard) = ask(&answer, false).await;
+            let failure = asked.unwrap_err();
+            let wait = match &failure {
+                Failure::Transient { retry_after, .. } => {
+                    Some(retry_after.map(|wait| wait.as_secs()))
+                }
+                _ => None,
+            };
+            let message = failure.to_string();
+            assert_eq!(wait, expected, "{message}");
+            assert!(message.contains(words), "{message}");
+            assert!(!message.contains("sesame"));
+            if answer.contains("later") {
+                assert!(heard.concat().contains("later"), "error bodies are raw replies too");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn nobody_there() {
+        let mut endpoint = endpoint();
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let ask = async |base: String| {
+            endpoint.base_url = base;
+            let remote = Remote::<OpenAi>::new(endpoint.clone());
+            let request = Request { system: "", tools: &[], messages: &[] };
+            remote.ask(&request, &mut |_| {}).await.unwrap_err()
+        };
+        let mut ask = ask;
+        let refused = ask(format!("http://user:sesame@{free}")).await;
+        assert!(matches!(refused, Failure::Transient { .. }));
+        assert_eq!(
+            refused.to_string(),
+            format!(
+                "http://{free}/chat/completions refused the connection (is the server running?)"
+            )
+        );
+        let refused = ask(format!("https://{free}/v1")).await.to_string();
+        assert!(refused.contains("is the server running?"), "TLS is set up: {refused}");
+        for base in ["localhost:8080/v1", "/v1", "ftp://x"] {
+            let failure = ask(base.to_owned()).await;
+            assert!(matches!(failure, Failure::Fatal(_)), "{failure}");
+            assert!(failure.to_string().contains("base URL of test:model"), "{failure}");
+        }
+    }
+
+    #[test]
+    fn what_is_local() {
+        for (url, local) in [
+            ("http://localhost:1", true),
+            ("http://a.localhost", true),
+            ("http://127.8.9.1", true),
+            ("http://[::1]:8080", true),
+            ("http://0.0.0.0:11434", true),
+            ("https://localhost.example.com", false),
+            ("http://10.0.0.1", false),
+        ] {
+            assert_eq!(is_local(&Url::parse(url).unwrap()), local, "{url}");
+        }
+    }
 }

@@ -22,7 +22,7 @@ use crate::wires::{Endpoint, OutputField};
 const WIRE: &str = "openai";
 /// Fields with the model's thinking, under the names that servers gave them.
 const THINKING: [&str; 2] = ["reasoning_content", "reasoning"];
-/// OpenRouter's signed form of the same.
+/// `OpenRouter`'s signed form of the same.
 const DETAILS: &str = "reasoning_details";
 /// What Gemini signs its calls with, and refuses them without.
 const EXTRA: &str = "extra_content";
@@ -300,5 +300,275 @@ fn merge(last: &mut Value, piece: &Value) {
             ("text" | "summary" | "data", Value::String(value)) => append(last, name, value),
             _ => drop(last.insert(name.clone(), value.clone())),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::message::{CallResult, Message, Origin};
+    use crate::kernel::tool::SPECS;
+    use crate::wires::protocol::tests::{call, endpoint, replay, replay_chunks};
+
+    fn chunk(delta: &Value) -> Value {
+        json!({"choices": [{"index": 0, "delta": delta, "finish_reason": null}]})
+    }
+
+    fn end(reason: &str) -> Value {
+        json!({"choices": [{"index": 0, "delta": {}, "finish_reason": reason}]})
+    }
+
+    /// What a reply of these deltas comes to.
+    fn reply(deltas: &[Value]) -> Assistant {
+        let mut chunks: Vec<_> = deltas.iter().map(chunk).collect();
+        chunks.push(end("stop"));
+        replay_chunks::<Reply>(&chunks).0.unwrap()
+    }
+
+    #[test]
+    fn a_real_stream() {
+        let (reply, heard) =
+            replay::<Reply>(include_str!("../../tests/fixtures/wires/stream-openai.txt"));
+        let reply = reply.unwrap();
+        let id = "7NsGsle9F14Yumaj6wrRm2lPoXbdyrax";
+        let expected = call(id, "bash", json!({"command": "echo hi > hello.txt"}));
+        assert_eq!((reply.blocks, reply.stop, heard.as_str()), (vec![expected], Stop::End, ""));
+        let usage = Usage { input: 186, output: 24, cache_read: 6, cache_write: 0 };
+        assert_eq!(reply.usage, usage);
+    }
+
+    #[test]
+    fn calls_however_they_come() {
+        let part = |index: Value, id: Value, name: Value, arguments: Value| {
+            json!({"tool_calls": [{"index": index, "id": id,
+                "function": {"name": name, "arguments": arguments}}]})
+        };
+        let none = Value::Null;
+        let a = || call("a", "read", json!({"path": "x"}));
+        let b = || call("b", "read", json!({"path": "y"}));
+        let (x, y) = (json!(r#"{"path":"x"}"#), json!(r#"{"path":"y"}"#));
+        let cases: Vec<(&str, Vec<Value>, Vec<Block>)> = vec![
+            (
+                "interleaved by index",
+                vec![
+                    part(json!(0), json!("a"), json!("read"), json!("{\"path\":")),
+                    part(json!(1), json!("b"), json!("read"), json!("{\"path\":")),
+                    part(json!(0), none.clone(), none.clone(), json!("\"x\"}")),
+                    part(json!(1), none.clone(), none.clone(), json!("\"y\"}")),
+                ],
+                vec![a(), b()],
+            ),
+            (
+                "neither index nor id after the first delta",
+                vec![
+                    part(none.clone(), json!("a"), json!("read"), json!("")),
+                    part(none.clone(), none.clone(), none.clone(), json!("{\"path\":")),
+                    part(none.clone(), json!(""), json!(""), json!("\"x\"}")),
+                    part(none.clone(), json!("b"), json!("read"), y.clone()),
+                ],
+                vec![a(), b()],
+            ),
+            (
+                "one index for all, arguments whole",
+                vec![
+                    part(json!(0), json!("a"), json!("read"), x.clone()),
+                    part(json!(0), json!("b"), json!("read"), y.clone()),
+                ],
+                vec![a(), b()],
+            ),
+            (
+                "id and name in every delta",
+                vec![
+                    part(json!(0), json!("a"), json!("read"), json!("{\"path\":")),
+                    part(json!(0), json!("a"), json!("read"), json!("\"x\"}")),
+                    part(json!(0), json!("a"), json!("read"), json!("")),
+                ],
+                vec![a()],
+            ),
+            (
+                "arguments as an object",
+                vec![part(none.clone(), json!("a"), json!("read"), json!({"path": "x"}))],
+                vec![a()],
+            ),
+            (
+                "no arguments",
+                vec![part(json!(0), json!("a"), json!("read"), none.clone())],
+                vec![call("a", "read", json!({}))],
+            ),
+            (
+                "arguments that are not JSON",
+                vec![part(json!(0), json!("a"), json!("read"), json!("{\"pa"))],
+                vec![call("a", "read", json!("{\"pa"))],
+            ),
+        ];
+        for (what, deltas, expected) in cases {
+            assert_eq!(reply(&deltas).blocks, expected, "{what}");
+        }
+        // Without ids, each name begins a call, and each call gets an id.
+        for index in [none.clone(), json!(0)] {
+            let blocks = reply(&[
+                part(index.clone(), none.clone(), json!("read"), x.clone()),
+                part(index, none.clone(), json!("read"), y.clone()),
+            ])
+            .blocks;
+            let inputs: Vec<_> = blocks
+                .iter()
+                .map(|block| match block {
+                    Block::Call(call) => (!call.id.is_empty(), call.input["path"].clone()),
+                    _ => (false, none.clone()),
+                })
+                .collect();
+            assert_eq!(inputs, [(true, json!("x")), (true, json!("y"))]);
+        }
+    }
+
+    #[test]
+    fn content_however_it_comes() {
+        let message = json!({"choices": [{"message": {"content": "whole"},
+            "finish_reason": "stop"}], "usage": {"prompt_tokens": 1, "completion_tokens": 2}});
+        let parts =
+            json!({"content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]});
+        for (chunks, expected) in [
+            (
+                vec![
+                    chunk(&json!({"content": null})),
+                    chunk(&json!({"content": "a"})),
+                    end("stop"),
+                ],
+                "a",
+            ),
+            (vec![chunk(&parts), end("stop")], "ab"),
+            (vec![message], "whole"),
+            (vec![json!("keep-alive"), json!({"choices": []}), end("stop")], ""),
+        ] {
+            let (reply, heard) = replay_chunks::<Reply>(&chunks);
+            assert_eq!((reply.unwrap().text().as_str(), heard.as_str()), (expected, expected));
+        }
+    }
+
+    #[test]
+    fn thinking_goes_back_under_the_names_it_came_with() {
+        let detail = |text: &str, signature: Value| json!({"type": "reasoning.text", "index": 0, "text": text, "signature": signature});
+        let chunks = [
+            chunk(&json!({"reasoning_content": "h", "reasoning": "h"})),
+            chunk(&json!({"reasoning_content": "m", "reasoning": "m",
+                "reasoning_details": [detail("h", Value::Null)]})),
+            chunk(&json!({"reasoning_details": [detail("m", json!("sig")),
+                {"type": "reasoning.encrypted", "data": "xx"}]})),
+            chunk(&json!({"content": "done", "tool_calls": [{"index": 0, "id": "a",
+                "function": {"name": "read", "arguments": "{}"},
+                "extra_content": {"google": {"thought_signature": "t"}}}]})),
+            end("tool_calls"),
+        ];
+        let (reply, heard) = replay_chunks::<Reply>(&chunks);
+        let reply = reply.unwrap();
+        assert_eq!(heard, "<h><m>done");
+        let written = assistant(&reply.blocks.iter().collect::<Vec<_>>());
+        assert_eq!(
+            written,
+            json!({"role": "assistant", "reasoning_content": "hm", "reasoning": "hm",
+                "reasoning_details": [detail("hm", json!("sig")),
+                    {"type": "reasoning.encrypted", "data": "xx"}],
+                "content": "done",
+                "tool_calls": [{"id": "a", "type": "function",
+                    "function": {"name": "read", "arguments": "{}"},
+                    "extra_content": {"google": {"thought_signature": "t"}}}]})
+        );
+    }
+
+    #[test]
+    fn ends_of_every_kind() {
+        let done = "data: [DONE]\n\n".to_owned();
+        let one = |chunk: Value| format!("data: {chunk}\n\n");
+        let refusal = one(chunk(&json!({"refusal": "no"})));
+        for (stream, expected) in [
+            (one(end("tool_calls")), "Ok(End)"),
+            (one(end("function_call")) + &done, "Ok(End)"),
+            (one(end("length")), "Ok(MaxTokens)"),
+            (one(end("content_filter")), "Ok(Refusal)"),
+            (refusal + &one(end("stop")), "Ok(Refusal)"),
+            (one(chunk(&json!({"content": "a"}))) + &done, "Ok(End)"),
+            (one(chunk(&json!({"content": "a"}))), "Err(\"Transient { message: \\\"the stream"),
+            (one(end("stop")) + "data: {\"torn", "Ok(End)"),
+            (
+                one(json!({"error": {"message": "down", "code": 502}})),
+                "Err(\"Transient { message: \\\"http://host answered 502: down",
+            ),
+            (
+                one(json!({"error": {"message": "busy", "type": "server_error"}})),
+                "Err(\"Transient { message: \\\"http://host answered 503: busy",
+            ),
+            (one(json!({"error": "bad"})), "Err(\"Fatal(\\\"http://host answered 400: bad"),
+            (
+                one(json!({"error": {"message": "maximum context length is 8", "code": 400}})),
+                "Err(\"Overflow",
+            ),
+        ] {
+            let (reply, _) = replay::<Reply>(&stream);
+            let said = format!("{:?}", reply.map(|reply| reply.stop));
+            assert!(said.starts_with(expected), "{said}");
+        }
+    }
+
+    #[test]
+    fn usage_growing_in_each_chunk_or_never() {
+        let used = |n: u64| {
+            json!({"choices": [{"delta": {}, "finish_reason": "stop"}],
+                "usage": {"prompt_tokens": 5, "completion_tokens": n}})
+        };
+        let (reply, _) = replay_chunks::<Reply>(&[used(1), used(2)]);
+        assert_eq!(reply.unwrap().usage.total(), 7);
+        assert_eq!(replay_chunks::<Reply>(&[end("stop")]).0.unwrap().usage, Usage::default());
+    }
+
+    #[test]
+    fn a_conversation_written_down() {
+        let user = |text: &str| Message::User { origin: Origin::Owner, text: text.to_owned() };
+        let result = |id: &str, text: &str| CallResult {
+            id: id.to_owned(),
+            text: text.to_owned(),
+            error: true,
+        };
+        let blocks = vec![
+            Block::Opaque { wire: "anthropic".to_owned(), value: json!({"type": "thinking"}) },
+            call("f.x:0", "bash", json!({"command": "ls"})),
+            call("b", "bash", json!("broken")),
+        ];
+        let (stop, model, usage) = (Stop::End, String::new(), Usage::default());
+        let messages = [
+            user("a"),
+            Message::Assistant(Assistant { blocks, stop, model, usage }),
+            Message::Results(vec![result("f.x:0", ""), result("b", "no")]),
+            user("b"),
+            Message::Note("c".to_owned()),
+        ];
+        let mut endpoint = endpoint();
+        (endpoint.output, endpoint.output_field) = (Some(9), OutputField::MaxCompletionTokens);
+        let request = Request { system: "be kind", tools: &SPECS[..1], messages: &messages };
+        let body = OpenAi::body(&endpoint, &request);
+        assert_eq!(body, OpenAi::body(&endpoint, &request));
+        let tool = json!({"type": "function", "function": {"name": SPECS[0].name,
+            "description": SPECS[0].description, "parameters": SPECS[0].parameters}});
+        let function = |name: &str, arguments: &str| json!({"name": name, "arguments": arguments});
+        let expected = json!({
+            "model": "model", "max_completion_tokens": 9, "stream": true,
+            "stream_options": {"include_usage": true}, "tools": [tool],
+            "messages": [
+                {"role": "system", "content": "be kind"},
+                {"role": "user", "content": "a"},
+                {"role": "assistant", "content": null, "tool_calls": [
+                    {"id": "f.x:0", "type": "function",
+                        "function": function("bash", r#"{"command":"ls"}"#)},
+                    {"id": "b", "type": "function",
+                        "function": function("bash", r#"{"invalid_arguments":"broken"}"#)},
+                ]},
+                {"role": "tool", "tool_call_id": "f.x:0", "content": "(no output)"},
+                {"role": "tool", "tool_call_id": "b", "content": "no"},
+                {"role": "user", "content": "b\n\n[fledgling] c"},
+            ],
+        });
+        assert_eq!(body, expected.to_string(), "order and bytes");
+        let shorter = OpenAi::body(&endpoint, &Request { messages: &messages[..3], ..request });
+        assert!(body.starts_with(shorter.trim_end_matches("]}")), "the prefix stays");
     }
 }

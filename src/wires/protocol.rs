@@ -46,12 +46,15 @@ pub trait Partial: Default + Send {
 /// A request body: these objects one after the other, a later field in the place of an
 /// earlier one of its name, without nulls and empty lists.
 pub fn body<const N: usize>(objects: [Value; N]) -> String {
-    let empty = |value: &Value| value.is_null() || *value == Value::Array(Vec::new());
-    let fields = objects.into_iter().filter_map(|value| match value {
-        Value::Object(fields) => Some(fields),
-        _ => None,
+    let mut body = Map::new();
+    for object in objects {
+        if let Value::Object(fields) = object {
+            body.extend(fields);
+        }
+    }
+    body.retain(|_, value| {
+        !value.is_null() && value.as_array().is_none_or(|list| !list.is_empty())
     });
-    let body: Map<_, _> = fields.flatten().filter(|(_, value)| !empty(value)).collect();
     Value::Object(body).to_string()
 }
 
@@ -107,11 +110,67 @@ pub fn identify(blocks: &mut [Block]) {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use serde_json::json;
 
     use super::*;
     use crate::kernel::message::Call;
+    use crate::kernel::model::Delta;
+    use crate::wires::OutputField;
+    use crate::wires::sse::Decoder;
+
+    /// An endpoint of no server.
+    pub fn endpoint() -> Endpoint {
+        Endpoint {
+            spec: "test:model".to_owned(),
+            model: "model".to_owned(),
+            base_url: "http://localhost".to_owned(),
+            key: None,
+            headers: Vec::new(),
+            body: Map::new(),
+            window: 1000,
+            output: None,
+            output_field: OutputField::default(),
+        }
+    }
+
+    /// What a stream of events comes to, in words, and what was heard on the way.
+    pub fn replay<P: Partial>(stream: &str) -> (Result<Assistant, String>, String) {
+        let (mut heard, mut reply) = (String::new(), P::default());
+        let mut deltas = |delta: Delta<'_>| match delta {
+            Delta::Text(text) => heard.push_str(text),
+            Delta::Thinking(text) => heard.push_str(&format!("<{text}>")),
+            _ => {}
+        };
+        let mut decoder = Decoder::default();
+        let mut events = decoder.feed(stream.as_bytes());
+        events.extend(decoder.finish());
+        for event in &events {
+            if let Err(fault) = reply.take(event, &mut deltas) {
+                return (Err(format!("{:?}", fault.failure("http://host"))), heard);
+            }
+        }
+        (reply.finish("test:model").map_err(|failure| format!("{failure:?}")), heard)
+    }
+
+    /// The same for chunks of JSON, one an event.
+    pub fn replay_chunks<P: Partial>(chunks: &[Value]) -> (Result<Assistant, String>, String) {
+        let events: Vec<_> = chunks.iter().map(|chunk| format!("data: {chunk}\n\n")).collect();
+        replay::<P>(&events.concat())
+    }
+
+    /// A call as a block.
+    pub fn call(id: &str, name: &str, input: Value) -> Block {
+        Block::Call(Call { id: id.to_owned(), name: name.to_owned(), input })
+    }
+
+    fn ids(blocks: &[Block]) -> Vec<String> {
+        let calls = |block: &Block| match block {
+            Block::Call(call) => Some(call.id.clone()),
+            _ => None,
+        };
+        blocks.iter().filter_map(calls).collect()
+    }
 
     #[test]
     fn arguments_in_every_shape() {
@@ -130,29 +189,24 @@ mod tests {
 
     #[test]
     fn missing_and_doubled_ids_become_unique() {
-        let mut blocks: Vec<_> = ["a", "", "a", "b", ""]
-            .map(|id| Block::Call(Call { id: id.into(), name: "x".into(), input: json!({}) }))
-            .into();
-        identify(&mut blocks);
-        let mut other = blocks.clone();
-        let ids = |blocks: &[Block]| -> Vec<String> {
-            blocks
-                .iter()
-                .map(|block| match block {
-                    Block::Call(call) => call.id.clone(),
-                    _ => unreachable!("only calls were made"),
-                })
-                .collect()
-        };
-        let first = ids(&blocks);
-        assert_eq!((first[0].as_str(), first[3].as_str()), ("a", "b"));
-        assert_eq!(first.iter().collect::<HashSet<_>>().len(), 5);
-        for block in &mut other {
-            if let Block::Call(call) = block {
-                call.id.clear();
-            }
-        }
-        identify(&mut other);
-        assert!(ids(&other).iter().all(|id| !first.contains(id)));
+        let reply = || ["a", "", "a", "b", ""].map(|id| call(id, "", json!({})));
+        let (mut one, mut two) = (reply(), reply());
+        identify(&mut one);
+        identify(&mut two);
+        let (one_ids, two_ids) = (ids(&one), ids(&two));
+        assert_eq!((one_ids[0].as_str(), one_ids[3].as_str()), ("a", "b"));
+        assert_eq!(one_ids.iter().collect::<HashSet<_>>().len(), 5);
+        assert!(!two_ids.contains(&one_ids[1]), "made ids differ from reply to reply");
+        assert!(matches!(&one[0], Block::Call(call) if call.name == "unnamed"));
+    }
+
+    #[test]
+    fn a_body_keeps_its_order_and_drops_what_is_empty() {
+        let body = body([
+            json!({"a": 1, "b": null, "c": 2}),
+            json!({"c": 3, "d": 4}),
+            json!({"e": [], "f": [1]}),
+        ]);
+        assert_eq!(body, r#"{"a":1,"c":3,"d":4,"f":[1]}"#);
     }
 }

@@ -16,7 +16,7 @@ const FIRST_WAIT: Duration = Duration::from_secs(1);
 /// … up to here.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 /// A server that asks for more than this is not waited for.
-const PATIENCE: Duration = Duration::from_mins(5);
+const PATIENCE: Duration = Duration::from_secs(5 * 60);
 
 /// A model that is asked again where that may help.
 pub struct Retry<M>(pub M);
@@ -80,6 +80,101 @@ fn wait(retry: u32, wanted: Option<Duration>, chance: f64) -> Result<Duration, S
         None => {
             let whole = FIRST_WAIT.saturating_mul(2 << retry).min(LONGEST_WAIT);
             Ok(whole.mul_f64(0.5 + chance / 2.0))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::kernel::message::{Stop, Usage};
+
+    /// Fails as told, one failure a request, speaking before it where told so; then replies.
+    struct Flaky(Mutex<Vec<(bool, Failure)>>);
+
+    impl Model for Flaky {
+        fn name(&self) -> &'static str {
+            "flaky"
+        }
+        fn window(&self) -> u64 {
+            1
+        }
+        fn ask<'a>(
+            &'a self,
+            _: &'a Request<'a>,
+            deltas: Deltas<'a>,
+        ) -> Boxed<'a, Result<Assistant, Failure>> {
+            Box::pin(async move {
+                let Some((speaks, failure)) = self.0.lock().unwrap().pop() else {
+                    let (stop, model, usage) = (Stop::End, String::new(), Usage::default());
+                    return Ok(Assistant { blocks: Vec::new(), stop, model, usage });
+                };
+                if speaks {
+                    deltas(Delta::Text("a"));
+                }
+                Err(failure)
+            })
+        }
+    }
+
+    fn transient(seconds: Option<u64>) -> Failure {
+        let retry_after = seconds.map(Duration::from_secs);
+        Failure::Transient { message: "busy".to_owned(), retry_after }
+    }
+
+    /// What came of a request, and the waits on the way, which also really passed.
+    async fn run(failures: Vec<(bool, Failure)>) -> (Result<Assistant, Failure>, Vec<Duration>) {
+        let model = Retry(Flaky(Mutex::new(failures)));
+        let mut waits = Vec::new();
+        let started = tokio::time::Instant::now();
+        let request = Request { system: "", tools: &[], messages: &[] };
+        let mut deltas = |delta: Delta<'_>| {
+            if let Delta::Retry { wait, why } = delta {
+                assert_eq!(why, "busy");
+                waits.push(wait);
+            }
+        };
+        let asked = model.ask(&request, &mut deltas).await;
+        // The paused clock moves in milliseconds.
+        let passed = started.elapsed().saturating_sub(waits.iter().sum());
+        assert!(passed < Duration::from_millis(10), "{passed:?}");
+        (asked, waits)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn waits_grow_and_end() {
+        let (asked, waits) = run(vec![(false, transient(None)); 5]).await;
+        assert!(asked.is_ok());
+        for (wait, longest) in waits.iter().zip([2, 4, 8, 16, 30]) {
+            let longest = Duration::from_secs(longest);
+            assert!(*wait >= longest / 2 && *wait <= longest, "{wait:?}");
+        }
+        let (asked, waits) = run(vec![(false, transient(None)); 9]).await;
+        assert_eq!(waits.len(), 5);
+        assert_eq!(asked.unwrap_err().to_string(), "busy; gave up after 6 attempts");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_servers_wish_is_followed_exactly_or_not_at_all() {
+        let (asked, waits) = run(vec![(false, transient(Some(77)))]).await;
+        assert!(asked.is_ok());
+        assert_eq!(waits, [Duration::from_secs(77)]);
+        let (asked, waits) = run(vec![(false, transient(Some(3601)))]).await;
+        assert!(waits.is_empty());
+        assert!(asked.unwrap_err().to_string().contains("asks to wait 61 minutes"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_will_fail_again_or_was_heard_is_not_repeated() {
+        for failure in [
+            (false, Failure::Fatal("busy".to_owned())),
+            (false, Failure::Overflow("busy".to_owned())),
+            (true, transient(None)),
+        ] {
+            let (asked, waits) = run(vec![failure.clone()]).await;
+            assert_eq!((asked, waits.len()), (Err(failure.1), 0));
         }
     }
 }

@@ -252,7 +252,6 @@ fn check_conversation(messages: &[Message]) -> Result<(), String> {
                     return wrong(&format!("has results for {given:?}, the calls were {owed:?}"));
                 }
                 owed.clear();
-                continue;
             }
             _ if !owed.is_empty() => return wrong(&format!("has no results for {owed:?}")),
             Message::User { text, .. } | Message::Note(text) if text.trim().is_empty() => {
@@ -289,4 +288,128 @@ fn written(request: &Request<'_>) -> String {
     });
     let messages: Vec<_> = messages.collect();
     json!({"tools": tools, "system": request.system, "messages": messages}).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::message::{CallResult, Origin};
+    use crate::kernel::tool::SPECS;
+
+    const SCRIPT: &str = r#"
+// a comment
+# another
+{"window": 5}
+{"owner": "hello"}
+{"text":"a b","thinking":"hm","calls":[{"name":"bash","input":{"command":"ls"}}],"expect":{"contains":"hello","tools":true}}
+{"text":"c d","expect":{"contains":"out","not_contains":"err"},"usage":{"input":3,"output":4},"stop":"max_tokens"}
+{"fail":{"transient":"busy"}}
+{"text":"half a","cut":true}
+{"owner": "bye"}
+{"text":"never","expect":{"contains":"xyz"}}
+"#;
+
+    fn user(text: &str) -> Message {
+        Message::User { origin: Origin::Owner, text: text.to_owned() }
+    }
+
+    fn results(ids: &[&str]) -> Message {
+        let result =
+            |id: &&str| CallResult { id: (*id).to_owned(), text: "out".to_owned(), error: false };
+        Message::Results(ids.iter().map(result).collect())
+    }
+
+    async fn ask(script: &Script, messages: &[Message]) -> (Result<Assistant, String>, String) {
+        let mut heard = String::new();
+        let mut deltas = |delta: Delta<'_>| match delta {
+            Delta::Text(text) => heard.push_str(&format!("{text}|")),
+            Delta::Thinking(text) => heard.push_str(&format!("<{text}>")),
+            Delta::Sent(body) => assert!(body.contains("\"messages\":[{\"user\":\"hello\"}")),
+            Delta::Raw(raw) => assert!(!raw.is_empty()),
+            Delta::Retry { .. } => unreachable!("a script does not retry"),
+        };
+        let request = Request { system: "", tools: &SPECS, messages };
+        let reply = script.ask(&request, &mut deltas).await;
+        (reply.map_err(|failure| failure.to_string()), heard)
+    }
+
+    #[tokio::test]
+    async fn a_script_is_played_in_order() {
+        let script = Script::parse("s", SCRIPT).unwrap();
+        assert_eq!((script.window(), script.name()), (5, "script:s"));
+        let mut messages = vec![user("hello")];
+        let (reply, heard) = ask(&script, &messages).await;
+        let reply = reply.unwrap();
+        assert_eq!(heard, "<hm>a |b|");
+        let ids: Vec<_> = reply.calls().map(|call| call.id.clone()).collect();
+        assert_eq!(ids, ["call_1_1"]);
+        messages.extend([Message::Assistant(reply), results(&["call_1_1"])]);
+        let reply = ask(&script, &messages).await.0.unwrap();
+        assert_eq!((reply.text().as_str(), reply.usage.total()), ("c d", 7));
+        assert_eq!(reply.stop, Stop::MaxTokens);
+        assert_eq!(ask(&script, &messages).await.0.unwrap_err(), "busy");
+        let (cut, heard) = ask(&script, &messages).await;
+        assert_eq!(
+            (cut.unwrap_err().as_str(), heard.as_str()),
+            ("s:9: the stream was cut", "half |a|")
+        );
+        assert_eq!(
+            ask(&script, &messages).await.0.unwrap_err(),
+            "s:11: expected \"xyz\" in the last message; it is \"out\""
+        );
+        let end = ask(&script, &messages).await.0.unwrap_err();
+        assert_eq!(end, "s: the script ends after 5 replies");
+    }
+
+    #[test]
+    fn the_owners_lines() {
+        assert_eq!(owner_lines(SCRIPT), ["hello", "bye"]);
+    }
+
+    #[test]
+    fn mistakes_name_file_line_and_field() {
+        for (text, expected) in [
+            ("\n{\"txt\":\"a\"}", "s:2: unknown field `txt`"),
+            ("{\"text\":\"a\",\"expect\":{\"contain\":\"b\"}}", "s:1: unknown field `contain`"),
+            ("{\"text\":1}", "s:1: invalid type: integer `1`, expected a string"),
+            ("{\"owner\":\"a\",\"text\":\"b\"}", "s:1: unknown field `text`"),
+            ("{}\n{\"window\":1}", "s:2: unknown field `window`"),
+            ("{\"stop\":\"cut\"}", "s:1: a reply is cut by"),
+            ("{\"text\":", "s:1: not JSON in column 8"),
+        ] {
+            let error = Script::parse("s", text).unwrap_err();
+            assert!(error.starts_with(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn conversations_are_held_to_the_rules() {
+        let reply = |ids: &[&str]| {
+            let call = |id: &&str| {
+                Block::Call(Call { id: (*id).to_owned(), name: String::new(), input: json!({}) })
+            };
+            let blocks = ids.iter().map(call).collect();
+            let (stop, model, usage) = (Stop::End, String::new(), Usage::default());
+            Message::Assistant(Assistant { blocks, stop, model, usage })
+        };
+        let note = Message::Note("n".to_owned());
+        for (messages, expected) in [
+            (vec![user("a"), reply(&["1", "2"]), results(&["2", "1"]), note.clone()], ""),
+            (vec![user("a"), note, reply(&[]), user("b")], ""),
+            (vec![], "the request has no messages"),
+            (vec![user(" ")], "message 1 of the request is empty"),
+            (vec![reply(&[]), user("a")], "message 1 of the request is a reply to nothing"),
+            (vec![user("a"), reply(&[]), reply(&[])], "message 3 of the request is a reply to"),
+            (vec![user("a"), reply(&[])], "the last message of the request is a reply"),
+            (vec![user("a"), reply(&["1"]), user("b")], "message 3 of the request has no results"),
+            (vec![user("a"), results(&["1"])], "message 2 of the request has results for"),
+            (vec![user("a"), reply(&["1"]), results(&["1", "1"])], "message 3 of the request has"),
+            (vec![user("a"), reply(&["1", "2"]), results(&["1"])], "message 3 of the request has"),
+            (vec![user("a"), reply(&["1", "1"])], "message 2 of the request has calls with the"),
+        ] {
+            let checked = check_conversation(&messages).err().unwrap_or_default();
+            assert!(checked.starts_with(expected), "{checked}");
+            assert_eq!(checked.is_empty(), expected.is_empty(), "{checked}");
+        }
+    }
 }
