@@ -22,28 +22,25 @@ const ALIKE: usize = 40;
 /// The content with all replacements made, or a sentence about the first that cannot be.
 pub fn edit(content: &[u8], edits: &[Replacement]) -> Result<Vec<u8>, String> {
     let text = content.strip_prefix(BOM.as_bytes()).unwrap_or(content);
-    let bom = &content[..content.len() - text.len()];
-    let located = edits.iter().enumerate().map(|(index, edit)| {
-        let number = index + 1;
-        let (range, new) =
-            locate(text, edit, !bom.is_empty()).map_err(|why| format!("edit {number}: {why}"))?;
-        Ok(Span { number, range, new })
-    });
-    let mut spans = located.collect::<Result<Vec<_>, String>>()?;
+    let mut result = content[..content.len() - text.len()].to_vec();
+    let mut spans = Vec::with_capacity(edits.len());
+    for (edit, number) in edits.iter().zip(1..) {
+        let located = locate(text, edit, !result.is_empty());
+        let (range, new) = located.map_err(|why| format!("edit {number}: {why}"))?;
+        spans.push(Span { number, range, new });
+    }
     spans.sort_by_key(|span| span.range.start);
-    let mut result = bom.to_vec();
+    // In an empty file, two edits may both replace nothing at 0.
+    let overlap = |pair: &&[Span<'_>]| pair[1].range.start < pair[0].range.end.max(1);
+    if let Some([one, other]) = spans.windows(2).find(overlap) {
+        let (line, one, other) = (line_of(text, other.range.start), one.number, other.number);
+        return Err(format!("edits {one} and {other} overlap on line {line}; make them one"));
+    }
     let mut done = 0;
-    for (index, span) in spans.iter().enumerate() {
-        if let Some(before) = index.checked_sub(1).map(|index| &spans[index])
-            && (span.range.start < done || span.range == before.range)
-        {
-            let (one, other) = (before.number, span.number);
-            let line = line_of(text, span.range.start);
-            return Err(format!("edits {one} and {other} overlap on line {line}; make them one"));
-        }
-        result.extend_from_slice(&text[done..span.range.start]);
-        result.extend_from_slice(&span.new);
-        done = span.range.end;
+    for Span { range, new, .. } in &spans {
+        result.extend_from_slice(&text[done..range.start]);
+        result.extend_from_slice(new.as_bytes());
+        done = range.end;
     }
     result.extend_from_slice(&text[done..]);
     Ok(result)
@@ -54,49 +51,45 @@ struct Span<'a> {
     /// The edit's, from 1.
     number: usize,
     range: Range<usize>,
-    new: Cow<'a, [u8]>,
+    new: Cow<'a, str>,
 }
 
 /// The range that an edit replaces, and with what.
 fn locate<'a>(
     text: &[u8],
-    edit: &'a Replacement,
+    Replacement { old, new }: &'a Replacement,
     bom: bool,
-) -> Result<(Range<usize>, Cow<'a, [u8]>), String> {
-    if edit.old == edit.new {
-        return Err("old and new are the same, so it changes nothing".to_owned());
-    }
+) -> Result<(Range<usize>, Cow<'a, str>), String> {
     // The mark is no part of the text, even where a model has copied it.
-    let plain = |text: &'a str| match text.strip_prefix(BOM) {
-        Some(rest) if bom => rest.as_bytes(),
-        _ => text.as_bytes(),
-    };
-    let (mut old, mut new) = (Cow::from(plain(&edit.old)), Cow::from(plain(&edit.new)));
-    if old.is_empty() && text.is_empty() {
+    let plain = |text: &'a str| text.strip_prefix(BOM).filter(|_| bom).unwrap_or(text);
+    let (mut old, mut new) = (Cow::from(plain(old)), Cow::from(plain(new)));
+    if old == new {
+        return Err("old and new are the same, so it changes nothing".to_owned());
+    } else if old.is_empty() && text.is_empty() {
         return Ok((0..0, new));
     } else if old.is_empty() {
         return Err("old is empty; give the text to replace, or use write".to_owned());
     }
-    let feeds = text.iter().filter(|byte| **byte == b'\n').count();
+    let feeds = line_of(text, text.len()) - 1;
     let returns = text.windows(2).filter(|pair| pair == b"\r\n").count();
     // Where all lines end in CRLF, so does what is put in. Where only some do, what the
     // model says may be exact.
     let mut found = Vec::new();
     if returns == 0 || returns < feeds {
-        found = find(text, &old);
+        found = find(text, old.as_bytes());
     }
     if found.is_empty() && returns > 0 {
+        let with_returns = |text: &str| text.replace("\r\n", "\n").replace('\n', "\r\n");
         (old, new) = (with_returns(&old).into(), with_returns(&new).into());
-        found = find(text, &old);
+        found = find(text, old.as_bytes());
     }
     match found[..] {
-        [] => Err(format!("old does not occur in the file; {}", nearest(text, &old))),
+        [] => Err(format!("old does not occur in the file; {}", nearest(text, old.as_bytes()))),
         [start] => Ok((start..start + old.len(), new)),
         _ => {
-            let lines: Vec<_> =
-                found.iter().take(LISTED).map(|at| line_of(text, *at).to_string()).collect();
+            let line = |at: &usize| line_of(text, *at).to_string();
+            let lines = found.iter().take(LISTED).map(line).collect::<Vec<_>>().join(", ");
             let more = if found.len() > LISTED { " and more" } else { "" };
-            let lines = lines.join(", ");
             Err(format!("old occurs on lines {lines}{more}; make it longer, so that it is unique"))
         }
     }
@@ -109,19 +102,8 @@ fn find(text: &[u8], wanted: &[u8]) -> Vec<usize> {
     places.map(|(at, _)| at).take(LISTED + 1).collect()
 }
 
-fn with_returns(text: &[u8]) -> Vec<u8> {
-    let mut result = Vec::with_capacity(text.len() + 16);
-    for &byte in text {
-        if byte == b'\n' && result.last() != Some(&b'\r') {
-            result.push(b'\r');
-        }
-        result.push(byte);
-    }
-    result
-}
-
 fn line_of(text: &[u8], at: usize) -> usize {
-    text[..at].iter().filter(|byte| **byte == b'\n').count() + 1
+    text[..at].split(|byte| *byte == b'\n').count()
 }
 
 /// Says where the file comes nearest to the wanted text, and where the two part.

@@ -36,22 +36,22 @@ pub fn read(
     interrupt: &Interrupt,
 ) -> Result<Outcome> {
     let (full, shown) = (workspace.join(path), path.display());
-    let said = if full.is_dir() {
-        let list = list(&full, interrupt).with_context(|| format!("cannot list {shown}"))?;
-        let window = window(&mut list.as_bytes(), offset, limit, true, interrupt)?;
+    let text = if full.is_dir() {
+        let list = list(&full).with_context(|| format!("cannot list {shown}"))?;
+        let window = Window::read(&mut list.as_bytes(), offset, limit, true)?;
         window.text(&shown, "empty directory")?
     } else {
         let file = open(path, &full)?;
         let size = file.metadata().map_or(0, |meta| meta.len());
-        let mut reader = BufReader::with_capacity(1 << 16, file);
-        let start = reader.fill_buf().with_context(|| format!("cannot read {shown}"))?;
+        let mut reader = BufReader::with_capacity(1 << 16, Stoppable { inner: file, interrupt });
+        let failed = || format!("cannot read {shown}");
+        let start = reader.fill_buf().with_context(failed)?;
         let binary = start.iter().take(SNIFFED).any(|byte| *byte == 0);
         ensure!(!binary, "{shown} is a binary file of {size} bytes; use bash to look into it");
-        let window = window(&mut reader, offset, limit, size <= COUNTED, interrupt)
-            .with_context(|| format!("cannot read {shown}"))?;
-        window.text(&shown, "empty file")?
+        let window = Window::read(&mut reader, offset, limit, size <= COUNTED);
+        window.with_context(failed)?.text(&shown, "empty file")?
     };
-    Ok(Outcome { text: said, ..Outcome::default() })
+    Ok(Outcome { text, ..Outcome::default() })
 }
 
 /// Create or replace a file, with its parent directories.
@@ -119,10 +119,9 @@ fn similar(full: &Path) -> String {
 }
 
 /// A directory's entries, one a line: `name SIZE`, `name/`, `name -> target`.
-fn list(full: &Path, interrupt: &Interrupt) -> Result<String> {
+fn list(full: &Path) -> io::Result<String> {
     let mut entries = Vec::new();
     for entry in fs::read_dir(full)? {
-        ensure!(!interrupt.raised(), "interrupted");
         let entry = entry?;
         let name = entry.file_name().to_string_lossy().into_owned();
         // It may be gone by now.
@@ -140,13 +139,27 @@ fn list(full: &Path, interrupt: &Interrupt) -> Result<String> {
     Ok(entries.concat())
 }
 
+/// Reads until interrupted: passing over gigabytes takes seconds.
+struct Stoppable<'a, R> {
+    inner: R,
+    interrupt: &'a Interrupt,
+}
+
+impl<R: Read> Read for Stoppable<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.interrupt.raised() {
+            return Err(io::Error::other("interrupted"));
+        }
+        self.inner.read(buffer)
+    }
+}
+
 /// A part of a text, in whole lines.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Window {
     bytes: Vec<u8>,
-    /// The number of its first line.
+    /// The numbers of its first and its last line; the last is less when it holds none.
     first: usize,
-    /// The number of its last line; less than `first` when it holds none.
     last: usize,
     /// Whether its only line is too long to be shown whole.
     cut: bool,
@@ -154,53 +167,53 @@ struct Window {
     total: Option<usize>,
 }
 
-/// Read up to `limit` lines from line `offset`, as many as may be shown. Goes on to the end
-/// of the text only to count its lines.
-fn window(
-    reader: &mut impl BufRead,
-    offset: usize,
-    limit: usize,
-    count: bool,
-    interrupt: &Interrupt,
-) -> Result<Window> {
-    let mut window = Window { first: offset, last: offset - 1, ..Window::default() };
-    let (mut line, mut start, mut full, mut ended) = (1, 0, false, true);
-    loop {
-        ensure!(!interrupt.raised(), "interrupted");
-        let buffer = reader.fill_buf()?;
-        if buffer.is_empty() {
-            window.total = Some(if ended { line - 1 } else { line });
-            return Ok(window);
+impl Window {
+    /// Read up to `limit` lines from line `first`, as many as may be shown. Goes on to the
+    /// end of the text only to count its lines.
+    fn read(
+        reader: &mut impl BufRead,
+        first: usize,
+        limit: usize,
+        count: bool,
+    ) -> io::Result<Self> {
+        let mut window =
+            Self { bytes: Vec::new(), first, last: first - 1, cut: false, total: None };
+        let bytes = &mut window.bytes;
+        // Lines that were passed, whole.
+        let mut lines = 0;
+        while lines < first - 1 && reader.skip_until(b'\n')? > 0 {
+            lines += 1;
         }
-        let past = full || line >= offset.saturating_add(limit);
-        if past && !count {
-            return Ok(window);
-        }
-        let end = buffer.iter().position(|byte| *byte == b'\n');
-        let piece = &buffer[..end.map_or(buffer.len(), |end| end + 1)];
-        if line >= offset && !past {
-            let room = OUTPUT_LIMIT - window.bytes.len();
-            full = piece.len() > room;
-            window.cut = full && line == offset;
+        while lines < first.saturating_add(limit) - 1 {
+            let start = bytes.len();
+            let room = (OUTPUT_LIMIT + 1 - start) as u64;
+            if reader.take(room).read_until(b'\n', bytes)? == 0 {
+                window.total = Some(lines);
+                return Ok(window);
+            }
+            lines += 1;
+            let full = bytes.len() > OUTPUT_LIMIT;
+            if full && count && !bytes.ends_with(b"\n") {
+                reader.skip_until(b'\n')?;
+            }
+            window.cut = full && start == 0;
             if full && !window.cut {
-                window.bytes.truncate(start);
-                window.last = line - 1;
-            } else {
-                window.bytes.extend_from_slice(&piece[..piece.len().min(room)]);
-                window.last = line;
+                bytes.truncate(start);
+                break;
+            }
+            window.last = lines;
+            if full {
+                bytes.truncate(OUTPUT_LIMIT);
+                break;
             }
         }
-        ended = end.is_some();
-        if ended {
-            line += 1;
-            start = window.bytes.len();
+        while count && reader.skip_until(b'\n')? > 0 {
+            lines += 1;
         }
-        let used = piece.len();
-        reader.consume(used);
+        window.total = count.then_some(lines);
+        Ok(window)
     }
-}
 
-impl Window {
     /// As the model is shown it, with a last line about what it is not shown. `empty` is
     /// what a text without lines is.
     fn text(mut self, path: &impl Display, empty: &str) -> Result<String> {
@@ -282,13 +295,12 @@ fn target(full: &Path) -> io::Result<PathBuf> {
     // As many as Linux follows.
     for _ in 0..40 {
         let parent = target.parent().unwrap_or(Path::new("/")).to_owned();
-        match fs::read_link(&target) {
-            Ok(link) => target = parent.join(link),
-            Err(_) => {
-                fs::create_dir_all(&parent)?;
-                let name = target.file_name().ok_or(ErrorKind::IsADirectory)?;
-                return Ok(parent.canonicalize()?.join(name));
-            }
+        if let Ok(link) = fs::read_link(&target) {
+            target = parent.join(link);
+        } else {
+            fs::create_dir_all(&parent)?;
+            let name = target.file_name().ok_or(ErrorKind::IsADirectory)?;
+            return Ok(parent.canonicalize()?.join(name));
         }
     }
     Err(io::Error::from_raw_os_error(libc::ELOOP))

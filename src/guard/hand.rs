@@ -4,12 +4,13 @@
 //! thread stays confined, so a pool's thread must never be one), and its end is waited for.
 //! Knows neither models nor sessions.
 
+use std::os::unix::process::ExitStatusExt;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use tokio::sync::oneshot::{self, error::RecvError};
+use tokio::sync::oneshot;
 
 use crate::guard::file;
 use crate::guard::output::Output;
@@ -38,76 +39,75 @@ impl Hand {
     async fn try_act(&self, action: Action, interrupt: Interrupt) -> Result<Outcome> {
         let (leash, link) = supervisor::leash()?;
         let (policy, stopped) = (self.policy.clone(), interrupt.clone());
-        let mut outcome = in_thread(move || carry_out(&policy, action, link, &stopped))?;
+        let mut outcome = in_thread(move || {
+            policy::confine(&policy)?;
+            carry_out(&policy, action, link, &stopped)
+        });
         tokio::select! {
             biased;
-            outcome = &mut outcome => return finished(outcome),
+            outcome = &mut outcome => return outcome,
             () = interrupt.wait() => drop(leash),
         }
         let outcome = tokio::time::timeout(GIVE_UP, outcome).await;
-        finished(outcome.context("interrupted, but the system does not let go of it yet")?)
+        outcome.context("interrupted, but the system does not let go of it yet")?
     }
 }
 
 impl Hands for Hand {
-    fn act<'a>(&'a self, action: Action, interrupt: Interrupt) -> Boxed<'a, Outcome> {
-        Box::pin(async move { self.try_act(action, interrupt).await.unwrap_or_else(failed) })
+    fn act(&self, action: Action, interrupt: Interrupt) -> Boxed<'_, Outcome> {
+        Box::pin(async move {
+            let outcome = self.try_act(action, interrupt).await;
+            outcome.unwrap_or_else(|error| Outcome::failed(format!("{error:#}")))
+        })
     }
 }
 
-/// Do it in a thread of its own. The sender is dropped when the thread panics.
-fn in_thread(
-    work: impl FnOnce() -> Outcome + Send + 'static,
-) -> Result<oneshot::Receiver<Outcome>> {
+/// Do it in a thread of its own, starting now.
+fn in_thread<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Boxed<'static, Result<T>> {
     let (sender, receiver) = oneshot::channel();
     let hand = thread::Builder::new().name("hand".to_owned());
-    // Nobody may listen any more; then nobody needs to be told.
-    hand.spawn(move || _ = sender.send(work())).context("cannot start a thread for the call")?;
-    Ok(receiver)
+    // Where nobody listens any more, nobody needs to be told.
+    let started = hand.spawn(move || _ = sender.send(work()));
+    Box::pin(async move {
+        started.context("cannot start a thread for the call")?;
+        // A thread that panics drops the sender.
+        receiver.await.context("the call failed inside the harness, which is a bug in it")?
+    })
 }
 
-fn finished(outcome: Result<Outcome, RecvError>) -> Result<Outcome> {
-    outcome.context("the call failed inside the harness, which is a bug in it")
-}
-
-fn carry_out(policy: &Policy, action: Action, link: Link, interrupt: &Interrupt) -> Outcome {
+fn carry_out(policy: &Policy, action: Action, link: Link, stopped: &Interrupt) -> Result<Outcome> {
     let workspace = policy.workspace.as_path();
-    let done = policy::confine(policy).and_then(|()| match action {
-        Action::Bash { command, timeout } => {
-            bash(policy, &command, Duration::from_secs(timeout), link)
-        }
+    match action {
+        Action::Bash { command, timeout } => Ok(bash(policy, &command, timeout, link)),
         Action::Read { path, offset, limit } => {
-            file::read(workspace, &path, offset as usize, limit as usize, interrupt)
+            file::read(workspace, &path, offset, limit, stopped)
         }
         Action::Write { path, content } => file::write(workspace, &path, content.as_bytes()),
         Action::Edit { path, edits } => file::edit(workspace, &path, &edits),
-    });
-    done.unwrap_or_else(failed)
+    }
 }
 
-fn failed(error: anyhow::Error) -> Outcome {
-    Outcome::failed(format!("{error:#}"))
-}
-
-fn bash(policy: &Policy, command: &str, timeout: Duration, link: Link) -> Result<Outcome> {
+fn bash(policy: &Policy, command: &str, timeout: Duration, link: Link) -> Outcome {
     let mut output = Output::new(&policy.scratch);
     let shell = Shell { command, dir: &policy.workspace, env: &policy.env, timeout };
     let ended = supervisor::run(&shell, link, &mut |bytes| output.push(bytes));
     let mut text = output.finish();
     let (mut notes, mut error) = (Vec::new(), true);
     match ended {
-        Ok(End::Exited { code, stragglers }) => {
-            error = code != 0;
-            match code {
-                0 if text.is_empty() => notes.push("no output".to_owned()),
-                0 => {}
-                code => notes.push(format!("exit code {code}")),
+        Ok(End::Exited { status, stragglers }) => {
+            error = !status.success();
+            match (status.code(), status.signal()) {
+                (Some(0), _) if text.is_empty() => notes.push("no output".to_owned()),
+                (Some(code @ 1..), _) => notes.push(format!("exit code {code}")),
+                (_, Some(signal)) => notes.push(format!("killed by signal {signal}")),
+                _ => {}
             }
             if stragglers > 0 {
                 notes.push(format!("background processes ended with the call: {stragglers}"));
             }
         }
-        Ok(End::Killed(signal)) => notes.push(format!("killed by signal {signal}")),
         Ok(End::TimedOut) => notes.push(format!(
             "timed out after {} s; everything it started was ended",
             timeout.as_secs()
@@ -118,12 +118,10 @@ fn bash(policy: &Policy, command: &str, timeout: Duration, link: Link) -> Result
         Err(error) => notes.push(format!("{error:#}")),
     }
     for note in notes {
-        if !text.is_empty() && !text.ends_with('\n') {
-            text.push('\n');
-        }
-        text.push_str(&format!("[{note}]\n"));
+        let newline = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
+        text.push_str(&format!("{newline}[{note}]\n"));
     }
-    Ok(Outcome { text, error, wrote: Vec::new() })
+    Outcome { text, error, wrote: Vec::new() }
 }
 
 #[cfg(test)]
@@ -286,7 +284,7 @@ mod tests {
             interrupter.raise();
             held
         });
-        let command = "echo said; exec 9>held; echo ready >&9; setsid sleep 1000";
+        let command = "echo said; exec 9>held; echo ready >&9; setsid sleep 1000 & sleep 1000";
         let outcome = block_on(home.hand.act(bash_for(command, PATIENCE), interrupt));
         let expected = "said\n[interrupted; everything it started was ended]\n";
         assert_eq!(outcome.text, expected);
@@ -319,7 +317,7 @@ mod tests {
         let text = home.bash("seq 1 20000").text;
         assert!(text.starts_with("1\n2\n") && text.ends_with("\n20000\n"), "{text}");
         let path = text.split_once("all of it is in ").unwrap().1.split_once(" …]").unwrap().0;
-        let whole: String = (1..=20_000).map(|number| format!("{number}\n")).collect();
+        let whole = (1..=20_000).fold(String::new(), |text, number| text + &format!("{number}\n"));
         assert_eq!(fs::read_to_string(path).unwrap(), whole);
     }
 
@@ -330,7 +328,7 @@ mod tests {
         let mut held = home.held();
         // This test opens the call's output by way of /proc, as any process of the user may,
         // and holds it longer than the call takes.
-        let opener = thread::spawn(move || {
+        let holder = thread::spawn(move || {
             readable(&held);
             let mut line = String::new();
             held.read_line(&mut line).unwrap();
@@ -341,7 +339,7 @@ mod tests {
         let outcome = block_on(async {
             let acting = home.hand.act(bash_for(command, PATIENCE), interrupt);
             let opening = async {
-                let opened = tokio::task::spawn_blocking(|| opener.join().unwrap()).await.unwrap();
+                let opened = tokio::task::spawn_blocking(|| holder.join().unwrap()).await.unwrap();
                 fs::write(home.path("go"), "").unwrap();
                 opened
             };
@@ -356,10 +354,10 @@ mod tests {
         let home = Home::new();
         let long = home.bash(&format!(": {}", "x".repeat(1 << 20)));
         assert_eq!(long.text, "[the command is too long; write it to a file and run that]\n");
-        assert!(home.bash("a\0b").text.contains("the command holds a NUL character"));
+        assert!(home.bash("a\0b").text.contains("nul byte"));
         fs::remove_dir_all(home.folder.path()).unwrap();
         let outcome = home.bash("true");
-        assert!(outcome.text.starts_with("[cannot change into /"), "{}", outcome.text);
+        assert!(outcome.text.starts_with("[cannot run bash in /"), "{}", outcome.text);
         assert!(outcome.error);
     }
 
@@ -376,8 +374,8 @@ mod tests {
 
     #[test]
     fn a_panic_in_a_hand_is_a_failed_call() {
-        let outcome = in_thread(|| panic!("as a test")).unwrap().blocking_recv();
-        assert!(failed(finished(outcome).unwrap_err()).text.contains("a bug in it"));
+        let outcome = block_on(in_thread(|| -> Result<()> { panic!("as a test") }));
+        assert!(outcome.unwrap_err().to_string().contains("a bug in it"));
     }
 
     /// This test starts itself anew as the host that is to be killed.

@@ -97,7 +97,7 @@ mod tests {
     fn short_output_leaves_no_file() {
         let scratch = tempfile::tempdir().unwrap();
         let mut output = Output::new(scratch.path());
-        output.push(&[b'x'; OUTPUT_LIMIT]);
+        output.push(&vec![b'x'; OUTPUT_LIMIT]);
         assert_eq!(output.finish().len(), OUTPUT_LIMIT);
         assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 0);
     }
@@ -107,7 +107,7 @@ mod tests {
         let scratch = tempfile::tempdir().unwrap();
         fs::write(scratch.path().join("output"), "in the way").unwrap();
         let mut output = Output::new(scratch.path());
-        output.push(&[b'x'; OUTPUT_LIMIT + 1]);
+        output.push(&vec![b'x'; OUTPUT_LIMIT + 1]);
         output.push(b"end");
         let text = output.finish();
         assert!(text.contains("it could not all be kept in ") && text.ends_with("end"), "{text}");
