@@ -8,7 +8,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::process::ExitStatusExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Condvar, Mutex};
@@ -124,9 +124,11 @@ impl Home {
         Run::of(self.command(args))
     }
 
-    /// A running process to talk to.
+    /// A running process with nothing on its stdin.
     pub fn spawn<S: AsRef<OsStr>>(&self, args: &[S]) -> Process {
-        Process::start(self.command(args))
+        let mut process = Process::start(self.command(args));
+        process.stdin = None;
+        process
     }
 }
 
@@ -252,14 +254,15 @@ pub struct Process {
 
 #[derive(Default)]
 struct Gathered {
-    bytes: Mutex<Vec<u8>>,
+    /// What came, and whether nothing more can come.
+    bytes: Mutex<(Vec<u8>, bool)>,
     more: Condvar,
 }
 
 impl Gathered {
     fn text(&self) -> String {
         let bytes = self.bytes.lock().expect("nothing panics with it");
-        String::from_utf8_lossy(&bytes).into_owned()
+        String::from_utf8_lossy(&bytes.0).into_owned()
     }
 }
 
@@ -301,10 +304,11 @@ impl Process {
     fn wait_for(&self, gathered: &Gathered, part: &str) {
         let found = |bytes: &[u8]| String::from_utf8_lossy(bytes).contains(part);
         let bytes = gathered.bytes.lock().expect("nothing panics with it");
-        let waited = gathered.more.wait_timeout_while(bytes, BOUND, |bytes| !found(bytes));
-        let (bytes, waited) = waited.expect("nothing panics with it");
-        drop(bytes);
-        assert!(!waited.timed_out(), "it did not say {part:?}\n{}", self.seen());
+        let waited = gathered.more.wait_timeout_while(bytes, BOUND, |(bytes, closed)| {
+            !*closed && !found(bytes)
+        });
+        let said = found(&waited.expect("nothing panics with it").0.0);
+        assert!(said, "it did not say {part:?}\n{}", self.seen());
     }
 
     /// Send it a signal, which its children do not get.
@@ -368,21 +372,14 @@ fn gather(
     let thread = std::thread::spawn(move || {
         let mut piece = [0; 4096];
         while let Ok(length @ 1..) = from.read(&mut piece) {
-            into.bytes.lock().expect("nothing panics with it").extend(&piece[..length]);
+            into.bytes.lock().expect("nothing panics with it").0.extend(&piece[..length]);
             into.more.notify_all();
         }
+        into.bytes.lock().expect("nothing panics with it").1 = true;
+        into.more.notify_all();
         let _ = done.send(());
     });
     (closed, thread)
-}
-
-/// The names in a folder, sorted; none when it is not there.
-pub fn names(folder: &Path) -> Vec<String> {
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    let mut names: Vec<_> =
-        entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
-    names.sort();
-    names
 }
 
 mod tests {

@@ -82,9 +82,11 @@ impl Terminal {
 
     fn wait(&self, mut until: impl FnMut(&View) -> bool) -> (String, bool) {
         let view = self.shared.view.lock().expect("nothing panics with it");
-        let waited = self.shared.changed.wait_timeout_while(view, BOUND, |view| !until(view));
-        let (view, waited) = waited.expect("nothing panics with it");
-        (view.parser.screen().contents(), !waited.timed_out())
+        let waited = self.shared.changed.wait_timeout_while(view, BOUND, |view| {
+            !view.closed && !until(view)
+        });
+        let (view, _) = waited.expect("nothing panics with it");
+        (view.parser.screen().contents(), until(&view))
     }
 
     /// The text on the screen.
