@@ -29,7 +29,8 @@ pub enum Format {
     /// A header, then a line a row: columns aligned for people, parted by tabs for all
     /// else. Within a value `\t`, `\n`, `\r` and `\\` stand for the characters they name.
     Readable,
-    /// The same without a header, parted by tabs everywhere: for scripts.
+    /// The same without a header, parted by tabs everywhere, and nothing said of changes:
+    /// for scripts.
     Bare,
     /// One JSON object a row.
     Json,
@@ -55,7 +56,10 @@ pub fn sql(
     };
     let prompt = query.is_none() && stdin.is_terminal();
     let db = open(file)?;
-    let mut notes = io::stderr().lock();
+    let mut notes: Box<dyn Write> = match format {
+        Format::Bare => Box::new(io::sink()),
+        _ => Box::new(io::stderr()),
+    };
     let mut shell = Shell { db, values, layout, out, notes: &mut notes, prompt };
     let ran = match query {
         Some(query) => shell.run(query.as_bytes()),
@@ -185,9 +189,9 @@ impl<O: Write, N: Write> Shell<'_, O, N> {
                 error => plain(error.into()).context(format!("in {}", brief(text))),
             })?;
             let Some(mut statement) = next else { return Ok(()) };
+            bind(&mut statement, self.values)?;
             let asked = statement.expanded_sql().map_or_else(String::new, |sql| brief(&sql));
-            bind(&mut statement, self.values)
-                .and_then(|()| show(&mut statement, self.layout, self.out))
+            show(&mut statement, self.layout, self.out)
                 .map_err(|error| plain(error).context(format!("in {asked}")))?;
             if changes_rows(&asked) {
                 let changed = self.db.changes();
@@ -212,7 +216,7 @@ fn plain(error: Error) -> Error {
 fn bind(statement: &mut Statement<'_>, values: &[String]) -> Result<()> {
     let wanted = statement.parameter_count();
     if wanted > values.len() {
-        bail!("it takes {wanted} values and {} came with it", values.len());
+        bail!("a statement takes {wanted} values; {} came with the query", values.len());
     }
     for (number, value) in (1..=wanted).zip(values) {
         statement.raw_bind_parameter(number, value)?;
@@ -304,7 +308,7 @@ CREATE TABLE t(a, b);";
         assert_eq!(done.out, "Ender's \"Game\"; --\t324\n");
         let failed = ran(&file, bare, &["one"], false, "SELECT ?1, ?2");
         let error = format!("{:#}", failed.result.unwrap_err());
-        assert_eq!(error, "in SELECT NULL, NULL: it takes 2 values and 1 came with it");
+        assert_eq!(error, "a statement takes 2 values; 1 came with the query");
     }
 
     #[test]
