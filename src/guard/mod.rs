@@ -1,0 +1,3 @@
+//! What the agent cannot get around.
+
+pub mod history;
