@@ -1,45 +1,21 @@
-//! The workspace's history: a real git repository to which commits are added.
+//! What has changed, kept for good: commits, and what they say.
 //!
-//! Owns `history.git`, the `.git` file that points to it, and what a commit says. Nothing
-//! is ever taken away: the branch moves only from the commit a change was based on to a
-//! child of it, and only when everything the child needs is on disk. What people and models
-//! say ends up above the trailers and cannot pass for one. The repository is opened as if
-//! bare, so that libgit2 never reads the workspace: no `.gitattributes` of a hand steers it.
-//! Does not know how changes are found, nor why something changed.
+//! Owns the branch and the messages. Nothing is ever taken away: the branch moves only from
+//! the commit a change was based on to a child of it, and only when everything the child
+//! needs is on disk. What people and models say ends up above the trailers and cannot pass
+//! for one. Does not know how changes are found, why something changed, nor the workspace.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind, Read};
+use std::fs::File;
+use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Once;
 
 use anyhow::{Context, Result};
 use git2::build::TreeUpdateBuilder;
-use git2::{ConfigLevel, ErrorCode, FileMode, Oid, Repository, RepositoryInitOptions, Signature};
+use git2::{ErrorCode, FileMode, Oid, Repository, Signature};
 
 /// The branch all snapshots go to.
 const BRANCH: &str = "refs/heads/main";
-/// What the workspace's `.git` file says.
-const POINTER: &str = "gitdir: ../history.git\n";
-/// Names that mean `.git` on another system are refused: with one of them in it, history
-/// would fail `git fsck` and every push, for good. Plain git must not pack beside us.
-const CONFIG: &str = "[core]
-\trepositoryformatversion = 0
-\tfilemode = true
-\tbare = false
-\tworktree = ../workspace
-\tprotectNTFS = true
-\tprotectHFS = true
-[gc]
-\tauto = 0
-[maintenance]
-\tauto = false
-";
-/// Contents go in and come out byte by byte, whatever the workspace's own attributes say.
-const ATTRIBUTES: &str = "* -text -ident -filter -eol\n";
-/// What history leaves out at first. The copy in `info/exclude` is the owner's to change.
-const EXCLUDE: &str = include_str!("exclude");
 /// The trailers of a commit. Other text that looks like one of them is marked as a quotation.
 pub const TRAILERS: [&str; 7] =
     ["Session", "Turn", "Origin", "Model", "Tokens", "End", "Also-running"];
@@ -48,12 +24,8 @@ const COUNTED_BYTES: usize = 20_000_000;
 /// The longest first line of a commit, in characters: what `git log --oneline` can show.
 const SUBJECT_CHARS: usize = 72;
 
-/// The repository.
-pub struct Archive {
-    repository: Repository,
-    git_dir: PathBuf,
-    workspace: PathBuf,
-}
+/// A repository to which commits are added.
+pub struct Archive(Repository);
 
 /// What has become of one path, relative to the workspace.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -100,34 +72,19 @@ pub struct Commit {
 }
 
 impl Archive {
-    /// Open the history of a home, or make it when there is none. Locks that a killed
-    /// process left are removed: the caller holds the host lock.
-    pub fn open(home: &Path) -> Result<Self> {
-        shut_inherited_configuration()?;
-        let (git_dir, workspace) = (home.join("history.git"), home.join("workspace"));
-        let newborn = !git_dir.join("HEAD").exists();
-        if newborn {
-            create(&git_dir).with_context(|| format!("cannot create {}", git_dir.display()))?;
-        }
-        remove_locks(&git_dir)
-            .with_context(|| format!("cannot remove stale locks in {}", git_dir.display()))?;
-        let repository = Repository::open_bare(&git_dir)
-            .with_context(|| format!("cannot open the history {}", git_dir.display()))?;
-        let archive = Self { repository, git_dir, workspace };
-        if newborn {
-            archive.heal_pointer()?;
-        }
-        Ok(archive)
+    /// Keep changes in this repository.
+    pub fn new(repository: Repository) -> Self {
+        Self(repository)
     }
 
     /// The repository, for storing contents and keeping the index.
     pub fn repository(&self) -> &Repository {
-        &self.repository
+        &self.0
     }
 
     /// The newest commit; none in a history that has just been made.
     pub fn head(&self) -> Result<Option<git2::Commit<'_>>> {
-        match self.repository.find_reference(BRANCH) {
+        match self.0.find_reference(BRANCH) {
             Ok(reference) => Ok(Some(reference.peel_to_commit()?)),
             Err(error) if error.code() == ErrorCode::NotFound => Ok(None),
             Err(error) => Err(error).with_context(|| format!("cannot read {BRANCH}")),
@@ -144,7 +101,7 @@ impl Archive {
         author: Author,
         message: &Message,
     ) -> Result<Option<Commit>> {
-        let repository = &self.repository;
+        let repository = &self.0;
         let before = match base {
             Some(base) => base.tree()?,
             None => repository.find_tree(repository.treebuilder(None)?.write()?)?,
@@ -161,7 +118,7 @@ impl Archive {
         };
         let parents: Vec<_> = base.into_iter().collect();
         let id = repository.commit(None, &author, &program, &message.text(), &tree, &parents)?;
-        flush(&self.git_dir).context("cannot flush the history to disk")?;
+        flush(self.0.path()).context("cannot flush the history to disk")?;
         match base {
             Some(base) => repository.reference_matching(BRANCH, id, true, base.id(), "snapshot")?,
             None => repository.reference(BRANCH, id, false, "snapshot")?,
@@ -180,52 +137,21 @@ impl Archive {
                 None => {}
             }
         }
-        let between = gone.create_updated(&self.repository, before)?;
-        let between = self.repository.find_tree(between)?;
-        Ok(here.create_updated(&self.repository, &between)?)
+        let between = gone.create_updated(&self.0, before)?;
+        let between = self.0.find_tree(between)?;
+        Ok(here.create_updated(&self.0, &between)?)
     }
 
     fn count_lines(&self, old: &git2::Tree<'_>, new: &git2::Tree<'_>) -> Result<(usize, usize)> {
-        let diff = self.repository.diff_tree_to_tree(Some(old), Some(new), None)?;
-        let odb = self.repository.odb()?;
-        let sides = diff.deltas().flat_map(|delta| [delta.old_file().id(), delta.new_file().id()]);
-        let sizes = sides.filter_map(|id| odb.read_header(id).ok());
-        if sizes.map(|(size, _)| size).sum::<usize>() > COUNTED_BYTES {
+        let diff = self.0.diff_tree_to_tree(Some(old), Some(new), None)?;
+        let odb = self.0.odb()?;
+        let blobs = diff.deltas().flat_map(|delta| [delta.old_file().id(), delta.new_file().id()]);
+        let sizes = blobs.filter_map(|id| odb.read_header(id).ok().map(|(size, _)| size));
+        if sizes.sum::<usize>() > COUNTED_BYTES {
             return Ok((0, 0));
         }
         let stats = diff.stats()?;
         Ok((stats.insertions(), stats.deletions()))
-    }
-
-    /// Put the workspace's `.git` right and say so: a forged one would run commands in the
-    /// owner's plain git.
-    pub fn heal_pointer(&self) -> Result<Option<String>> {
-        let pointer = self.workspace.join(".git");
-        // A symlink is not followed, and a FIFO reads as empty instead of blocking.
-        let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
-        let found = OpenOptions::new().read(true).custom_flags(flags).open(&pointer);
-        let missing = found.as_ref().is_err_and(|error| error.kind() == ErrorKind::NotFound);
-        let mut says = Vec::new();
-        // What cannot be read is not the pointer.
-        let _ = found.and_then(|file| file.take(1000).read_to_end(&mut says));
-        if says == POINTER.as_bytes() {
-            return Ok(None);
-        }
-        let what = if missing { "was missing" } else { "had been changed" };
-        let mut sentence = format!("The workspace's .git file {what} and has been put back");
-        let context = || format!("cannot put back {}", pointer.display());
-        if pointer.symlink_metadata().is_ok_and(|found| found.is_dir()) {
-            let mut names = (1..).map(|number| format!("git-found-{number}"));
-            let free = |name: &String| self.workspace.join(name).symlink_metadata().is_err();
-            let aside = names.find(free).with_context(context)?;
-            fs::rename(&pointer, self.workspace.join(&aside)).with_context(context)?;
-            sentence += &format!("; the folder found in its place is now {aside}");
-        }
-        // Made where no hand can write, then moved: never written through a link.
-        let fresh = self.git_dir.join("pointer");
-        fs::write(&fresh, POINTER).with_context(context)?;
-        fs::rename(&fresh, &pointer).with_context(context)?;
-        Ok(Some(sentence + "."))
     }
 }
 
@@ -261,56 +187,6 @@ fn harmless(line: &str) -> String {
     if forged { format!("> {line}") } else { line }
 }
 
-/// The owner's and the system's git configuration is not ours: it may be unreadable, and
-/// what it says must not change what we record.
-fn shut_inherited_configuration() -> Result<()> {
-    static ONCE: Once = Once::new();
-    let mut done = Ok(());
-    ONCE.call_once(|| {
-        let levels =
-            [ConfigLevel::ProgramData, ConfigLevel::System, ConfigLevel::XDG, ConfigLevel::Global];
-        // SAFETY: these set globals of libgit2, which nothing else uses before this is done.
-        done = unsafe {
-            levels
-                .into_iter()
-                .try_for_each(|level| git2::opts::set_search_path(level, ""))
-                .and_then(|()| git2::opts::set_verify_owner_validation(false))
-        };
-    });
-    done.context("cannot shut out git's inherited configuration")
-}
-
-/// Made aside and moved into place whole: a kill leaves nothing half made.
-fn create(git_dir: &Path) -> Result<()> {
-    let fresh = git_dir.with_extension("new");
-    if fresh.exists() {
-        fs::remove_dir_all(&fresh)?;
-    }
-    let mut options = RepositoryInitOptions::new();
-    options.bare(true).external_template(false).initial_head("main");
-    Repository::init_opts(&fresh, &options)?;
-    fs::create_dir_all(fresh.join("info"))?;
-    fs::write(fresh.join("config"), CONFIG)?;
-    fs::write(fresh.join("info/attributes"), ATTRIBUTES)?;
-    fs::write(fresh.join("info/exclude"), EXCLUDE)?;
-    Ok(fs::rename(&fresh, git_dir)?)
-}
-
-fn remove_locks(folder: &Path) -> io::Result<()> {
-    for item in fs::read_dir(folder)? {
-        let item = item?;
-        let path = item.path();
-        if item.file_type()?.is_dir() {
-            if item.file_name() != "objects" {
-                remove_locks(&path)?;
-            }
-        } else if path.extension().is_some_and(|extension| extension == "lock") {
-            fs::remove_file(&path)?;
-        }
-    }
-    Ok(())
-}
-
 /// Everything written so far is on disk when this returns: one call for all objects.
 fn flush(folder: &Path) -> io::Result<()> {
     let folder = File::open(folder)?;
@@ -324,4 +200,65 @@ fn flush(folder: &Path) -> io::Result<()> {
         folder.sync_all().is_err()
     };
     if failed { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn home() -> (tempfile::TempDir, Archive) {
+        let temp = tempfile::tempdir().unwrap();
+        let repository = Repository::init_bare(temp.path()).unwrap();
+        (temp, Archive::new(repository))
+    }
+
+    fn change(archive: &Archive, path: &str, content: &[u8]) -> Change {
+        let id = archive.repository().blob(content).unwrap();
+        Change { path: path.into(), now: Some((id, FileMode::Blob)) }
+    }
+
+    fn commit(archive: &Archive, changes: &[Change]) -> Option<Commit> {
+        let head = archive.head().unwrap();
+        archive.commit(head.as_ref(), changes, Author::Agent, &Message::default()).unwrap()
+    }
+
+    #[test]
+    fn the_branch_moves_only_from_where_the_change_was_based() {
+        let (_temp, archive) = home();
+        assert!(archive.head().unwrap().is_none());
+        let first = commit(&archive, &[]).unwrap();
+        let base = archive.head().unwrap();
+        assert_eq!(base.as_ref().unwrap().id(), first.id);
+        let second = commit(&archive, &[change(&archive, "a", b"1\n")]).unwrap();
+        let late = [change(&archive, "b", b"1\n")];
+        let message = Message::default();
+        let error = archive.commit(base.as_ref(), &late, Author::Agent, &message).unwrap_err();
+        let error = error.downcast_ref::<git2::Error>().unwrap();
+        assert_eq!(error.code(), ErrorCode::Modified);
+        assert!(archive.commit(None, &late, Author::Agent, &message).is_err());
+        assert_eq!(archive.head().unwrap().unwrap().id(), second.id);
+    }
+
+    #[test]
+    fn what_is_gone_already_may_go() {
+        let (_temp, archive) = home();
+        commit(&archive, &[change(&archive, "a/b", b"1\n")]).unwrap();
+        let gone = |path: &str| Change { path: path.into(), now: None };
+        assert!(commit(&archive, &[gone("never"), gone("a/never")]).is_none());
+        let last = commit(&archive, &[gone("a/b")]).unwrap();
+        assert_eq!((last.files, last.added, last.removed), (1, 0, 1));
+        assert!(archive.repository().find_tree(last.tree).unwrap().is_empty());
+    }
+
+    #[test]
+    fn lines_are_counted_where_that_is_cheap_and_makes_sense() {
+        let (_temp, archive) = home();
+        let text = change(&archive, "text", b"1\n2\n");
+        let binary = change(&archive, "binary", b"1\n\0\n");
+        let both = commit(&archive, &[text, binary]).unwrap();
+        assert_eq!((both.files, both.added, both.removed), (2, 2, 0));
+        let huge = change(&archive, "huge", &vec![b'\n'; COUNTED_BYTES + 1]);
+        let huge = commit(&archive, &[huge]).unwrap();
+        assert_eq!((huge.files, huge.added, huge.removed), (1, 0, 0));
+    }
 }

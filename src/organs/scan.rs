@@ -145,7 +145,7 @@ impl Walk<'_> {
                     // What is in it cannot be known: what history has of it stays.
                     let inside = prefix(&folder);
                     self.known.retain(|path, _| !path.starts_with(&inside));
-                    self.leave_out(&folder, why(&error));
+                    self.leave_out(&folder, &why(&error));
                 }
             }
         }
@@ -170,11 +170,11 @@ impl Walk<'_> {
                 }
             }
             Ok(stat) if stat.is_file() || stat.is_symlink() => return self.file(path, &stat),
-            Ok(_) => self.leave_out(&path, "a socket, a FIFO or a device".to_owned()),
+            Ok(_) => self.leave_out(&path, "a socket, a FIFO or a device"),
             Err(error) if vanished(&error) => {}
             Err(error) => {
                 self.known.remove(bytes(&path));
-                self.leave_out(&path, why(&error));
+                self.leave_out(&path, &why(&error));
             }
         }
         Ok(())
@@ -204,9 +204,10 @@ impl Walk<'_> {
         }
         // The time before reading: what changes later than that bears another stamp.
         let now = SystemTime::now();
-        let read = match stat.is_symlink() {
-            true => self.root.read_link(&path).map(|target| (target, stat.clone())),
-            false => self.root.read(&path, FILE_LIMIT),
+        let read = if stat.is_symlink() {
+            self.root.read_link(&path).map(|target| (target, stat.clone()))
+        } else {
+            self.root.read(&path, FILE_LIMIT)
         };
         match read {
             Ok((content, stat)) => self.record(path, &content, &stat, now),
@@ -214,7 +215,7 @@ impl Walk<'_> {
             Err(error) => {
                 // What history has of it stays.
                 self.known.remove(bytes(&path));
-                self.leave_out(&path, why(&error));
+                self.leave_out(&path, &why(&error));
                 Ok(())
             }
         }
@@ -238,7 +239,7 @@ impl Walk<'_> {
         let id = id.with_context(|| format!("cannot store {} in history", path.display()))?;
         let known = self.known.remove(bytes(&path));
         if let Err(error) = self.index.add(&entry(&path, stat, id, now)) {
-            self.leave_out(&path, format!("git refuses it: {}", error.message()));
+            self.leave_out(&path, &format!("git refuses it: {}", error.message()));
             return Ok(());
         }
         self.scan.unsaved = true;
@@ -249,7 +250,7 @@ impl Walk<'_> {
         Ok(())
     }
 
-    fn leave_out(&mut self, path: &Path, why: String) {
+    fn leave_out(&mut self, path: &Path, why: &str) {
         self.found.left_out.insert(format!("{} ({why})", path.to_string_lossy().escape_debug()));
     }
 }

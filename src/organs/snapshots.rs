@@ -14,9 +14,10 @@ use anyhow::{Context, Result, bail};
 use git2::ErrorCode;
 
 use crate::guard::history::{Archive, Author, Commit, Message};
-use crate::kernel::border::{History, Record};
+use crate::kernel::agent::{History, Record};
 use crate::kernel::event::{Changes, End};
 use crate::kernel::model::Boxed;
+use crate::organs::gitdir::GitDir;
 use crate::organs::scan::Scan;
 
 /// What the agent said at the end of a turn, in the body of the turn's commit, in characters.
@@ -34,6 +35,7 @@ const OUTSIDE: &str = "edits outside fledgling";
 pub struct Snapshots(Arc<Mutex<State>>);
 
 struct State {
+    git_dir: GitDir,
     archive: Archive,
     scan: Scan,
     /// Sessions with a turn that runs now.
@@ -50,10 +52,12 @@ impl Snapshots {
     /// Open the history of a home, or begin one with the workspace as it is. Blocks; the
     /// caller holds the host lock, and has `interrupted` called before any turn.
     pub fn open(home: &Path) -> Result<Self> {
-        let archive = Archive::open(home)?;
-        let scan = Scan::new(home.join("workspace"), archive.repository());
+        let (git_dir, repository) = GitDir::open(home)?;
+        let scan = Scan::new(home.join("workspace"), &repository);
+        let archive = Archive::new(repository);
         let newborn = archive.head()?.is_none();
         let mut state = State {
+            git_dir,
             archive,
             scan,
             running: BTreeSet::new(),
@@ -64,7 +68,7 @@ impl Snapshots {
         if newborn {
             let subject = "The workspace as it begins".to_owned();
             let trailers = vec![("Origin", "fledgling".to_owned())];
-            state.snapshot(Author::Agent, Message { subject, body: String::new(), trailers })?;
+            state.snapshot(Author::Agent, &Message { subject, body: String::new(), trailers })?;
         } else {
             state.heal();
         }
@@ -89,7 +93,7 @@ impl Snapshots {
             let message = Message { subject, body: String::new(), trailers };
             // Should this fail, the next snapshot must not take it for the owner's.
             state.since.extend(turns.iter().map(|(session, _)| session.clone()));
-            Ok(changes(state.snapshot(Author::Agent, message)?))
+            Ok(changes(state.snapshot(Author::Agent, &message)?))
         })
     }
 
@@ -124,7 +128,7 @@ impl State {
             let subject = "Edits outside fledgling".to_owned();
             let trailers = vec![("Origin", "owner".to_owned())];
             let message = Message { subject, body: String::new(), trailers };
-            taken = self.snapshot(Author::Owner, message);
+            taken = self.snapshot(Author::Owner, &message);
             if taken.is_err() {
                 // They end up in a turn's commit, which must not pass for the turn's alone.
                 self.since.insert(OUTSIDE.to_owned());
@@ -159,11 +163,11 @@ impl State {
         let others = self.since.iter().filter(|session| **session != record.session);
         trailers.extend(also_running(others));
         let message = Message { subject, body: said, trailers };
-        Ok(changes(self.snapshot(Author::Agent, message)?))
+        Ok(changes(self.snapshot(Author::Agent, &message)?))
     }
 
     /// One commit of all that changed since the last one, if anything did.
-    fn snapshot(&mut self, author: Author, message: Message) -> Result<Option<Commit>> {
+    fn snapshot(&mut self, author: Author, message: &Message) -> Result<Option<Commit>> {
         self.heal();
         let repository = self.archive.repository();
         for _ in 0..ATTEMPTS {
@@ -195,7 +199,7 @@ impl State {
     }
 
     fn heal(&mut self) {
-        match self.archive.heal_pointer() {
+        match self.git_dir.heal() {
             Ok(said) => self.notices.extend(said),
             Err(error) => self.notices.push(format!("History is in danger: {error:#}.")),
         }
@@ -231,10 +235,10 @@ fn changes(commit: Option<Commit>) -> Changes {
 }
 
 fn list(names: &[String]) -> String {
-    let named = names[..names.len().min(NAMED)].join(", ");
+    let first = names[..names.len().min(NAMED)].join(", ");
     match names.len().saturating_sub(NAMED) {
-        0 => named,
-        more => format!("{named} and {more} more"),
+        0 => first,
+        more => format!("{first} and {more} more"),
     }
 }
 
@@ -486,15 +490,22 @@ mod tests {
         });
         let changes = home.turn(|home| {
             fs::remove_file(home.path("pipe")).unwrap();
-            let fifo = CString::new(home.path("pipe").as_os_str().as_bytes()).unwrap();
-            // SAFETY: the path ends in NUL.
-            assert_eq!(unsafe { libc::mkfifo(fifo.as_ptr(), 0o600) }, 0);
+            for name in ["pipe", ".gitignore", ".gitattributes"] {
+                let fifo = CString::new(home.path(name).as_os_str().as_bytes()).unwrap();
+                // SAFETY: the path ends in NUL.
+                assert_eq!(unsafe { libc::mkfifo(fifo.as_ptr(), 0o600) }, 0);
+            }
             File::create(home.path("big")).unwrap().set_len(51 << 20).unwrap();
             home.write("small", "x\n");
         });
         assert_eq!(changes.files, 2);
+        // Plain git would wait for these two for ever; we have not.
+        fs::remove_file(home.path(".gitignore")).unwrap();
+        fs::remove_file(home.path(".gitattributes")).unwrap();
         let body = home.git(&["log", "-1", "--format=%b"]);
-        let named = "big (over 50 MB), pipe (a socket, a FIFO or a device)";
+        let [over, pipe] = ["over 50 MB", "a socket, a FIFO or a device"];
+        let named =
+            format!(".gitattributes ({pipe}), .gitignore ({pipe}), big ({over}), pipe ({pipe})");
         assert!(body.contains(&format!("Left out: {named}")), "{body}");
         // The last version that was recorded stays.
         assert_eq!(home.git(&["show", "HEAD:big"]), "once small\n");
@@ -518,8 +529,8 @@ mod tests {
         });
         home.turn(|home| {
             home.write("file", "2\n");
-            fs::set_permissions(home.path("file"), Permissions::from_mode(0)).unwrap();
-            fs::set_permissions(home.path("folder"), Permissions::from_mode(0)).unwrap();
+            fs::set_permissions(home.path("file"), Permissions::from_mode(0o000)).unwrap();
+            fs::set_permissions(home.path("folder"), Permissions::from_mode(0o000)).unwrap();
             home.write("other", "1\n");
         });
         let body = home.git(&["log", "-1", "--format=%b"]);
