@@ -168,6 +168,18 @@ fn command(shell: &Shell<'_>, output: PipeWriter, link: RawFd) -> Result<Command
     Ok(command)
 }
 
+/// Run a program of the owner's choice on a file, in the owner's terminal, and wait for
+/// it. It is no hand: it has the owner's rights and environment, and no agent can ask for it.
+pub fn run_for_owner(program: &str, file: &Path) -> Result<()> {
+    // An editor is often named with arguments, for instance `code --wait`.
+    let mut words = program.split_whitespace();
+    let name = words.next().context("no program is named")?;
+    let status = Command::new(name).args(words).arg(file).status();
+    let status = status.with_context(|| format!("cannot run {program}"))?;
+    ensure!(status.success(), "{program} failed ({status})");
+    Ok(())
+}
+
 /// By absolute path only: what a relative one means depends on where the host stands.
 fn find_bash() -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();

@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail};
 use git2::ErrorCode;
 
 use crate::guard::history::{Archive, Author, Commit, Message};
-use crate::kernel::agent::{History, Record};
+use crate::kernel::border::{History, Record};
 use crate::kernel::event::{Changes, End};
 use crate::kernel::model::Boxed;
 use crate::organs::gitdir::GitDir;
