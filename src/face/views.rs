@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use serde_json::Value;
 
 use crate::face::Refusal;
-use crate::face::clean::{clean, line};
+use crate::face::clean::{clean, row};
 use crate::face::screen::{Place, Screen, write};
 use crate::face::turn_view::count;
 use crate::organs::home::Home;
@@ -49,7 +49,7 @@ pub fn sessions_text(answer: &Value, screen: Screen) -> Result<String> {
     let list: Vec<Listed> =
         serde_json::from_value(answer.clone()).context("the host's list is odd")?;
     let longest = list.iter().map(|one| one.name.len()).max().unwrap_or_default();
-    let row = |one: &Listed| {
+    let shown = |one: &Listed| {
         let state = match (one.running, one.ended, &one.parent) {
             (Some(seconds), ..) => format!(" [running for {seconds} s]"),
             (_, true, _) => " [ended]".to_owned(),
@@ -59,11 +59,11 @@ pub fn sessions_text(answer: &Value, screen: Screen) -> Result<String> {
         let turns =
             if one.turns == 1 { "1 turn".to_owned() } else { format!("{} turns", one.turns) };
         let text = format!("{:longest$}  {}  {turns:>9}{state}  {}", one.name, one.last, one.about);
-        line(&text, screen.width)
+        row(&text, screen.width)
     };
     match list.as_slice() {
         [] => Ok("No conversation yet.".to_owned()),
-        list => Ok(list.iter().map(row).collect::<Vec<_>>().join("\n")),
+        list => Ok(list.iter().map(shown).collect::<Vec<_>>().join("\n")),
     }
 }
 
@@ -121,13 +121,13 @@ pub fn usage_text(answer: &Value, screen: Screen) -> String {
         "{:10}  {:>5}  {:>7}  {:>7}  {:>7}  session, model",
         "day", "turns", "input", "cached", "output"
     );
-    let mut lines = vec![screen.bold(&line(&head, screen.width))];
+    let mut lines = vec![screen.bold(&row(&head, screen.width))];
     let mut total = [0; 4];
-    for row in rows {
-        let numbers = ["turns", "input", "cache_read", "output"].map(|name| number(row, name));
+    for one in rows {
+        let numbers = ["turns", "input", "cache_read", "output"].map(|name| number(one, name));
         total.iter_mut().zip(numbers).for_each(|(sum, number)| *sum += number);
-        let label = format!("{}, {}", text(row, "session"), text(row, "model"));
-        lines.push(line(&usage_line(&text(row, "day"), numbers, &label), screen.width));
+        let label = format!("{}, {}", text(one, "session"), text(one, "model"));
+        lines.push(row(&usage_line(&text(one, "day"), numbers, &label), screen.width));
     }
     lines.push(usage_line("all", total, "").trim_end().to_owned());
     lines.join("\n")
