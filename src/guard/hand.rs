@@ -80,9 +80,9 @@ fn in_thread<T: Send + 'static>(
 fn carry_out(policy: &Policy, action: Action, link: Link, stopped: &Interrupt) -> Result<Outcome> {
     let workspace = policy.workspace.as_path();
     match action {
-        Action::Bash { command, timeout } => Ok(bash(policy, &command, Duration::from_secs(timeout), link)),
+        Action::Bash { command, timeout } => Ok(bash(policy, &command, timeout, link)),
         Action::Read { path, offset, limit } => {
-            file::read(workspace, &path, offset as usize, limit as usize, stopped)
+            file::read(workspace, &path, offset, limit, stopped)
         }
         Action::Write { path, content } => file::write(workspace, &path, content.as_bytes()),
         Action::Edit { path, edits } => file::edit(workspace, &path, &edits),

@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
@@ -22,7 +23,7 @@ pub const BASH_LIMIT_SECONDS: u64 = 600;
 /// Bytes of output a model is shown of one call: about 8,000 tokens.
 pub const OUTPUT_LIMIT: usize = 30_000;
 /// Lines `read` gives when the model names no other number.
-pub const READ_LINES: u64 = 2_000;
+pub const READ_LINES: usize = 2_000;
 
 /// A tool as a model is told of it.
 #[derive(Debug, Clone)]
@@ -85,9 +86,9 @@ pub enum Action {
     Bash {
         /// Given to `bash -c`.
         command: String,
-        /// Seconds after which it is ended.
-        #[serde(default = "default_seconds", deserialize_with = "number")]
-        timeout: u64,
+        /// After this long it is ended.
+        #[serde(default = "default_time", deserialize_with = "time")]
+        timeout: Duration,
     },
     /// Read a file or list a directory.
     Read {
@@ -95,10 +96,10 @@ pub enum Action {
         path: PathBuf,
         /// The first line wanted, from 1.
         #[serde(default = "first_line", deserialize_with = "number")]
-        offset: u64,
+        offset: usize,
         /// Lines wanted at most.
         #[serde(default = "default_lines", deserialize_with = "number")]
-        limit: u64,
+        limit: usize,
     },
     /// Create or replace a file.
     Write {
@@ -168,25 +169,29 @@ impl Action {
 }
 
 /// Small models write whole numbers as strings and as floats; both are plain enough.
-fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
     let value = Value::deserialize(deserializer)?;
     let number = match &value {
         Value::String(text) => text.trim().parse().ok(),
         value => value.as_f64(),
     };
-    let number = number.filter(|number| *number >= 1.0).map(|number| number as u64);
+    let number = number.filter(|number| *number >= 1.0).map(|number| number as usize);
     number.ok_or_else(|| D::Error::custom(format!("{value} is not a number from 1")))
 }
 
-fn default_seconds() -> u64 {
-    BASH_DEFAULT_SECONDS
+fn time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    Ok(Duration::from_secs(BASH_LIMIT_SECONDS.min(number(deserializer)? as u64)))
 }
 
-fn default_lines() -> u64 {
+fn default_time() -> Duration {
+    Duration::from_secs(BASH_DEFAULT_SECONDS)
+}
+
+fn default_lines() -> usize {
     READ_LINES
 }
 
-fn first_line() -> u64 {
+fn first_line() -> usize {
     1
 }
 
@@ -259,7 +264,8 @@ mod tests {
     #[test]
     fn numbers_are_parsed_leniently() {
         let parsed = Action::parse(&call("bash", json!({"command": "ls", "timeout": "7"})));
-        assert_eq!(parsed, Ok(Action::Bash { command: "ls".to_owned(), timeout: 7 }));
+        let timeout = Duration::from_secs(7);
+        assert_eq!(parsed, Ok(Action::Bash { command: "ls".to_owned(), timeout }));
         let parsed = Action::parse(&call("read", json!({"path": "a", "limit": 5.0})));
         let path = PathBuf::from("a");
         assert_eq!(parsed, Ok(Action::Read { path, offset: 1, limit: 5 }));
