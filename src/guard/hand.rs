@@ -312,6 +312,22 @@ mod tests {
     }
 
     #[test]
+    fn what_forks_on_and_on_is_caught() {
+        let home = Home::new();
+        let mut held = home.held();
+        // Each process starts the next, in a session of its own, and leaves: there are never
+        // many, and none stays. They stop by themselves, if at last.
+        let script = "[ $1 -gt 0 ] && setsid bash chain $(($1 - 1)) &";
+        fs::write(home.path("chain"), script).unwrap();
+        let command = "exec 9>held; echo ready >&9
+            for chain in 1 2 3 4 5 6 7 8; do bash chain 100000; done; sleep 1000";
+        let outcome = home.act(bash_for(command, Duration::from_secs(1)));
+        assert!(outcome.text.contains("[timed out after 1 s"), "{}", outcome.text);
+        ready(&mut held);
+        gone(&mut held);
+    }
+
+    #[test]
     fn long_output_is_cut_and_kept() {
         let home = Home::new();
         let text = home.bash("seq 1 20000").text;
