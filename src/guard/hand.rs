@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use tokio::sync::oneshot;
 
 use crate::guard::file;
@@ -48,8 +48,10 @@ impl Hand {
             outcome = &mut outcome => return outcome,
             () = interrupt.wait() => drop(leash),
         }
-        let outcome = tokio::time::timeout(GIVE_UP, outcome).await;
-        outcome.context("interrupted, but the system does not let go of it yet")?
+        let Ok(outcome) = tokio::time::timeout(GIVE_UP, outcome).await else {
+            bail!("interrupted, but the system does not let go of it yet")
+        };
+        outcome
     }
 }
 
@@ -73,7 +75,10 @@ fn in_thread<T: Send + 'static>(
     Box::pin(async move {
         started.context("cannot start a thread for the call")?;
         // A thread that panics drops the sender.
-        receiver.await.context("the call failed inside the harness, which is a bug in it")?
+        let Ok(done) = receiver.await else {
+            bail!("the call failed inside the harness, which is a bug in it")
+        };
+        done
     })
 }
 
