@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use tokio::sync::oneshot;
 
 use crate::guard::file;
@@ -48,8 +48,10 @@ impl Hand {
             outcome = &mut outcome => return outcome,
             () = interrupt.wait() => drop(leash),
         }
-        let outcome = tokio::time::timeout(GIVE_UP, outcome).await;
-        outcome.context("interrupted, but the system does not let go of it yet")?
+        let Ok(outcome) = tokio::time::timeout(GIVE_UP, outcome).await else {
+            bail!("interrupted, but the system does not let go of it yet")
+        };
+        outcome
     }
 }
 
@@ -73,7 +75,10 @@ fn in_thread<T: Send + 'static>(
     Box::pin(async move {
         started.context("cannot start a thread for the call")?;
         // A thread that panics drops the sender.
-        receiver.await.context("the call failed inside the harness, which is a bug in it")?
+        let Ok(done) = receiver.await else {
+            bail!("the call failed inside the harness, which is a bug in it")
+        };
+        done
     })
 }
 
@@ -309,6 +314,22 @@ mod tests {
                 held = watching => gone(&mut held.unwrap()),
             }
         });
+    }
+
+    #[test]
+    fn what_forks_on_and_on_is_caught() {
+        let home = Home::new();
+        let mut held = home.held();
+        // Each process starts the next, in a session of its own, and leaves: there are never
+        // many, and none stays. They stop by themselves, if at last.
+        let script = "[ $1 -gt 0 ] && setsid bash chain $(($1 - 1)) &";
+        fs::write(home.path("chain"), script).unwrap();
+        let command = "exec 9>held; echo ready >&9
+            for chain in 1 2 3 4 5 6 7 8; do bash chain 100000; done; sleep 1000";
+        let outcome = home.act(bash_for(command, Duration::from_secs(1)));
+        assert!(outcome.text.contains("[timed out after 1 s"), "{}", outcome.text);
+        ready(&mut held);
+        gone(&mut held);
     }
 
     #[test]

@@ -37,8 +37,10 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 /// half of what an interrupt may take. Without it `bash -c 'exec > >(tee log); ls'`
 /// would lose what `tee` has not written yet.
 const GRACE: Duration = Duration::from_millis(50);
-/// Milliseconds between two rounds of killing where no child's end is heard of.
-const ROUND: c_int = 5;
+/// Children that are reaped at most between two rounds of killing, and the milliseconds after
+/// which the next begins where no child's end is heard of.
+const ROUND: usize = 1000;
+const PAUSE: c_int = 5;
 /// Bytes read at once, and what a pipe holds at most (`/proc/sys/fs/pipe-max-size`).
 const PIECE: usize = 1 << 16;
 const PIPE: usize = 1 << 20;
@@ -250,48 +252,48 @@ impl Tree {
 
     /// Wait until bash has ended or the host wants it to, and end what is left then. Bash's
     /// status (or `TOLD`), and how many had to be killed.
+    ///
+    /// A fork bomb leaves children to reap without end, so that no round may reap them all.
     fn outlast(&mut self) -> [c_int; 2] {
         let mut told = false;
-        while self.reap() && self.status.is_none() && !told {
-            told = self.wait(LINK, -1);
+        while self.status.is_none() && !told {
+            let time = if self.reap() == 0 { -1 } else { 0 };
+            told = self.wait(LINK, time);
         }
         if told {
             self.kill_group(libc::SIGTERM);
         }
         // The clock is a plain system call.
         let end = Instant::now() + GRACE;
-        while self.reap() && Instant::now() < end {
-            self.wait(-1, millis_until(end));
+        let mut left = true;
+        while left && Instant::now() < end {
+            match self.reap() {
+                0 => _ = self.wait(-1, millis_until(end)),
+                pid => left = pid > 0,
+            }
         }
         self.killed = 0;
-        // Killing the children is enough: theirs become ours. Where they are not listed,
-        // no more than bash's group can be reached.
-        while self.reap() {
-            if !kill_children() {
-                self.kill_group(libc::SIGKILL);
-                if self.status.is_some() {
-                    break;
-                }
+        while left && self.kill() {
+            let reaped = (0..ROUND).map(|_| self.reap()).find(|pid| *pid <= 0);
+            left = reaped != Some(-1);
+            if reaped == Some(0) {
+                self.wait(-1, PAUSE);
             }
-            self.wait(-1, ROUND);
         }
         [self.status.filter(|_| !told).unwrap_or(TOLD), self.killed]
     }
 
-    /// Take in who has ended. Whether anybody is left.
-    fn reap(&mut self) -> bool {
-        loop {
-            let mut status = 0;
-            // SAFETY: a live integer.
-            let pid = unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) };
-            if pid <= 0 {
-                return pid == 0;
-            } else if pid == self.bash {
-                self.status = Some(status);
-            } else if libc::WIFSIGNALED(status) && libc::WTERMSIG(status) == libc::SIGKILL {
-                self.killed += 1;
-            }
+    /// Take in one who has ended: the process, 0 when nobody has, -1 when nobody is left.
+    fn reap(&mut self) -> libc::pid_t {
+        let mut status = 0;
+        // SAFETY: a live integer.
+        let pid = unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) };
+        if pid == self.bash {
+            self.status = Some(status);
+        } else if pid > 0 && libc::WIFSIGNALED(status) && libc::WTERMSIG(status) == libc::SIGKILL {
+            self.killed += 1;
         }
+        pid
     }
 
     /// Until a child ends, this descriptor has something to say (which is the answer), or
@@ -304,9 +306,26 @@ impl Tree {
         said
     }
 
+    /// Kill bash's group at one blow, before it can fork on, and then all children there
+    /// are: theirs become ours. Dead ones still fill the process table then, so that a fork
+    /// bomb that has filled it cannot grow. False when nothing more can be done, since the
+    /// children are not listed.
+    fn kill(&self) -> bool {
+        self.kill_group(libc::SIGKILL);
+        kill_children() || self.status.is_none()
+    }
+
+    /// While we have a child in the group, its number is nobody else's.
     fn kill_group(&self, signal: c_int) {
-        // SAFETY: numbers only. While anything of the group is left, its number is no other's.
-        unsafe { libc::kill(-self.bash, signal) };
+        let mut info = MaybeUninit::<libc::siginfo_t>::uninit();
+        let group = self.bash as libc::id_t;
+        let how = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+        // SAFETY: room of that size, and numbers.
+        unsafe {
+            if libc::waitid(libc::P_PGID, group, info.as_mut_ptr(), how) == 0 {
+                libc::kill(-self.bash, signal);
+            }
+        }
     }
 }
 
