@@ -5,6 +5,7 @@
 
 mod cli;
 mod face;
+mod files;
 mod guard;
 mod kernel;
 mod organs;

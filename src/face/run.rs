@@ -172,7 +172,17 @@ fn task(argument: Option<String>) -> Result<String> {
     if !std::io::stdin().is_terminal() {
         let mut bytes = Vec::new();
         std::io::stdin().read_to_end(&mut bytes).context("cannot read standard input")?;
-        let text = String::from_utf8_lossy(&bytes).trim_end().to_owned();
+        let text = match String::from_utf8(bytes) {
+            Ok(text) => text.trim_end().to_owned(),
+            Err(error) => {
+                let at = error.utf8_error().valid_up_to();
+                let why = format!(
+                    "stdin is not UTF-8 text (byte {}): save it as a file and name that in the task",
+                    at + 1
+                );
+                return Err(Refusal { why, exit: exit::USAGE }.into());
+            }
+        };
         if !text.is_empty() {
             parts.push(text);
         }

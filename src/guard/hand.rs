@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use tokio::sync::oneshot;
 
-use crate::guard::file;
+use crate::files::file;
 use crate::guard::output::Output;
 use crate::guard::policy::{self, Policy};
 use crate::guard::supervisor::{self, End, Link, Shell};

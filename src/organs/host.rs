@@ -11,21 +11,21 @@ use std::sync::{Arc, Mutex};
 use anyhow::{Context as _, Result};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use crate::kernel::border::Inbox;
-use crate::kernel::event::{Changes, End, Event};
-use crate::kernel::message::{Incoming, Origin, Usage};
+use crate::kernel::event::{Changes, End};
+use crate::kernel::message::Usage;
 use crate::kernel::model::Model;
 use crate::kernel::session::Session;
 use crate::organs::config::Config;
 use crate::organs::hand_door;
 use crate::organs::home::{Home, HostLock};
 use crate::organs::lane::{Heard, Lane, What, lock};
+use crate::organs::line::Saying;
 use crate::organs::models::{Catalog, NoModel};
 use crate::organs::prompt::Sources;
 use crate::organs::report;
 use crate::organs::sessions;
 use crate::organs::snapshots::Snapshots;
-use crate::organs::state::{State, Waiting};
+use crate::organs::state::State;
 use crate::organs::verb::{Answer, Caller, Needs, Verb, exit};
 use crate::organs::wirelog;
 
@@ -167,7 +167,8 @@ impl Host {
         self.check(caller, &verb)?;
         let value = match verb {
             Verb::Run { session, text, key, model, steer } => {
-                return self.run(caller, session, text, key, model, steer, answers).await;
+                let saying = Saying { session, text, key, model, steer };
+                return self.run(caller, saying, answers).await;
             }
             Verb::Watch { session } => {
                 let mut heard = self.lane(&session).watch();
@@ -294,89 +295,6 @@ impl Host {
         Ok(path)
     }
 
-    /// Say something in a session, and pass on what happens until it is answered.
-    #[expect(clippy::too_many_arguments, reason = "the fields of one request")]
-    async fn run(
-        self: &Arc<Self>,
-        caller: &Caller,
-        session: Option<String>,
-        text: String,
-        key: String,
-        model: Option<String>,
-        steer: bool,
-        answers: &UnboundedSender<Answer>,
-    ) -> Result<()> {
-        let home = &self.settings.home;
-        let session = session.map_or_else(|| sessions::fresh_name(home), Ok)?;
-        sessions::check_name(&session)?;
-        let (parent, origin) = match caller {
-            Caller::Owner => (None, Origin::Owner),
-            Caller::Hand(own) => (Some(own.clone()), Origin::Agent(own.clone())),
-        };
-        self.create_session(&session, parent, model.as_deref()).await?;
-        let incoming = Incoming { key: key.clone(), origin, text };
-        let lane = self.lane(&session);
-        let mut heard = lane.watch();
-        self.state.receive(&Waiting { incoming, steer, model }, &session)?;
-        if !(steer && lane.busy()) {
-            let host = self.clone();
-            let (session, lane) = (session.clone(), lane.clone());
-            tokio::spawn(async move { host.drain(&session, &lane).await });
-        }
-        let mut steered_into = false;
-        while let Some(Heard { keys, what }) = heard.recv().await {
-            // A message that steered a turn is answered by that turn.
-            steered_into |= steer && lane.busy();
-            if !keys.contains(&key) && !steered_into {
-                continue;
-            }
-            let (answer, last) = match what {
-                What::Failed(why, exit) => (Answer::Refused { why, exit }, true),
-                What::Event(event) => {
-                    let last = matches!(event, Event::TurnEnded { .. });
-                    (Answer::Event(event), last)
-                }
-            };
-            let gone = answers.send(answer).is_err();
-            if gone && *caller != Caller::Owner {
-                // The tool call that asked is over: nobody waits for this turn any more.
-                lane.stop();
-            }
-            if gone || last {
-                break;
-            }
-        }
-        Ok(())
-    }
-
-    /// Run turns until nothing waits for this session.
-    async fn drain(self: Arc<Self>, session: &str, lane: &Lane) {
-        let _turn = lane.gate.lock().await;
-        let mut stopped = false;
-        loop {
-            let waiting = match self.state.waiting(session) {
-                Ok(waiting) => waiting,
-                Err(error) => {
-                    return lane
-                        .tell(&[].into(), &What::Failed(format!("{error:#}"), exit::FAILED));
-                }
-            };
-            // What was to steer a turn that was stopped waits for the next word.
-            if waiting.is_empty() || stopped && waiting.iter().all(|one| one.steer) {
-                return;
-            }
-            let batch = next_batch(waiting);
-            let keys: Arc<[String]> = batch.iter().map(|one| one.incoming.key.clone()).collect();
-            match self.turn(session, lane, &keys, batch).await {
-                Ok(end) => stopped = end == Some(End::Interrupted),
-                Err(error) => {
-                    let why = format!("the turn could not be carried on: {error:#}");
-                    return lane.tell(&keys, &What::Failed(why, exit::FAILED));
-                }
-            }
-        }
-    }
-
     /// The lane of a session.
     pub fn lane(&self, session: &str) -> Arc<Lane> {
         lock(&self.lanes).entry(session.to_owned()).or_default().clone()
@@ -431,24 +349,5 @@ impl Host {
         let model = self.settings.catalog.model(spec).await?;
         lock(&self.models).insert(spec.to_owned(), model.clone());
         Ok(model)
-    }
-}
-
-/// What the next turn answers: the steering messages at the head of the line and the
-/// first other one.
-fn next_batch(mut waiting: Vec<Waiting>) -> Vec<Waiting> {
-    let first_own = waiting.iter().position(|one| !one.steer);
-    waiting.truncate(first_own.map_or(waiting.len(), |at| at + 1));
-    waiting
-}
-
-impl Inbox for Host {
-    fn steering(&self, session: &str) -> Result<Vec<Incoming>> {
-        let waiting = self.state.waiting(session)?.into_iter();
-        Ok(waiting.take_while(|one| one.steer).map(|one| one.incoming).collect())
-    }
-
-    fn taken(&self, key: &str) -> Result<()> {
-        self.state.taken(key)
     }
 }

@@ -31,11 +31,8 @@ pub enum What {
 
 /// A turn under way.
 #[derive(Debug)]
-pub struct Running {
-    /// The messages it answers.
-    pub keys: Arc<[String]>,
-    /// When it began.
-    pub since: Instant,
+struct Running {
+    since: Instant,
     interrupter: Interrupter,
 }
 
@@ -63,9 +60,9 @@ impl Lane {
     }
 
     /// A turn begins: what interrupts it.
-    pub fn begin(&self, keys: Arc<[String]>) -> Interrupt {
+    pub fn begin(&self) -> Interrupt {
         let (interrupter, interrupt) = interrupt();
-        *lock(&self.running) = Some(Running { keys, since: Instant::now(), interrupter });
+        *lock(&self.running) = Some(Running { since: Instant::now(), interrupter });
         interrupt
     }
 
@@ -86,12 +83,6 @@ impl Lane {
     /// Whether a turn runs now.
     pub fn busy(&self) -> bool {
         lock(&self.running).is_some()
-    }
-
-    /// Whether the running turn answers the message with this key.
-    pub fn answers(&self, key: &str) -> bool {
-        let running = lock(&self.running);
-        running.as_ref().is_some_and(|running| running.keys.iter().any(|known| known == key))
     }
 
     /// Seconds the running turn has taken so far.

@@ -11,6 +11,7 @@ pub mod home;
 pub mod host;
 pub mod keys;
 pub mod lane;
+pub mod line;
 pub mod link;
 pub mod models;
 pub mod prompt;

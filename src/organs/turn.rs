@@ -82,7 +82,7 @@ impl Host {
         }
         let door = HandDoor::open(self.clone(), name)?;
         let hand = Hand::new(self.policy(&door));
-        let interrupt = lane.begin(keys.clone());
+        let interrupt = lane.begin();
         self.state.begin(name, turn)?;
         let ended =
             self.agent(&*model, &hand, interrupt, &mut heard).turn(&mut transcript, first).await;

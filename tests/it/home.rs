@@ -304,9 +304,9 @@ impl Process {
     fn wait_for(&self, gathered: &Gathered, part: &str) {
         let found = |bytes: &[u8]| String::from_utf8_lossy(bytes).contains(part);
         let bytes = gathered.bytes.lock().expect("nothing panics with it");
-        let waited = gathered.more.wait_timeout_while(bytes, BOUND, |(bytes, closed)| {
-            !*closed && !found(bytes)
-        });
+        let waited = gathered
+            .more
+            .wait_timeout_while(bytes, BOUND, |(bytes, closed)| !*closed && !found(bytes));
         let said = found(&waited.expect("nothing panics with it").0.0);
         assert!(said, "it did not say {part:?}\n{}", self.seen());
     }

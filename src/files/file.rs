@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, ensure};
 
-use crate::guard::edit::{self, likeness};
+use crate::files::edit::{self, likeness};
 use crate::kernel::interrupt::Interrupt;
 use crate::kernel::tool::{OUTPUT_LIMIT, Outcome, Replacement};
 
