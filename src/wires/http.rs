@@ -233,7 +233,9 @@ fn client(url: &Url) -> reqwest::Result<Client> {
         // Loading the platform's certificates takes longer than a turn with a local model.
         let roots = RootCertStore::empty();
         let tls = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
-        builder = builder.tls_backend_preconfigured(tls);
+        // A new connection costs nothing here, and small servers close kept ones at the
+        // very moment in which they are used again.
+        builder = builder.tls_backend_preconfigured(tls).pool_max_idle_per_host(0);
     }
     if is_local(url) { builder.no_proxy() } else { builder }.build()
 }
