@@ -82,9 +82,10 @@ impl Terminal {
 
     fn wait(&self, mut until: impl FnMut(&View) -> bool) -> (String, bool) {
         let view = self.shared.view.lock().expect("nothing panics with it");
-        let waited = self.shared.changed.wait_timeout_while(view, BOUND, |view| {
-            !view.closed && !until(view)
-        });
+        let waited = self
+            .shared
+            .changed
+            .wait_timeout_while(view, BOUND, |view| !view.closed && !until(view));
         let (view, _) = waited.expect("nothing panics with it");
         (view.parser.screen().contents(), until(&view))
     }
