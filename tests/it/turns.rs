@@ -355,6 +355,24 @@ fn a_session_goes_on_in_the_next_process() {
 }
 
 #[test]
+fn the_prefix_changes_with_its_files_alone() {
+    on_both(|_, server, home| {
+        for _ in 0..3 {
+            server.queue(Reply::text("ok"));
+        }
+        let run = || home.run(&["run", "--session", "s", "hi"]).stdout("ok\n").stderr_any().check();
+        run();
+        run();
+        std::fs::write(home.workspace("bootstrap.md"), "You are a heron.").expect("a workspace");
+        server.allow_prefix_change();
+        run();
+        let asked = server.asked(3);
+        let knows = |asked: &Asked| String::from_utf8_lossy(&asked.raw).contains("a heron");
+        assert!(!knows(&asked[1]) && knows(&asked[2]));
+    });
+}
+
+#[test]
 fn the_first_request_is_small() {
     on_both(|_, server, home| {
         server.queue(Reply::text("Hello."));
