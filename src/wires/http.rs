@@ -392,7 +392,7 @@ mod tests {
         assert_eq!(
             refused.to_string(),
             format!(
-                "http://{free}/chat/completions refused the connection (is the server running?)"
+                "http://{free}/chat/completions refused the connection; start the server, or correct the base URL"
             )
         );
         let refused = ask(format!("https://{free}/v1")).await.to_string();

@@ -119,6 +119,17 @@ impl Home {
         command
     }
 
+    /// What plain git says in the workspace, with nothing of the machine's configuration.
+    pub fn git(&self, args: &[&str]) -> String {
+        let mut git = Command::new("git");
+        git.args(args).current_dir(self.workspace("")).env_clear();
+        git.env("PATH", std::env::var_os("PATH").unwrap_or_default());
+        git.env("GIT_CONFIG_NOSYSTEM", "1").env("HOME", self.root.path());
+        let output = git.output().expect("git");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
     /// A run to be checked from its start to its end.
     pub fn run<S: AsRef<OsStr>>(&self, args: &[S]) -> Run {
         Run::of(self.command(args))

@@ -6,6 +6,7 @@ use std::time::Duration;
 mod home;
 mod kills;
 mod model_server;
+mod real_model;
 mod reply;
 mod rules;
 mod terminal;
@@ -13,5 +14,6 @@ mod tidy;
 mod turns;
 
 /// How long anything is waited for before a test fails and shows what it saw. Nothing is
-/// expected to take that long: it is only there so that a broken test ends.
+/// expected to take that long: it is only there so that a broken test ends. (A real model
+/// on one core is the slowest.)
 const BOUND: Duration = Duration::from_secs(30);
