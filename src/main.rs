@@ -1,5 +1,54 @@
 //! The program's table of contents: parse, run, print one error, exit.
-#![allow(dead_code)]
+//!
+//! Owns the order of the first steps: the keys leave the environment and the process
+//! becomes opaque to others before anything else exists. Knows no command.
+
+mod cli;
 mod face;
+mod files;
+mod guard;
 mod kernel;
-fn main() {}
+mod organs;
+mod wires;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use crate::organs::models::NoModel;
+use crate::organs::verb::exit;
+
+fn main() -> ExitCode {
+    // SAFETY: this is the only thread so far.
+    let keys = unsafe { organs::keys::Keys::take_from_environment() };
+    guard::policy::hide_from_others();
+    let cli = cli::Cli::parse();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let done = match runtime {
+        Ok(runtime) => runtime.block_on(cli.run(keys)),
+        Err(error) => Err(anyhow::Error::new(error).context("cannot start the runtime")),
+    };
+    match done {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            // Whoever read our output has enough of it.
+            let broken = |cause: &std::io::Error| cause.kind() == std::io::ErrorKind::BrokenPipe;
+            if error.downcast_ref().is_some_and(broken) {
+                return ExitCode::SUCCESS;
+            }
+            let _ = face::screen::write(face::screen::Place::Err, &format!("fledgling: {error:#}"));
+            ExitCode::from(code_of(&error))
+        }
+    }
+}
+
+fn code_of(error: &anyhow::Error) -> u8 {
+    if let Some(refusal) = error.downcast_ref::<face::Refusal>() {
+        return refusal.exit;
+    }
+    match error.downcast_ref() {
+        Some(NoModel::Nothing) => exit::NO_MODEL,
+        Some(NoModel::Unusable(_)) => exit::USAGE,
+        None => exit::FAILED,
+    }
+}

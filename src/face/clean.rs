@@ -39,9 +39,17 @@ pub fn clean(text: &str) -> String {
 /// become one space, and `…` stands for what is cut off.
 pub fn line(text: &str, width: usize) -> String {
     let cleaned = clean(text);
-    let line = cleaned.split_whitespace().collect::<Vec<_>>().join(" ");
+    cut(&cleaned.split_whitespace().collect::<Vec<_>>().join(" "), width)
+}
+
+/// A line of a table, cleaned and cut to `width` columns; its spaces stay.
+pub fn row(text: &str, width: usize) -> String {
+    cut(&clean(text).replace('\n', " "), width)
+}
+
+fn cut(line: &str, width: usize) -> String {
     if line.width() <= width {
-        return line;
+        return line.to_owned();
     }
     let mut cut = String::new();
     for c in line.chars() {

@@ -1,9 +1,29 @@
-//! How people reach the agent: what is printed, and the pages that are read.
+//! How people reach the agent: a terminal conversation, single turns, lists and pages.
+//! Owns everything that is looked at; decides nothing.
 
 pub mod clean;
+pub mod doctor;
 pub mod help;
-mod inline;
+pub mod inline;
 pub mod markdown;
-mod rows;
+pub mod onboard;
+pub mod prompt_line;
+pub mod repl;
+pub mod rows;
+pub mod run;
+pub mod screen;
 pub mod sql;
-mod wrap;
+pub mod tour;
+pub mod turn_view;
+pub mod views;
+pub mod wrap;
+
+/// A request that was refused, with the exit code that makes.
+#[derive(Debug, thiserror::Error)]
+#[error("{why}")]
+pub struct Refusal {
+    /// Why, and what to do about it.
+    pub why: String,
+    /// The exit code.
+    pub exit: u8,
+}

@@ -3,6 +3,7 @@
 //! `History`, `Inbox`, `Context`) and knows no provider, no process, no git and no terminal.
 
 pub mod agent;
+pub mod border;
 pub mod event;
 pub mod interrupt;
 pub mod message;

@@ -29,22 +29,28 @@ const UNRECORDED: &str = "interrupted: no result was recorded; it may have run i
 
 /// A line of a transcript.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Entry {
+    /// When it was written, in local time with its offset.
+    pub at: String,
+    /// What it says.
+    #[serde(flatten)]
+    pub line: Line,
+}
+
+/// What a line of a transcript says.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Line {
     /// The first: what this conversation is.
     Session {
         /// The format of the file.
         format: u32,
-        /// When it began.
-        at: String,
         /// What it is.
         #[serde(flatten)]
         header: Header,
     },
     /// Somebody spoke.
     User {
-        /// When.
-        at: String,
         /// The turn it belongs to.
         turn: u64,
         /// The message.
@@ -52,32 +58,16 @@ pub enum Line {
         incoming: Incoming,
     },
     /// The model replied.
-    Assistant {
-        /// When the reply was complete.
-        at: String,
-        /// The reply.
-        #[serde(flatten)]
-        reply: Assistant,
-    },
+    Assistant(Assistant),
     /// A call was carried out.
-    Result {
-        /// When.
-        at: String,
-        /// The result.
-        #[serde(flatten)]
-        result: CallResult,
-    },
+    Result(CallResult),
     /// The kernel told the model something.
     Note {
-        /// When.
-        at: String,
         /// What.
         text: String,
     },
     /// What went before was summarised. It stays in the file and leaves the context.
     Summary {
-        /// When.
-        at: String,
         /// The summary.
         text: String,
         /// How many of the messages before it stay in the context.
@@ -85,8 +75,6 @@ pub enum Line {
     },
     /// A turn ended.
     TurnEnd {
-        /// When.
-        at: String,
         /// Which.
         turn: u64,
         /// How.
@@ -102,10 +90,7 @@ pub enum Line {
         usage: Usage,
     },
     /// The conversation was ended for good.
-    Ended {
-        /// When.
-        at: String,
-    },
+    Ended,
     /// A kind this version does not know.
     #[serde(other)]
     Foreign,
@@ -157,7 +142,7 @@ impl Session {
         let file = file.with_context(|| format!("cannot create transcript {}", path.display()))?;
         let view = View::default();
         let mut session = Self { file, path: path.to_owned(), header: header.clone(), view };
-        session.append(Line::Session { format: FORMAT, at: now(), header })?;
+        session.append(Line::Session { format: FORMAT, header })?;
         Ok(session)
     }
 
@@ -173,12 +158,15 @@ impl Session {
         let mut view = View::default();
         let mut header = None;
         for (number, line) in lines(&file).enumerate() {
-            match line.with_context(|| format!("cannot read transcript {shown}"))? {
-                Ok(Line::Session { format, .. }) if format > FORMAT => anyhow::bail!(
-                    "transcript {shown} has format {format}, made by a newer fledgling; this one reads {FORMAT}"
-                ),
-                Ok(Line::Session { header: found, .. }) => header = Some(found),
-                Ok(line) => view.take(line),
+            let line = line.with_context(|| format!("cannot read transcript {shown}"))?;
+            match line {
+                Ok(Entry { line: Line::Session { format, .. }, .. }) if format > FORMAT => {
+                    anyhow::bail!(
+                        "transcript {shown} has format {format}, made by a newer fledgling; this one reads {FORMAT}"
+                    )
+                }
+                Ok(Entry { line: Line::Session { header: found, .. }, .. }) => header = Some(found),
+                Ok(entry) => view.take(entry),
                 Err(why) => {
                     let number = number + 1;
                     view.notices.push(format!("{shown}: line {number} was skipped: {why}"));
@@ -243,14 +231,14 @@ impl Session {
     /// Record what was said to the agent; with `begin`, as the start of a new turn.
     pub fn record_user(&mut self, incoming: Incoming, begin: bool) -> Result<()> {
         let turn = self.view.turn + u64::from(begin);
-        self.append(Line::User { at: now(), turn, incoming })
+        self.append(Line::User { turn, incoming })
     }
 
     /// Record a reply. Each of its calls now owes a result.
     pub fn record_reply(&mut self, reply: Assistant) -> Result<Vec<Owed>> {
         let calls =
             if reply.stop == Stop::Cut { Vec::new() } else { reply.calls().cloned().collect() };
-        self.append(Line::Assistant { at: now(), reply })?;
+        self.append(Line::Assistant(reply))?;
         Ok(calls.into_iter().map(Owed).collect())
     }
 
@@ -258,18 +246,18 @@ impl Session {
     pub fn record_result(&mut self, owed: Owed, outcome: &Outcome) -> Result<()> {
         let Owed(Call { id, .. }) = owed;
         let result = CallResult { id, text: outcome.text.clone(), error: outcome.error };
-        self.append(Line::Result { at: now(), result })
+        self.append(Line::Result(result))
     }
 
     /// Record something the model should know.
     pub fn record_note(&mut self, text: &str) -> Result<()> {
-        self.append(Line::Note { at: now(), text: text.to_owned() })
+        self.append(Line::Note { text: text.to_owned() })
     }
 
     /// Record a summary of all but the last `keep` messages.
     pub fn record_summary(&mut self, text: String, keep: usize) -> Result<()> {
         self.close_calls()?;
-        self.append(Line::Summary { at: now(), text, keep })
+        self.append(Line::Summary { text, keep })
     }
 
     /// Record the end of the running turn and bring the file to the disk.
@@ -282,38 +270,39 @@ impl Session {
     ) -> Result<()> {
         self.close_calls()?;
         let (turn, why) = (self.view.turn, why.to_owned());
-        self.append(Line::TurnEnd { at: now(), turn, end, why, changes, usage })?;
+        self.append(Line::TurnEnd { turn, end, why, changes, usage })?;
         let shown = self.path.display();
         self.file.sync_data().with_context(|| format!("cannot bring {shown} to the disk"))
     }
 
     /// Record that the conversation is over.
     pub fn record_ended(&mut self) -> Result<()> {
-        self.append(Line::Ended { at: now() })
+        self.append(Line::Ended)
     }
 
     /// Answer what is still owed, so that the file itself is a valid conversation.
     fn close_calls(&mut self) -> Result<()> {
         for call in self.view.owed() {
             let result = CallResult { id: call.id, text: UNRECORDED.to_owned(), error: true };
-            self.append(Line::Result { at: now(), result })?;
+            self.append(Line::Result(result))?;
         }
         Ok(())
     }
 
     fn append(&mut self, line: Line) -> Result<()> {
-        let mut text = serde_json::to_string(&line)?;
+        let entry = Entry { at: now(), line };
+        let mut text = serde_json::to_string(&entry)?;
         text.push('\n');
         let shown = self.path.display();
         let written = self.file.write_all(text.as_bytes());
         written.with_context(|| format!("cannot append to transcript {shown}"))?;
-        self.view.take(line);
+        self.view.take(entry);
         Ok(())
     }
 }
 
 /// The lines of a transcript, each parsed or with the reason why it is not.
-pub fn lines(file: &File) -> impl Iterator<Item = std::io::Result<Result<Line, String>>> {
+pub fn lines(file: &File) -> impl Iterator<Item = std::io::Result<Result<Entry, String>>> {
     let mut reader = BufReader::new(file);
     std::iter::from_fn(move || {
         let mut bytes = Vec::new();
@@ -351,10 +340,10 @@ struct View {
 }
 
 impl View {
-    fn take(&mut self, line: Line) {
+    fn take(&mut self, Entry { at, line }: Entry) {
         match line {
             Line::Session { .. } | Line::Foreign => {}
-            Line::User { at, turn, incoming } => {
+            Line::User { turn, incoming } => {
                 self.turn = turn;
                 self.open = true;
                 let Incoming { key, origin, text } = incoming;
@@ -364,10 +353,10 @@ impl View {
                     origin,
                 });
             }
-            Line::Assistant { reply, .. } => self.take_reply(reply),
-            Line::Result { result, .. } => self.take_result(result),
-            Line::Note { text, .. } => self.push(Message::Note(text)),
-            Line::Summary { text, keep, .. } => {
+            Line::Assistant(reply) => self.take_reply(reply),
+            Line::Result(result) => self.take_result(result),
+            Line::Note { text } => self.push(Message::Note(text)),
+            Line::Summary { text, keep } => {
                 self.close();
                 let mut tail = self.messages.split_off(self.messages.len().saturating_sub(keep));
                 // Results without their calls would make the conversation invalid.
@@ -378,7 +367,7 @@ impl View {
                 self.messages.append(&mut tail);
             }
             Line::TurnEnd { .. } => self.open = false,
-            Line::Ended { .. } => self.ended = true,
+            Line::Ended => self.ended = true,
         }
     }
 

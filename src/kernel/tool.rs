@@ -8,7 +8,9 @@ use std::path::PathBuf;
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use serde_json::{Map, Value, json};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
+use serde_json::{Value, json};
 
 use crate::kernel::interrupt::Interrupt;
 use crate::kernel::message::Call;
@@ -75,35 +77,40 @@ pub static SPECS: LazyLock<Vec<Spec>> = LazyLock::new(|| {
     ]
 });
 
-/// A call whose arguments make sense: what a hand is asked to do.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A call whose arguments make sense: what a hand is asked to do. Paths are absolute, or
+/// relative to the workspace.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(tag = "name", content = "input", rename_all = "snake_case")]
 pub enum Action {
     /// Run a command.
     Bash {
         /// Given to `bash -c`.
         command: String,
         /// After this long it is ended.
+        #[serde(default = "default_time", deserialize_with = "time")]
         timeout: Duration,
     },
     /// Read a file or list a directory.
     Read {
-        /// Relative to the workspace, or absolute.
+        /// The file or directory.
         path: PathBuf,
         /// The first line wanted, from 1.
+        #[serde(default = "first_line", deserialize_with = "number")]
         offset: usize,
         /// Lines wanted at most.
+        #[serde(default = "default_lines", deserialize_with = "number")]
         limit: usize,
     },
     /// Create or replace a file.
     Write {
-        /// Relative to the workspace, or absolute.
+        /// The file.
         path: PathBuf,
         /// All of its new content.
         content: String,
     },
     /// Change parts of a file.
     Edit {
-        /// Relative to the workspace, or absolute.
+        /// The file.
         path: PathBuf,
         /// The replacements, in any order.
         edits: Vec<Replacement>,
@@ -111,7 +118,7 @@ pub enum Action {
 }
 
 /// One exact replacement.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Replacement {
     /// Text that occurs exactly once.
     pub old: String,
@@ -148,93 +155,44 @@ impl Action {
     /// Parse a call's arguments. The error is a sentence for the model that names the
     /// tool, the argument and what was expected.
     pub fn parse(call: &Call) -> Result<Self, String> {
-        let tool = call.name.as_str();
-        let Value::Object(map) = &call.input else {
+        let tool = &call.name;
+        let names: Vec<_> = SPECS.iter().map(|spec| spec.name).collect();
+        if !names.contains(&tool.as_str()) {
+            return Err(format!("there is no tool {tool:?}; the tools are {}", names.join(", ")));
+        }
+        if !call.input.is_object() {
             return Err(format!("{tool}: the arguments are not a JSON object: {}", call.input));
-        };
-        let args = Arguments { tool, map };
-        match tool {
-            "bash" => {
-                let seconds = args.number("timeout", BASH_DEFAULT_SECONDS)?;
-                Ok(Self::Bash {
-                    command: args.text("command")?,
-                    timeout: Duration::from_secs(seconds.clamp(1, BASH_LIMIT_SECONDS)),
-                })
-            }
-            "read" => Ok(Self::Read {
-                path: args.path()?,
-                offset: args.number("offset", 1)?.max(1) as usize,
-                limit: args.number("limit", READ_LINES as u64)?.max(1) as usize,
-            }),
-            "write" => Ok(Self::Write { path: args.path()?, content: args.text("content")? }),
-            "edit" => Ok(Self::Edit { path: args.path()?, edits: args.edits()? }),
-            _ => {
-                let names: Vec<_> = SPECS.iter().map(|spec| spec.name).collect();
-                Err(format!("there is no tool {tool:?}; the tools are {}", names.join(", ")))
-            }
         }
+        Self::deserialize(json!({"name": tool, "input": call.input}))
+            .map_err(|error| format!("{tool}: bad arguments: {error}"))
     }
 }
 
-/// A call's arguments while they are parsed.
-struct Arguments<'a> {
-    tool: &'a str,
-    map: &'a Map<String, Value>,
+/// Small models write whole numbers as strings and as floats; both are plain enough.
+fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
+    let value = Value::deserialize(deserializer)?;
+    let number = match &value {
+        Value::String(text) => text.trim().parse().ok(),
+        value => value.as_f64(),
+    };
+    let number = number.filter(|number| *number >= 1.0).map(|number| number as usize);
+    number.ok_or_else(|| D::Error::custom(format!("{value} is not a number from 1")))
 }
 
-impl Arguments<'_> {
-    fn wrong(&self, name: &str, expected: &str) -> String {
-        let tool = self.tool;
-        match self.map.get(name) {
-            None => format!("{tool}: {name} is missing; expected {expected}"),
-            Some(value) => {
-                let shown: String = value.to_string().chars().take(80).collect();
-                format!("{tool}: {name} is {shown}; expected {expected}")
-            }
-        }
-    }
-
-    fn text(&self, name: &str) -> Result<String, String> {
-        let text = self.map.get(name).and_then(Value::as_str);
-        text.map(str::to_owned).ok_or_else(|| self.wrong(name, "a string"))
-    }
-
-    fn path(&self) -> Result<PathBuf, String> {
-        let path = self.text("path")?;
-        if path.is_empty() || path.contains('\0') {
-            return Err(self.wrong("path", "the path of a file"));
-        }
-        Ok(PathBuf::from(path))
-    }
-
-    /// Small models write numbers as strings and as floats; both are plain enough.
-    fn number(&self, name: &str, default: u64) -> Result<u64, String> {
-        let value = match self.map.get(name) {
-            None | Some(Value::Null) => return Ok(default),
-            Some(Value::String(text)) => text.trim().parse().ok(),
-            Some(value) => value.as_f64(),
-        };
-        match value {
-            Some(number) if number >= 0.0 => Ok(number as u64),
-            _ => Err(self.wrong(name, "a whole number")),
-        }
-    }
-
-    fn edits(&self) -> Result<Vec<Replacement>, String> {
-        let expected = "a list of {\"old\", \"new\"} objects";
-        let parsed = match self.map.get("edits") {
-            Some(Value::String(text)) => serde_json::from_str(text).ok(),
-            other => other.cloned(),
-        };
-        let Some(Value::Array(items)) = parsed else { return Err(self.wrong("edits", expected)) };
-        let edits: Option<Vec<_>> = items.iter().map(replacement).collect();
-        edits.filter(|edits| !edits.is_empty()).ok_or_else(|| self.wrong("edits", expected))
-    }
+fn time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    Ok(Duration::from_secs(BASH_LIMIT_SECONDS.min(number(deserializer)? as u64)))
 }
 
-fn replacement(item: &Value) -> Option<Replacement> {
-    let field = |name| item.get(name).and_then(Value::as_str).map(str::to_owned);
-    Some(Replacement { old: field("old")?, new: field("new")? })
+fn default_time() -> Duration {
+    Duration::from_secs(BASH_DEFAULT_SECONDS)
+}
+
+fn default_lines() -> usize {
+    READ_LINES
+}
+
+fn first_line() -> usize {
+    1
 }
 
 /// Output on its way to a model: takes any amount, keeps its head and its tail.
@@ -304,22 +262,23 @@ mod tests {
     }
 
     #[test]
-    fn arguments_are_parsed_leniently_where_the_meaning_is_plain() {
+    fn numbers_are_parsed_leniently() {
         let parsed = Action::parse(&call("bash", json!({"command": "ls", "timeout": "7"})));
         let timeout = Duration::from_secs(7);
         assert_eq!(parsed, Ok(Action::Bash { command: "ls".to_owned(), timeout }));
-        let edits = json!({"path": "a", "edits": "[{\"old\":\"x\",\"new\":\"y\"}]"});
-        assert!(matches!(Action::parse(&call("edit", edits)), Ok(Action::Edit { .. })));
+        let parsed = Action::parse(&call("read", json!({"path": "a", "limit": 5.0})));
+        let path = PathBuf::from("a");
+        assert_eq!(parsed, Ok(Action::Read { path, offset: 1, limit: 5 }));
     }
 
     #[test]
-    fn bad_arguments_name_tool_argument_and_expectation() {
+    fn bad_arguments_name_tool_and_expectation() {
         for (name, input, expected) in [
             ("bash", json!("{\"comm"), "bash: the arguments are not a JSON object"),
-            ("bash", json!({}), "bash: command is missing; expected a string"),
-            ("read", json!({"path": 3}), "read: path is 3; expected a string"),
-            ("read", json!({"path": "a", "limit": "x"}), "read: limit is \"x\""),
-            ("edit", json!({"path": "a", "edits": []}), "edit: edits is []"),
+            ("bash", json!({}), "bash: bad arguments: missing field `command`"),
+            ("read", json!({"path": 3}), "read: bad arguments: invalid type: integer `3`"),
+            ("read", json!({"path": "a", "limit": "x"}), "read: bad arguments: \"x\" is not"),
+            ("edit", json!({"path": "a"}), "edit: bad arguments: missing field `edits`"),
             ("grep", json!({}), "there is no tool \"grep\""),
         ] {
             let error = Action::parse(&call(name, input)).unwrap_err();

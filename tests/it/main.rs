@@ -1,1 +1,17 @@
+//! The integration tests: one binary. They drive the real program in a home of its own
+//! against a fake model server that fails a test whose requests break the providers' rules.
 
+use std::time::Duration;
+
+mod home;
+mod kills;
+mod model_server;
+mod reply;
+mod rules;
+mod terminal;
+mod tidy;
+mod turns;
+
+/// How long anything is waited for before a test fails and shows what it saw. Nothing is
+/// expected to take that long: it is only there so that a broken test ends.
+const BOUND: Duration = Duration::from_secs(60);

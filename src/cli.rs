@@ -1,0 +1,180 @@
+//! The command line: what can be typed, and where it goes.
+//!
+//! Owns names, help texts and exit codes. Knows nothing of how a command does its work.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+
+use crate::face::{doctor, help, repl, run, sql, tour, views};
+use crate::organs::config::Config;
+use crate::organs::home::Home;
+use crate::organs::host::Settings;
+use crate::organs::keys::Keys;
+use crate::organs::link::Link;
+use crate::organs::models::Catalog;
+use crate::organs::verb::Verb;
+
+/// A thin agent that grows into yours: it acts with bash and files in a workspace of its
+/// own on this machine, and every turn is one git commit there.
+#[derive(Debug, Parser)]
+#[command(version, disable_help_subcommand = true, after_help = AFTER_HELP)]
+pub struct Cli {
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+const AFTER_HELP: &str = "\
+Without a command: a conversation in the terminal, the last one resumed.
+
+Exit codes: 0 done, 1 the turn (or something else) failed, 2 wrong usage,
+3 no model to talk to, 130 interrupted.
+
+Environment: ANTHROPIC_API_KEY, OPENAI_API_KEY, OPENROUTER_API_KEY (keys),
+ANTHROPIC_BASE_URL (without /v1), OPENAI_BASE_URL (with /v1), FLEDGLING_HOME, NO_COLOR.";
+
+#[derive(Debug, Args)]
+struct Common {
+    /// The conversation to continue, or to begin under this name
+    #[arg(long, global = true, value_name = "NAME")]
+    session: Option<String>,
+    /// anthropic:NAME, openai:NAME, ollama:NAME, a name from config.toml, or script:FILE
+    #[arg(long, global = true, value_name = "SPEC")]
+    model: Option<String>,
+    /// Events as JSON, one object a line
+    #[arg(long, global = true)]
+    json: bool,
+    /// Where the agent lives [default: the platform's folder for program data]
+    #[arg(long, global = true, value_name = "DIR", env = "FLEDGLING_HOME")]
+    home: Option<PathBuf>,
+    /// Start with the embedded bootstrap, without skills and memory
+    #[arg(long, global = true)]
+    safe: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// One turn: the task from the argument, from standard input, or both
+    Run {
+        /// What to do
+        task: Option<String>,
+    },
+    /// A recorded conversation with real tools: needs no key and no network
+    Tour,
+    /// Make the home and its workspace, and say where they are
+    Init,
+    /// List the conversations
+    Sessions,
+    /// End a conversation for good; its transcript stays
+    End {
+        /// Which
+        session: String,
+    },
+    /// Stop the running turn, of one conversation or of all
+    Stop {
+        /// Which
+        session: Option<String>,
+    },
+    /// Show the requests and raw replies of a turn, as they went over the wire
+    Wire {
+        /// Which conversation [default: the latest]
+        session: Option<String>,
+        /// Which turn [default: the latest]
+        turn: Option<u64>,
+    },
+    /// Show the tokens used, by day, conversation and model
+    Usage,
+    /// Show the harness as the agent sees it: paths, limits, rights, model
+    #[command(name = "self")]
+    About,
+    /// An SQLite shell
+    Sql {
+        /// The database; made when there is none
+        file: PathBuf,
+        /// The statements [default: from standard input]
+        query: Option<String>,
+        /// Values for ?1, ?2 … of the statements: nothing in them needs quoting
+        values: Vec<String>,
+        /// Rows without a header, parted by tabs: for scripts
+        #[arg(long)]
+        bare: bool,
+    },
+    /// Short pages on how things work here; the agent reads them to extend itself
+    Help {
+        /// Which page [default: the list]
+        topic: Option<String>,
+    },
+    /// Check home, tools and models, and say what is wrong
+    Doctor,
+}
+
+impl Cli {
+    /// Do what was asked. The number is the exit code.
+    pub async fn run(self, keys: Keys) -> Result<u8> {
+        let Self { common, command } = self;
+        let Common { session, model, json, home, safe } = common;
+        match command {
+            Some(Command::Sql { file, query, values, bare }) => {
+                let format = match (json, bare) {
+                    (true, _) => sql::Format::Json,
+                    (_, true) => sql::Format::Bare,
+                    _ => sql::Format::Readable,
+                };
+                let mut out = std::io::stdout().lock();
+                return sql::sql(&file, query.as_deref(), &values, format, &mut out).map(|()| 0);
+            }
+            Some(Command::Help { topic }) => return help::show(topic.as_deref()),
+            Some(Command::Tour) => return tour::tour(json).await,
+            _ => {}
+        }
+        let home = Home::resolve(home)?;
+        let settings = || -> Result<Settings> {
+            let config = Config::read(&home.file("config.toml"))?;
+            let keys = keys.clone().with_file(&home.file("secrets.toml"))?;
+            let catalog = Catalog::new(config.clone(), keys);
+            Ok(Settings { home: home.clone(), config, catalog, model: model.clone(), safe })
+        };
+        let simple = async |verb| views::ask(&Link::establish(&settings).await?, verb).await;
+        match command {
+            None => repl::repl(settings()?, session, json).await,
+            Some(Command::Run { task }) => {
+                let request = run::Request { task, session, model: model.clone(), json };
+                run::run(settings, request).await
+            }
+            Some(Command::Init) => views::init(&Link::establish(settings).await?, &home),
+            Some(Command::Sessions) => {
+                views::print(&simple(Verb::Sessions).await?, json, views::sessions_text)
+            }
+            Some(Command::End { session }) => views::ended(&simple(Verb::End { session }).await?),
+            Some(Command::Stop { session: named }) => {
+                let session = named.or(session);
+                views::stopped(&simple(Verb::Stop { session }).await?)
+            }
+            Some(Command::Wire { session: named, turn }) => {
+                // `wire 3` is a turn of the latest conversation.
+                let (named, turn) = match (named, turn) {
+                    (Some(number), None) if number.parse::<u64>().is_ok() => {
+                        (None, number.parse().ok())
+                    }
+                    other => other,
+                };
+                let session = named.or(session);
+                let answer = simple(Verb::Wire { session, turn }).await?;
+                views::print(&answer, json, |answer, screen| Ok(views::wire_text(answer, screen)))
+            }
+            Some(Command::Usage) => {
+                let answer = simple(Verb::Usage).await?;
+                views::print(&answer, json, |answer, screen| Ok(views::usage_text(answer, screen)))
+            }
+            Some(Command::About) => {
+                let answer = simple(Verb::About { session }).await?;
+                views::print(&answer, json, |answer, _| Ok(views::about_text(answer)))
+            }
+            Some(Command::Doctor) => doctor::doctor(settings).await,
+            Some(Command::Sql { .. } | Command::Help { .. } | Command::Tour) => Ok(0),
+        }
+    }
+}

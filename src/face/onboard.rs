@@ -1,0 +1,104 @@
+//! The welcome of somebody who has no model yet: a key is taken, checked and kept, or the
+//! tour begins.
+//!
+//! Owns the first conversation of all. Knows no provider but by the table of models.
+
+use anyhow::Result;
+
+use crate::face::clean::clean;
+use crate::face::screen::{Place, Screen, write};
+use crate::kernel::message::{Message, Origin};
+use crate::kernel::model::{Failure, Request};
+use crate::organs::host::Settings;
+use crate::organs::keys;
+use crate::organs::models::{NoModel, PROVIDERS, WAYS};
+
+/// What came of the welcome.
+pub enum Welcome {
+    /// There is a model now.
+    Ready,
+    /// The tour is wanted.
+    Tour,
+    /// Nothing is.
+    Leave,
+}
+
+/// See to it that there is a model to talk to.
+pub async fn welcome(settings: &mut Settings) -> Result<Welcome> {
+    let missing = match &settings.model {
+        Some(spec) => settings.catalog.model(spec).await.err(),
+        None => settings.catalog.default_spec().await.err(),
+    };
+    match missing {
+        None => return Ok(Welcome::Ready),
+        Some(error @ NoModel::Unusable(_)) => return Err(error.into()),
+        Some(NoModel::Nothing) => {}
+    }
+    let screen = Screen::of(Place::Out);
+    write(
+        Place::Out,
+        &screen.bold("Welcome. fledgling needs a model to talk to. There are three ways:"),
+    )?;
+    write(Place::Out, WAYS)?;
+    write(Place::Out, "")?;
+    loop {
+        write(
+            Place::Out,
+            "Paste an API key (it stays hidden), or press Enter for the tour, or Ctrl-C to leave.",
+        )?;
+        let Ok(key) = rpassword::prompt_password("key: ") else { return Ok(Welcome::Leave) };
+        let key = key.trim();
+        if key.is_empty() {
+            return Ok(Welcome::Tour);
+        }
+        let Some(provider) = provider_of(key)? else { continue };
+        write(Place::Out, &format!("Checking the key with one small request to {provider}…"))?;
+        let name = PROVIDERS.iter().find(|one| one.name == provider).and_then(|one| one.key);
+        let Some(name) = name else { continue };
+        let catalog = settings.catalog.clone().with_key(name, key);
+        match check(&catalog, provider).await {
+            Ok(model) => {
+                keys::store(&settings.home.file("secrets.toml"), name, key)?;
+                settings.catalog = catalog;
+                write(
+                    Place::Out,
+                    &format!(
+                        "It works: {model}. The key is kept in secrets.toml, readable by you alone."
+                    ),
+                )?;
+                return Ok(Welcome::Ready);
+            }
+            Err(why) => {
+                write(Place::Out, &screen.warn(&clean(&format!("That did not work: {why}"))))?
+            }
+        }
+    }
+}
+
+async fn check(catalog: &crate::organs::models::Catalog, provider: &str) -> Result<String, String> {
+    let model = catalog.model(provider).await.map_err(|error| error.to_string())?;
+    let messages = [Message::User { origin: Origin::Owner, text: "Say ok.".to_owned() }];
+    let request = Request { system: "Answer in one word.", tools: &[], messages: &messages };
+    match model.ask(&request, &mut |_| {}).await {
+        // A full answer is not needed to know that the key is good.
+        Ok(_) | Err(Failure::Overflow(_)) => Ok(model.name().to_owned()),
+        Err(failure) => Err(failure.to_string()),
+    }
+}
+
+/// Whose key it is: by its prefix where that says so, else by asking.
+fn provider_of(key: &str) -> Result<Option<&'static str>> {
+    let known = [("sk-ant-", "anthropic"), ("sk-or-", "openrouter"), ("sk-", "openai")];
+    if let Some((_, provider)) = known.iter().find(|(prefix, _)| key.starts_with(prefix)) {
+        return Ok(Some(provider));
+    }
+    write(Place::Out, "Whose key is it? 1 anthropic, 2 openai, 3 openrouter")?;
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer)?;
+    Ok(match answer.trim() {
+        "1" | "anthropic" => Some("anthropic"),
+        "2" | "openai" => Some("openai"),
+        "3" | "openrouter" => Some("openrouter"),
+        _ => None,
+    })
+}

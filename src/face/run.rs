@@ -1,0 +1,265 @@
+//! `fledgling run`: one turn, its answer on stdout, everything else on stderr.
+//!
+//! Owns what a single turn reads and writes. Knows neither where the host is nor how a
+//! turn is drawn.
+
+use std::io::{IsTerminal as _, Read as _};
+
+use anyhow::{Context as _, Result};
+
+use crate::face::Refusal;
+use crate::face::clean::clean;
+use crate::face::screen::{Place, Screen, write};
+use crate::face::turn_view::{Shown, TurnView};
+use crate::kernel::event::{End, Event};
+use crate::organs::host::Settings;
+use crate::organs::link::Link;
+use crate::organs::prompt::RIGHTS;
+use crate::organs::verb::{Answer, Verb, exit};
+
+/// What the command line asks for.
+#[derive(Debug)]
+pub struct Request {
+    /// The task.
+    pub task: Option<String>,
+    /// The session.
+    pub session: Option<String>,
+    /// The model.
+    pub model: Option<String>,
+    /// Whether events are printed as JSON.
+    pub json: bool,
+}
+
+/// Run the turn. The number is the exit code.
+pub async fn run(settings: impl FnOnce() -> Result<Settings>, request: Request) -> Result<u8> {
+    let text = task(request.task)?;
+    let mut talk = Talk::new(Link::establish(settings).await?, request.json)?;
+    let code = talk.turn(text, request.session, request.model).await?;
+    talk.finish().await?;
+    Ok(code)
+}
+
+/// Turns, one after the other, without a prompt.
+pub struct Talk {
+    /// Gone only while the next host is looked for.
+    link: Option<Link>,
+    json: bool,
+}
+
+impl Talk {
+    /// Over this link.
+    pub fn new(link: Link, json: bool) -> Result<Self> {
+        if let Some(host) = link.host() {
+            let mut output = Output::new(json);
+            output.notices(host.take_notices())?;
+            output.notices([RIGHTS.to_owned()])?;
+        }
+        Ok(Self { link: Some(link), json })
+    }
+
+    /// One turn. The number is its exit code.
+    pub async fn turn(
+        &mut self,
+        text: String,
+        session: Option<String>,
+        model: Option<String>,
+    ) -> Result<u8> {
+        let mut output = Output::new(self.json);
+        let key = format!("{:016x}", fastrand::u64(..));
+        let verb = Verb::Run { session, text, key, model, steer: false };
+        loop {
+            let link = self.link.take().context("there is no host")?;
+            let ended = tokio::select! {
+                ended = ask(&link, verb.clone(), &mut output) => ended?,
+                () = interrupted() => Ended::Interrupt,
+            };
+            match ended {
+                Ended::Code(code) => {
+                    self.link = Some(link);
+                    return Ok(code);
+                }
+                Ended::Interrupt => {
+                    let session = output.session.clone();
+                    link.ask(Verb::Stop { session }).await?.recv().await;
+                    if let Some(host) = link.host() {
+                        host.idle().await;
+                    }
+                    output.notices(["Interrupted.".to_owned()])?;
+                    self.link = Some(link);
+                    return Ok(exit::INTERRUPTED);
+                }
+                // The message waits in the inbox under its key: asking again cannot double it.
+                Ended::HostGone if output.session.is_none() => {
+                    self.link = Some(link.again().await?)
+                }
+                Ended::HostGone => {
+                    let session = output.session.unwrap_or_default();
+                    anyhow::bail!(
+                        "the host ended in the middle of the turn; what was finished is kept: continue with --session {session}"
+                    );
+                }
+            }
+        }
+    }
+
+    /// Do not end under the turns that others asked for.
+    pub async fn finish(self) -> Result<()> {
+        let Some(host) = self.link.as_ref().and_then(Link::host) else { return Ok(()) };
+        let running = host.running();
+        if !running.is_empty() {
+            let names = running.join(", ");
+            let text =
+                format!("Asked for from elsewhere and still running here: {names}. Waiting.");
+            Output::new(self.json).notices([text])?;
+            tokio::select! {
+                () = host.idle() => {}
+                () = interrupted() => host.stop_all().await,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// How asking ended.
+enum Ended {
+    Code(u8),
+    Interrupt,
+    HostGone,
+}
+
+async fn ask(link: &Link, verb: Verb, output: &mut Output) -> Result<Ended> {
+    let mut answers = link.ask(verb).await?;
+    loop {
+        let due = output.view.due().map(tokio::time::Instant::from_std);
+        let answer = tokio::select! {
+            answer = answers.recv() => answer,
+            () = async { tokio::time::sleep_until(due.unwrap_or_else(tokio::time::Instant::now)).await }, if due.is_some() => {
+                let lines = output.view.tick();
+                output.lines(lines)?;
+                continue;
+            }
+        };
+        match answer {
+            None => return Ok(Ended::HostGone),
+            Some(Answer::Event(event)) => output.event(&event)?,
+            Some(Answer::Refused { why, exit }) => return Err(Refusal { why, exit }.into()),
+            Some(Answer::Value(_)) => {}
+            Some(Answer::Done) => return Ok(Ended::Code(output.code)),
+        }
+    }
+}
+
+/// Returns at Ctrl-C or when the process is asked to end.
+async fn interrupted() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut interrupt), Ok(mut terminate)) =
+        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
+        // Without handlers the signals end the process, which a next start recovers from.
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+}
+
+/// The task: the argument, and standard input below it when there is any.
+fn task(argument: Option<String>) -> Result<String> {
+    let mut parts: Vec<String> = argument.into_iter().collect();
+    // A task on the command line is enough where nobody pipes anything in; an open pipe
+    // that never ends is the caller's wish to be read.
+    if !std::io::stdin().is_terminal() {
+        let mut bytes = Vec::new();
+        std::io::stdin().read_to_end(&mut bytes).context("cannot read standard input")?;
+        let text = match String::from_utf8(bytes) {
+            Ok(text) => text.trim_end().to_owned(),
+            Err(error) => {
+                let at = error.utf8_error().valid_up_to();
+                let why = format!(
+                    "stdin is not UTF-8 text (byte {}): save it as a file and name that in the task",
+                    at + 1
+                );
+                return Err(Refusal { why, exit: exit::USAGE }.into());
+            }
+        };
+        if !text.is_empty() {
+            parts.push(text);
+        }
+    }
+    let task = parts.join("\n\n");
+    if task.trim().is_empty() {
+        let why = "nothing to do: give the task as an argument or on standard input".to_owned();
+        return Err(Refusal { why, exit: exit::USAGE }.into());
+    }
+    Ok(task)
+}
+
+/// Where a turn's lines go.
+struct Output {
+    json: bool,
+    out: Screen,
+    view: TurnView,
+    session: Option<String>,
+    code: u8,
+}
+
+impl Output {
+    fn new(json: bool) -> Self {
+        let out = Screen::of(Place::Out);
+        let screen = if out.terminal { out } else { Screen::of(Place::Err) };
+        let view = TurnView::new(screen);
+        Self { json, out, view, session: None, code: exit::FAILED }
+    }
+
+    fn event(&mut self, event: &Event) -> Result<()> {
+        match event {
+            Event::TurnStarted { session, .. } => self.session = Some(session.clone()),
+            Event::TurnEnded { end, .. } => {
+                self.code = match end {
+                    End::Done => 0,
+                    End::Failed => exit::FAILED,
+                    End::Interrupted => exit::INTERRUPTED,
+                };
+            }
+            _ => {}
+        }
+        if self.json {
+            return Ok(write(Place::Out, &serde_json::to_string(event)?)?);
+        }
+        // A pipe gets the last reply whole and as it was written; what was said on the
+        // way there is not the answer.
+        if let (Event::Reply { text, calls }, false) = (event, self.out.terminal) {
+            let place = if *calls == 0 { Place::Out } else { Place::Err };
+            if !text.is_empty() {
+                write(place, clean(text).trim_end())?;
+            }
+        }
+        let lines = self.view.event(event);
+        self.lines(lines)
+    }
+
+    fn lines(&mut self, lines: Vec<Shown>) -> Result<()> {
+        for shown in lines {
+            match shown {
+                Shown::Said(line) if self.out.terminal => write(Place::Out, &line)?,
+                Shown::Said(_) => {}
+                Shown::Aside(line) if !self.json => write(Place::Err, &line)?,
+                Shown::Aside(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn notices(&mut self, notices: impl IntoIterator<Item = String>) -> Result<()> {
+        for text in notices {
+            if self.json {
+                write(Place::Out, &serde_json::to_string(&Event::Notice { text })?)?;
+            } else {
+                let lines = self.view.event(&Event::Notice { text });
+                self.lines(lines)?;
+            }
+        }
+        Ok(())
+    }
+}

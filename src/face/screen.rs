@@ -1,0 +1,84 @@
+//! What output goes to: its width, whether it takes colour, and how a line is written.
+//!
+//! Owns the one decision on colour and the one way to write, which survives a reader that
+//! goes away. Knows nothing of what is written.
+
+use std::io::{self, IsTerminal as _, Write as _};
+
+/// One of the two places a program writes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// The answer.
+    Out,
+    /// Everything else.
+    Err,
+}
+
+/// What a place can show.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Screen {
+    /// Whether it is a terminal.
+    pub terminal: bool,
+    /// Columns.
+    pub width: usize,
+    /// Whether it takes colour.
+    pub colour: bool,
+}
+
+/// Columns where nobody says how many there are.
+const WIDTH: usize = 80;
+/// Fewer columns than this make no readable text.
+const NARROWEST: usize = 20;
+
+impl Screen {
+    /// What a place can show now.
+    pub fn of(place: Place) -> Self {
+        let terminal = match place {
+            Place::Out => io::stdout().is_terminal(),
+            Place::Err => io::stderr().is_terminal(),
+        };
+        let size = match place {
+            Place::Out => terminal_size::terminal_size_of(io::stdout()),
+            Place::Err => terminal_size::terminal_size_of(io::stderr()),
+        };
+        let width = size.map_or(WIDTH, |(width, _)| usize::from(width.0)).max(NARROWEST);
+        let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+        let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
+        Self { terminal, width, colour: terminal && !dumb && !set("NO_COLOR") }
+    }
+
+    /// Text that steps back.
+    pub fn dim(&self, text: &str) -> String {
+        self.style("2", text)
+    }
+
+    /// Text that stands out.
+    pub fn bold(&self, text: &str) -> String {
+        self.style("1", text)
+    }
+
+    /// Text about something that went wrong.
+    pub fn warn(&self, text: &str) -> String {
+        self.style("33", text)
+    }
+
+    fn style(&self, code: &str, text: &str) -> String {
+        if self.colour && !text.is_empty() {
+            format!("\x1b[{code}m{text}\x1b[0m")
+        } else {
+            text.to_owned()
+        }
+    }
+}
+
+/// Write a line. What it holds must have been cleaned.
+pub fn write(place: Place, line: &str) -> io::Result<()> {
+    match place {
+        Place::Out => {
+            let mut out = io::stdout().lock();
+            writeln!(out, "{line}")?;
+            out.flush()
+        }
+        Place::Err => writeln!(io::stderr().lock(), "{line}"),
+    }
+}

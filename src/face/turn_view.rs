@@ -1,0 +1,203 @@
+//! A turn as lines to look at: the reply as it streams, a line for each tool call, a line
+//! for each thing to know, one at the end.
+//!
+//! Owns what a turn looks like, alike in every face. Does no output and knows no terminal
+//! but its width and colour.
+
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::face::clean::{clean, line};
+use crate::face::markdown::Markdown;
+use crate::face::screen::Screen;
+use crate::kernel::event::{Changes, End, Event};
+use crate::kernel::message::Usage;
+
+/// A call that runs longer than this is worth a line of its own.
+const SLOW: Duration = Duration::from_secs(2);
+
+/// A line, and what it is part of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Shown {
+    /// The agent's words.
+    Said(String),
+    /// Everything around them.
+    Aside(String),
+}
+
+/// A call with what came of it, to be looked at whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Looked {
+    /// The tool.
+    pub tool: String,
+    /// Its arguments.
+    pub input: Value,
+    /// What the model was told.
+    pub text: String,
+}
+
+/// One turn on its way to a screen.
+pub struct TurnView {
+    screen: Screen,
+    markdown: Markdown,
+    /// The call under way, since when, and whether its slowness was told.
+    call: Option<(String, Instant, bool)>,
+    input: Value,
+    /// The latest call.
+    pub last: Option<Looked>,
+    spoke: bool,
+}
+
+impl TurnView {
+    /// For lines of this screen.
+    pub fn new(screen: Screen) -> Self {
+        let markdown = Markdown::new(screen.width, screen.colour);
+        Self { screen, markdown, call: None, input: Value::Null, last: None, spoke: false }
+    }
+
+    /// What an event adds.
+    pub fn event(&mut self, event: &Event) -> Vec<Shown> {
+        match event {
+            Event::TurnStarted { .. } => {
+                self.markdown = Markdown::new(self.screen.width, self.screen.colour);
+                Vec::new()
+            }
+            Event::Thinking { .. } => Vec::new(),
+            Event::Text { text } => {
+                self.spoke = true;
+                self.markdown.push(text).into_iter().map(Shown::Said).collect()
+            }
+            Event::Reply { .. } => self.finish(),
+            Event::Call { tool, input, .. } => {
+                let preview = preview(tool, input);
+                self.call = Some((preview, Instant::now(), false));
+                input.clone_into(&mut self.input);
+                Vec::new()
+            }
+            Event::Result { tool, text, error, ms, .. } => {
+                let preview =
+                    self.call.take().map_or_else(|| tool.clone(), |(preview, ..)| preview);
+                let input = std::mem::take(&mut self.input);
+                self.last = Some(Looked { tool: tool.clone(), input, text: text.clone() });
+                let mark = if *error { "✗" } else { "·" };
+                vec![self.call_line(mark, &preview, &seconds(Duration::from_millis(*ms)))]
+            }
+            Event::Steered { origin, text } => self.around(&format!("({origin}) {text}")),
+            Event::Retry { wait_ms, why } => {
+                let wait = seconds(Duration::from_millis(*wait_ms));
+                self.around(&format!("{why}; trying again in {wait} (Ctrl-C stops)"))
+            }
+            Event::Notice { text } => self.around(text),
+            Event::TurnEnded { end, why, changes, usage, ms, .. } => {
+                let mut lines = self.finish();
+                match end {
+                    End::Done => {}
+                    End::Failed => lines.push(self.warning(&format!("The turn failed: {why}."))),
+                    End::Interrupted => lines.push(self.warning(&capital(&format!("{why}.")))),
+                }
+                let last = last_line(changes, *usage, Duration::from_millis(*ms));
+                lines.push(Shown::Aside(self.screen.dim(&line(&last, self.screen.width))));
+                lines
+            }
+        }
+    }
+
+    /// When something is to be said though nothing happens.
+    pub fn due(&self) -> Option<Instant> {
+        self.call.as_ref().filter(|(.., told)| !told).map(|(_, since, _)| *since + SLOW)
+    }
+
+    /// What is to be said when it is due.
+    pub fn tick(&mut self) -> Vec<Shown> {
+        match &mut self.call {
+            Some((preview, since, told)) if !*told && since.elapsed() >= SLOW => {
+                *told = true;
+                let preview = preview.clone();
+                vec![self.call_line("…", &preview, "still running")]
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// The end of the words so far.
+    fn finish(&mut self) -> Vec<Shown> {
+        self.spoke = false;
+        self.markdown.finish().into_iter().map(Shown::Said).collect()
+    }
+
+    fn call_line(&self, mark: &str, preview: &str, time: &str) -> Shown {
+        let room =
+            self.screen.width.saturating_sub(mark.chars().count() + time.chars().count() + 3);
+        let shown = format!("{mark} {}  {time}", line(preview, room));
+        Shown::Aside(self.screen.dim(&shown))
+    }
+
+    fn around(&self, text: &str) -> Vec<Shown> {
+        let lines = clean(text);
+        let mut markdown = Markdown::new(self.screen.width, false);
+        let mut wrapped: Vec<String> =
+            lines.lines().flat_map(|one| markdown.push(&format!("{one}\n"))).collect();
+        wrapped.extend(markdown.finish());
+        wrapped.into_iter().map(|one| Shown::Aside(self.screen.dim(&one))).collect()
+    }
+
+    fn warning(&self, text: &str) -> Shown {
+        Shown::Aside(self.screen.warn(&clean(text)))
+    }
+}
+
+/// A call in a few words.
+pub fn preview(tool: &str, input: &Value) -> String {
+    let text = |name: &str| input.get(name).and_then(Value::as_str).unwrap_or_default().trim();
+    let detail = match tool {
+        "bash" => {
+            let command = text("command");
+            let more = if command.lines().count() > 1 { " …" } else { "" };
+            format!("{}{more}", command.lines().next().unwrap_or_default())
+        }
+        "edit" => match input.get("edits").and_then(Value::as_array).map_or(0, Vec::len) {
+            0 | 1 => text("path").to_owned(),
+            count => format!("{} ({count} places)", text("path")),
+        },
+        "read" | "write" => text("path").to_owned(),
+        _ => input.to_string(),
+    };
+    format!("{tool} {detail}")
+}
+
+/// `3 files +40 −2 · 12 s · 4.1k tokens`.
+fn last_line(changes: &Changes, usage: Usage, time: Duration) -> String {
+    let mut parts = Vec::new();
+    if changes.files > 0 {
+        let files = if changes.files == 1 { "file" } else { "files" };
+        let Changes { files: count, added, removed, .. } = changes;
+        parts.push(format!("{count} {files} +{added} −{removed}"));
+    }
+    parts.push(seconds(time));
+    parts.push(format!("{} tokens", count(usage.total())));
+    parts.join(" · ")
+}
+
+/// A time as people say it.
+pub fn seconds(time: Duration) -> String {
+    match time.as_secs() {
+        0..10 => format!("{:.1} s", time.as_secs_f64()),
+        whole @ 10..120 => format!("{whole} s"),
+        whole => format!("{} min {} s", whole / 60, whole % 60),
+    }
+}
+
+/// A number of tokens, short.
+pub fn count(tokens: u64) -> String {
+    match tokens {
+        0..1_000 => tokens.to_string(),
+        1_000..1_000_000 => format!("{:.1}k", tokens as f64 / 1_000.0),
+        _ => format!("{:.1}M", tokens as f64 / 1_000_000.0),
+    }
+}
+
+fn capital(text: &str) -> String {
+    let mut chars = text.chars();
+    chars.next().map(|first| first.to_uppercase().chain(chars).collect()).unwrap_or_default()
+}

@@ -1,0 +1,178 @@
+//! The short commands: ask the host one thing and print what it answers.
+//!
+//! Owns how lists look. Knows nothing of where the answers come from.
+
+use anyhow::{Context as _, Result};
+use serde_json::Value;
+
+use crate::face::Refusal;
+use crate::face::clean::{clean, row};
+use crate::face::screen::{Place, Screen, write};
+use crate::face::turn_view::count;
+use crate::organs::home::Home;
+use crate::organs::link::Link;
+use crate::organs::sessions::Listed;
+use crate::organs::verb::{Answer, Verb};
+
+/// Ask one thing.
+pub async fn ask(link: &Link, verb: Verb) -> Result<Value> {
+    if let Some(host) = link.host() {
+        for notice in host.take_notices() {
+            write(Place::Err, &clean(&notice))?;
+        }
+    }
+    let mut answers = link.ask(verb).await?;
+    let mut value = Value::Null;
+    while let Some(answer) = answers.recv().await {
+        match answer {
+            Answer::Value(answer) => value = answer,
+            Answer::Refused { why, exit } => return Err(Refusal { why, exit }.into()),
+            Answer::Done => return Ok(value),
+            Answer::Event(_) => {}
+        }
+    }
+    anyhow::bail!("the host ended before it answered; try again")
+}
+
+/// `fledgling init`.
+pub fn init(link: &Link, home: &Home) -> Result<u8> {
+    for notice in link.host().map(|host| host.take_notices()).unwrap_or_default() {
+        write(Place::Err, &clean(&notice))?;
+    }
+    write(Place::Out, &format!("home       {}", home.path().display()))?;
+    write(Place::Out, &format!("workspace  {}", home.workspace().display()))?;
+    Ok(0)
+}
+
+/// A list of conversations.
+pub fn sessions_text(answer: &Value, screen: Screen) -> Result<String> {
+    let list: Vec<Listed> =
+        serde_json::from_value(answer.clone()).context("the host's list is odd")?;
+    let longest = list.iter().map(|one| one.name.len()).max().unwrap_or_default();
+    let shown = |one: &Listed| {
+        let state = match (one.running, one.ended, &one.parent) {
+            (Some(seconds), ..) => format!(" [running for {seconds} s]"),
+            (_, true, _) => " [ended]".to_owned(),
+            (_, _, Some(parent)) => format!(" [from {parent}]"),
+            _ => String::new(),
+        };
+        let turns =
+            if one.turns == 1 { "1 turn".to_owned() } else { format!("{} turns", one.turns) };
+        let text = format!("{:longest$}  {}  {turns:>9}{state}  {}", one.name, one.last, one.about);
+        row(&text, screen.width)
+    };
+    match list.as_slice() {
+        [] => Ok("No conversation yet.".to_owned()),
+        list => Ok(list.iter().map(shown).collect::<Vec<_>>().join("\n")),
+    }
+}
+
+/// `fledgling end`.
+pub fn ended(answer: &Value) -> Result<u8> {
+    let name = answer.get("ended").and_then(Value::as_str).unwrap_or_default();
+    write(Place::Err, &format!("Session {name} is ended; its transcript stays."))?;
+    Ok(0)
+}
+
+/// `fledgling stop`.
+pub fn stopped(answer: &Value) -> Result<u8> {
+    let stopped = answer.get("stopped").and_then(Value::as_array).cloned().unwrap_or_default();
+    let names: Vec<&str> = stopped.iter().filter_map(Value::as_str).collect();
+    let text = match names.as_slice() {
+        [] => "Nothing was running.".to_owned(),
+        names => format!("Stopped: {}.", names.join(", ")),
+    };
+    write(Place::Err, &text)?;
+    Ok(0)
+}
+
+/// Requests and raw replies.
+pub fn wire_text(answer: &Value, screen: Screen) -> String {
+    let mut lines = Vec::new();
+    for exchange in answer.as_array().into_iter().flatten() {
+        let text = |name: &str| exchange.get(name).and_then(Value::as_str).unwrap_or_default();
+        let turn = exchange.get("turn").and_then(Value::as_u64).unwrap_or_default();
+        lines.push(screen.bold(&format!("→ turn {turn}, {}", text("at"))));
+        let request = serde_json::from_str::<Value>(text("request"))
+            .and_then(|body| serde_json::to_string_pretty(&body))
+            .unwrap_or_else(|_| text("request").to_owned());
+        lines.push(clean(&request));
+        lines.push(screen.bold("←"));
+        lines.push(clean(text("reply")).trim_end().to_owned());
+    }
+    if lines.is_empty() {
+        return "Nothing went over the wire in that turn.".to_owned();
+    }
+    lines.join("\n")
+}
+
+/// Tokens by day, session and model.
+pub fn usage_text(answer: &Value, screen: Screen) -> String {
+    let rows = answer.as_array().map(Vec::as_slice).unwrap_or_default();
+    if rows.is_empty() {
+        return "Nothing was used yet.".to_owned();
+    }
+    let number =
+        |row: &Value, name: &str| row.get(name).and_then(Value::as_u64).unwrap_or_default();
+    let text = |row: &Value, name: &str| {
+        row.get(name).and_then(Value::as_str).unwrap_or_default().to_owned()
+    };
+    let head = format!(
+        "{:10}  {:>5}  {:>7}  {:>7}  {:>7}  session, model",
+        "day", "turns", "input", "cached", "output"
+    );
+    let mut lines = vec![screen.bold(&row(&head, screen.width))];
+    let mut total = [0; 4];
+    for one in rows {
+        let numbers = ["turns", "input", "cache_read", "output"].map(|name| number(one, name));
+        total.iter_mut().zip(numbers).for_each(|(sum, number)| *sum += number);
+        let label = format!("{}, {}", text(one, "session"), text(one, "model"));
+        lines.push(row(&usage_line(&text(one, "day"), numbers, &label), screen.width));
+    }
+    lines.push(usage_line("all", total, "").trim_end().to_owned());
+    lines.join("\n")
+}
+
+fn usage_line(day: &str, [turns, input, cached, output]: [u64; 4], label: &str) -> String {
+    let [input, cached, output] = [input, cached, output].map(count);
+    format!("{day:10}  {turns:>5}  {input:>7}  {cached:>7}  {output:>7}  {label}")
+}
+
+/// The harness as a session sees it.
+pub fn about_text(answer: &Value) -> String {
+    let mut lines = Vec::new();
+    for (name, value) in answer.as_object().into_iter().flatten() {
+        let name = name.replace('_', " ");
+        match value {
+            Value::Object(fields) => {
+                lines.push(format!("{name}:"));
+                let field = |(name, value): (&String, &Value)| {
+                    format!("  {}: {}", name.replace('_', " "), plain(value))
+                };
+                lines.extend(fields.iter().map(field));
+            }
+            value => lines.push(format!("{name}: {}", plain(value))),
+        }
+    }
+    lines.join("\n")
+}
+
+/// Print an answer: as text, or as one JSON object a line.
+pub fn print(
+    answer: &Value,
+    json: bool,
+    text: impl FnOnce(&Value, Screen) -> Result<String>,
+) -> Result<u8> {
+    match (json, answer) {
+        (true, Value::Array(rows)) => {
+            rows.iter().try_for_each(|row| write(Place::Out, &row.to_string()))?
+        }
+        (true, answer) => write(Place::Out, &answer.to_string())?,
+        (false, answer) => write(Place::Out, &text(answer, Screen::of(Place::Out))?)?,
+    }
+    Ok(0)
+}
+
+fn plain(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), clean)
+}

@@ -1,0 +1,264 @@
+//! What has changed, kept for good: commits, and what they say.
+//!
+//! Owns the branch and the messages. Nothing is ever taken away: the branch moves only from
+//! the commit a change was based on to a child of it, and only when everything the child
+//! needs is on disk. What people and models say ends up above the trailers and cannot pass
+//! for one. Does not know how changes are found, why something changed, nor the workspace.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use git2::build::TreeUpdateBuilder;
+use git2::{ErrorCode, FileMode, Oid, Repository, Signature};
+
+/// The branch all snapshots go to.
+const BRANCH: &str = "refs/heads/main";
+/// The trailers of a commit. Other text that looks like one of them is marked as a quotation.
+pub const TRAILERS: [&str; 7] =
+    ["Session", "Turn", "Origin", "Model", "Tokens", "End", "Also-running"];
+/// Blobs of one commit beyond this many bytes are not compared line by line.
+const COUNTED_BYTES: usize = 20_000_000;
+/// The longest first line of a commit, in characters: what `git log --oneline` can show.
+const SUBJECT_CHARS: usize = 72;
+
+/// A repository to which commits are added.
+pub struct Archive(Repository);
+
+/// What has become of one path, relative to the workspace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// The path.
+    pub path: PathBuf,
+    /// Its content and kind; nothing when it is gone.
+    pub now: Option<(Oid, FileMode)>,
+}
+
+/// In whose name a commit is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Author {
+    /// The agent, or the program itself.
+    Agent,
+    /// The person whose machine this is.
+    Owner,
+}
+
+/// What a commit says. Any text will do: it is made harmless when it is written.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Message {
+    /// The first line.
+    pub subject: String,
+    /// The text below it.
+    pub body: String,
+    /// What stands at the end, in this order; the names are of `TRAILERS`.
+    pub trailers: Vec<(&'static str, String)>,
+}
+
+/// A commit that was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Commit {
+    /// Its id.
+    pub id: Oid,
+    /// Its tree.
+    pub tree: Oid,
+    /// Files changed.
+    pub files: usize,
+    /// Lines added; binary and very large contents count none.
+    pub added: usize,
+    /// Lines removed, counted likewise.
+    pub removed: usize,
+}
+
+impl Archive {
+    /// Keep changes in this repository.
+    pub fn new(repository: Repository) -> Self {
+        Self(repository)
+    }
+
+    /// The repository, for storing contents and keeping the index.
+    pub fn repository(&self) -> &Repository {
+        &self.0
+    }
+
+    /// The newest commit; none in a history that has just been made.
+    pub fn head(&self) -> Result<Option<git2::Commit<'_>>> {
+        match self.0.find_reference(BRANCH) {
+            Ok(reference) => Ok(Some(reference.peel_to_commit()?)),
+            Err(error) if error.code() == ErrorCode::NotFound => Ok(None),
+            Err(error) => Err(error).with_context(|| format!("cannot read {BRANCH}")),
+        }
+    }
+
+    /// Add a commit of these changes to `base`, which must be the newest one: if the branch
+    /// has moved on, this fails with git2's `Modified` and nothing has happened. Resolves
+    /// to nothing when the tree stays as it was.
+    pub fn commit(
+        &self,
+        base: Option<&git2::Commit<'_>>,
+        changes: &[Change],
+        author: Author,
+        message: &Message,
+    ) -> Result<Option<Commit>> {
+        let repository = &self.0;
+        let before = match base {
+            Some(base) => base.tree()?,
+            None => repository.find_tree(repository.treebuilder(None)?.write()?)?,
+        };
+        let tree = repository.find_tree(self.tree(&before, changes)?)?;
+        if base.is_some() && tree.id() == before.id() {
+            return Ok(None);
+        }
+        let (added, removed) = self.count_lines(&before, &tree)?;
+        let program = Signature::now("fledgling", "agent@localhost")?;
+        let author = match author {
+            Author::Agent => program.clone(),
+            Author::Owner => Signature::now("owner", "owner@localhost")?,
+        };
+        let parents: Vec<_> = base.into_iter().collect();
+        let id = repository.commit(None, &author, &program, &message.text(), &tree, &parents)?;
+        flush(self.0.path()).context("cannot flush the history to disk")?;
+        match base {
+            Some(base) => repository.reference_matching(BRANCH, id, true, base.id(), "snapshot")?,
+            None => repository.reference(BRANCH, id, false, "snapshot")?,
+        };
+        Ok(Some(Commit { id, tree: tree.id(), files: changes.len(), added, removed }))
+    }
+
+    /// The tree that comes of changes to another. Deletions go first, so that a file can
+    /// become a folder and a folder a file.
+    fn tree(&self, before: &git2::Tree<'_>, changes: &[Change]) -> Result<Oid> {
+        let (mut gone, mut here) = (TreeUpdateBuilder::new(), TreeUpdateBuilder::new());
+        for Change { path, now } in changes {
+            match now {
+                Some((id, mode)) => _ = here.upsert(path.as_path(), *id, *mode),
+                None if before.get_path(path).is_ok() => _ = gone.remove(path.as_path()),
+                None => {}
+            }
+        }
+        let between = gone.create_updated(&self.0, before)?;
+        let between = self.0.find_tree(between)?;
+        Ok(here.create_updated(&self.0, &between)?)
+    }
+
+    fn count_lines(&self, old: &git2::Tree<'_>, new: &git2::Tree<'_>) -> Result<(usize, usize)> {
+        let diff = self.0.diff_tree_to_tree(Some(old), Some(new), None)?;
+        let odb = self.0.odb()?;
+        let blobs = diff.deltas().flat_map(|delta| [delta.old_file().id(), delta.new_file().id()]);
+        let sizes = blobs.filter_map(|id| odb.read_header(id).ok().map(|(size, _)| size));
+        if sizes.sum::<usize>() > COUNTED_BYTES {
+            return Ok((0, 0));
+        }
+        let stats = diff.stats()?;
+        Ok((stats.insertions(), stats.deletions()))
+    }
+}
+
+impl Message {
+    /// The whole text, with the trailers in a paragraph of their own at the end, the only
+    /// place where git and we look for them.
+    fn text(&self) -> String {
+        let mut subject = one_line(&self.subject);
+        if let Some((cut, _)) = subject.char_indices().nth(SUBJECT_CHARS) {
+            subject.truncate(cut);
+            subject.push('…');
+        }
+        let body: Vec<_> = self.body.lines().map(harmless).collect();
+        let trailers =
+            self.trailers.iter().map(|(key, value)| format!("{key}: {}", one_line(value)));
+        let trailers: Vec<_> = trailers.collect();
+        let paragraphs = [harmless(&subject), body.join("\n"), trailers.join("\n")];
+        let said = paragraphs.iter().map(|text| text.trim_matches('\n'));
+        said.filter(|text| !text.is_empty()).collect::<Vec<_>>().join("\n\n") + "\n"
+    }
+}
+
+fn one_line(text: &str) -> String {
+    let clean = text.replace(char::is_control, " ");
+    clean.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// A line without control characters that no search for a trailer finds.
+fn harmless(line: &str) -> String {
+    let line = line.replace(|c: char| c.is_control() && c != '\t', "");
+    let key = line.split(':').next().unwrap_or_default().trim_end();
+    let forged = TRAILERS.iter().any(|trailer| trailer.eq_ignore_ascii_case(key));
+    if forged { format!("> {line}") } else { line }
+}
+
+/// Everything written so far is on disk when this returns: one call for all objects.
+fn flush(folder: &Path) -> io::Result<()> {
+    let folder = File::open(folder)?;
+    // SAFETY: the descriptor is open for the whole call.
+    #[cfg(target_os = "linux")]
+    let failed = unsafe { libc::syncfs(folder.as_raw_fd()) } != 0;
+    #[cfg(not(target_os = "linux"))]
+    let failed = {
+        // SAFETY: sync takes nothing and returns nothing.
+        unsafe { libc::sync() };
+        folder.sync_all().is_err()
+    };
+    if failed { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn home() -> (tempfile::TempDir, Archive) {
+        let temp = tempfile::tempdir().unwrap();
+        let repository = Repository::init_bare(temp.path()).unwrap();
+        (temp, Archive::new(repository))
+    }
+
+    fn change(archive: &Archive, path: &str, content: &[u8]) -> Change {
+        let id = archive.repository().blob(content).unwrap();
+        Change { path: path.into(), now: Some((id, FileMode::Blob)) }
+    }
+
+    fn commit(archive: &Archive, changes: &[Change]) -> Option<Commit> {
+        let head = archive.head().unwrap();
+        archive.commit(head.as_ref(), changes, Author::Agent, &Message::default()).unwrap()
+    }
+
+    #[test]
+    fn the_branch_moves_only_from_where_the_change_was_based() {
+        let (_temp, archive) = home();
+        assert!(archive.head().unwrap().is_none());
+        let first = commit(&archive, &[]).unwrap();
+        let base = archive.head().unwrap();
+        assert_eq!(base.as_ref().unwrap().id(), first.id);
+        let second = commit(&archive, &[change(&archive, "a", b"1\n")]).unwrap();
+        let late = [change(&archive, "b", b"1\n")];
+        let message = Message::default();
+        let error = archive.commit(base.as_ref(), &late, Author::Agent, &message).unwrap_err();
+        let error = error.downcast_ref::<git2::Error>().unwrap();
+        assert_eq!(error.code(), ErrorCode::Modified);
+        assert!(archive.commit(None, &late, Author::Agent, &message).is_err());
+        assert_eq!(archive.head().unwrap().unwrap().id(), second.id);
+    }
+
+    #[test]
+    fn what_is_gone_already_may_go() {
+        let (_temp, archive) = home();
+        commit(&archive, &[change(&archive, "a/b", b"1\n")]).unwrap();
+        let gone = |path: &str| Change { path: path.into(), now: None };
+        assert!(commit(&archive, &[gone("never"), gone("a/never")]).is_none());
+        let last = commit(&archive, &[gone("a/b")]).unwrap();
+        assert_eq!((last.files, last.added, last.removed), (1, 0, 1));
+        assert!(archive.repository().find_tree(last.tree).unwrap().is_empty());
+    }
+
+    #[test]
+    fn lines_are_counted_where_that_is_cheap_and_makes_sense() {
+        let (_temp, archive) = home();
+        let text = change(&archive, "text", b"1\n2\n");
+        let binary = change(&archive, "binary", b"1\n\0\n");
+        let both = commit(&archive, &[text, binary]).unwrap();
+        assert_eq!((both.files, both.added, both.removed), (2, 2, 0));
+        let huge = change(&archive, "huge", &vec![b'\n'; COUNTED_BYTES + 1]);
+        let huge = commit(&archive, &[huge]).unwrap();
+        assert_eq!((huge.files, huge.added, huge.removed), (1, 0, 0));
+    }
+}

@@ -1,0 +1,159 @@
+//! The owner's door: a Unix socket in the home, for other processes of the owner.
+//!
+//! Owns the socket and the rule that whoever comes through it must show the key that only
+//! the owner can read: a socket's mode alone would let in any process of the same user.
+//! One request a connection; lines of JSON both ways. Knows no request.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result};
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncWriteExt as _, BufReader, Lines};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+use crate::organs::home::Home;
+use crate::organs::host::Host;
+use crate::organs::verb::{Answer, Caller, VERSION, Verb, exit};
+
+/// The first line of a connection.
+#[derive(Serialize, Deserialize)]
+struct Hello {
+    version: u32,
+    key: String,
+    #[serde(flatten)]
+    verb: Verb,
+}
+
+/// Let the owner in. The socket goes when the returned guard does.
+pub fn open(host: &Arc<Host>, home: &Home) -> Result<Open> {
+    let key = home.door_key()?;
+    let path = home.file("host.sock");
+    // A socket left by a killed host; the lock says that nobody listens on it.
+    let _ = std::fs::remove_file(&path);
+    let short = Short::to(home)?;
+    let listener = UnixListener::bind(short.path())
+        .and_then(|listener| {
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+            Ok(listener)
+        })
+        .with_context(|| format!("cannot listen on {}", path.display()))?;
+    let host = host.clone();
+    let task = tokio::spawn(async move {
+        // An error here is about one connection, or about too many open files: the next
+        // accept waits until there is something to accept.
+        loop {
+            if let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(serve(stream, host.clone(), key.clone()));
+            } else {
+                tokio::task::yield_now().await;
+            }
+        }
+    });
+    Ok(Open { path, task })
+}
+
+/// The open door.
+#[derive(Debug)]
+pub struct Open {
+    path: PathBuf,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.task.abort();
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+async fn serve(stream: UnixStream, host: Arc<Host>, key: String) {
+    let (reader, mut writer) = stream.into_split();
+    let Ok(Some(line)) = BufReader::new(reader).lines().next_line().await else { return };
+    let mut answers = match serde_json::from_str::<Hello>(&line) {
+        Ok(hello) if hello.version != VERSION => refuse(format!(
+            "the host speaks version {VERSION} of the door's protocol, this program {}: restart the older one",
+            hello.version
+        )),
+        Ok(hello) if same(hello.key.as_bytes(), key.as_bytes()) => {
+            host.ask(Caller::Owner, hello.verb)
+        }
+        Ok(_) => refuse(
+            "the door's key is wrong: it is in door.key, which only the owner can read".to_owned(),
+        ),
+        Err(error) => refuse(format!("the host does not understand the request: {error}")),
+    };
+    while let Some(answer) = answers.recv().await {
+        if writer.write_all(line_of(&answer).as_bytes()).await.is_err() {
+            return;
+        }
+    }
+}
+
+fn refuse(why: String) -> UnboundedReceiver<Answer> {
+    let (sender, receiver) = unbounded_channel();
+    let _ = sender.send(Answer::Refused { why, exit: exit::FAILED });
+    receiver
+}
+
+/// Compare without telling by the time it takes how much was right.
+fn same(a: &[u8], b: &[u8]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).fold(0, |all, (a, b)| all | (a ^ b)) == 0
+}
+
+/// Ask the host behind the owner's door. Fails when nobody listens there.
+pub async fn ask(home: &Home, verb: Verb) -> io::Result<UnboundedReceiver<Answer>> {
+    let key = std::fs::read_to_string(home.file("door.key"))?;
+    let short = Short::to(home).map_err(io::Error::other)?;
+    let mut stream = UnixStream::connect(short.path()).await?;
+    let hello = Hello { version: VERSION, key, verb };
+    stream.write_all(line_of(&hello).as_bytes()).await?;
+    Ok(answers(BufReader::new(stream).lines()))
+}
+
+/// Answers as they come. The channel closes without a last word when the host ends.
+pub fn answers<R>(mut lines: Lines<BufReader<R>>) -> UnboundedReceiver<Answer>
+where
+    R: AsyncRead + Unpin + Send + 'static,
+{
+    let (sender, receiver) = unbounded_channel();
+    tokio::spawn(async move {
+        while let Ok(Some(line)) = lines.next_line().await {
+            // A newer host may say things this version does not know.
+            let Ok(answer) = serde_json::from_str(&line) else { continue };
+            let last = matches!(answer, Answer::Done | Answer::Refused { .. });
+            if sender.send(answer).is_err() || last {
+                break;
+            }
+        }
+    });
+    receiver
+}
+
+/// A value as a line of JSON.
+pub fn line_of(value: &impl Serialize) -> String {
+    // None of the values that cross a door can fail to become JSON: their keys are strings.
+    let mut line = serde_json::to_string(value).unwrap_or_default();
+    line.push('\n');
+    line
+}
+
+/// A way to the socket that is short enough for a socket's address, however long the
+/// home's path is: through a descriptor of the home's folder.
+struct Short(File);
+
+impl Short {
+    fn to(home: &Home) -> Result<Self> {
+        let path = home.path();
+        Ok(Self(File::open(path).with_context(|| format!("cannot open {}", path.display()))?))
+    }
+
+    fn path(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/self/fd/{}/host.sock", self.0.as_raw_fd()))
+    }
+}

@@ -1,0 +1,353 @@
+//! The host: the one process of a home in which its sessions live.
+//!
+//! Owns what all turns share, and answers every request, from whichever door it comes.
+//! Recovers, before anything else, what a killed predecessor left. Knows neither sockets
+//! nor terminals.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use anyhow::{Context as _, Result};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+use crate::kernel::event::{Changes, End};
+use crate::kernel::message::Usage;
+use crate::kernel::model::Model;
+use crate::kernel::session::Session;
+use crate::organs::config::Config;
+use crate::organs::hand_door;
+use crate::organs::home::{Home, HostLock};
+use crate::organs::lane::{Heard, Lane, What, lock};
+use crate::organs::line::Saying;
+use crate::organs::models::{Catalog, NoModel};
+use crate::organs::prompt::Sources;
+use crate::organs::report;
+use crate::organs::sessions;
+use crate::organs::snapshots::Snapshots;
+use crate::organs::state::State;
+use crate::organs::verb::{Answer, Caller, Needs, Verb, exit};
+use crate::organs::wirelog;
+
+/// What a host is started with.
+#[derive(Debug)]
+pub struct Settings {
+    /// The home.
+    pub home: Home,
+    /// The owner's settings.
+    pub config: Config,
+    /// The models that can be reached.
+    pub catalog: Catalog,
+    /// The model to ask when a message names none.
+    pub model: Option<String>,
+    /// Whether to leave skills, memory and the workspace's bootstrap aside.
+    pub safe: bool,
+}
+
+/// The running host.
+pub struct Host {
+    pub(super) settings: Settings,
+    pub(super) sources: Sources,
+    pub(super) state: State,
+    pub(super) snapshots: Snapshots,
+    pub(super) bash_path: String,
+    models: Mutex<HashMap<String, Arc<dyn Model>>>,
+    lanes: Mutex<HashMap<String, Arc<Lane>>>,
+    notices: Mutex<Vec<String>>,
+    _lock: HostLock,
+}
+
+impl Host {
+    /// Become the host of a home whose lock is held, and put right what a kill left.
+    pub async fn open(settings: Settings, held: HostLock) -> Result<Arc<Self>> {
+        let home = settings.home.clone();
+        let newborn = home.create()?;
+        hand_door::sweep(&home.doors());
+        let state = State::open(&home.file("state.db"))?;
+        let snapshots = Snapshots::open(home.path())?;
+        let host = Arc::new(Self {
+            sources: Sources::new(home, settings.safe),
+            settings,
+            state,
+            snapshots,
+            bash_path: std::env::var("PATH").unwrap_or_default(),
+            models: Mutex::default(),
+            lanes: Mutex::default(),
+            notices: Mutex::default(),
+            _lock: held,
+        });
+        if newborn {
+            let path = host.settings.home.path().display().to_string();
+            host.notice(format!("A new agent was born in {path}."));
+        }
+        host.recover().await?;
+        Ok(host)
+    }
+
+    /// The home it hosts.
+    pub fn home(&self) -> &Home {
+        &self.settings.home
+    }
+
+    /// What the owner should know since the last time this was asked.
+    pub fn take_notices(&self) -> Vec<String> {
+        std::mem::take(&mut lock(&self.notices))
+    }
+
+    fn notice(&self, text: String) {
+        lock(&self.notices).push(text);
+    }
+
+    /// Close the turns that a killed host left open: their transcripts, their changes.
+    async fn recover(&self) -> Result<()> {
+        let unfinished = self.state.unfinished()?;
+        let changes =
+            self.snapshots.interrupted(unfinished.clone()).await.unwrap_or_else(|error| {
+                self.notice(format!(
+                    "The changes of an interrupted turn could not be saved: {error:#}"
+                ));
+                Changes::default()
+            });
+        for (session, turn) in unfinished {
+            let path = self.settings.home.transcript(&session);
+            if let Ok(mut transcript) = Session::open(&path)
+                && transcript.open_turn() == Some(turn)
+            {
+                let why = "the program ended in the middle of it";
+                transcript.record_note(&format!("The turn was interrupted: {why}."))?;
+                transcript.record_end(End::Interrupted, why, changes.clone(), Usage::default())?;
+                self.notice(format!(
+                    "Turn {turn} of session {session} was interrupted: {why}. What it had finished is kept; say \"go on\" to continue."
+                ));
+            }
+            self.state.finish(&session)?;
+        }
+        for (session, count) in self.state.backlog()? {
+            let what = if count == 1 {
+                "1 message waits".to_owned()
+            } else {
+                format!("{count} messages wait")
+            };
+            self.notice(format!(
+                "{what} in session {session} and will be answered with the next one."
+            ));
+        }
+        Ok(())
+    }
+
+    /// Answer a request. The receiver gets `Done` or `Refused` last.
+    pub fn ask(self: &Arc<Self>, caller: Caller, verb: Verb) -> UnboundedReceiver<Answer> {
+        let (answers, receiver) = unbounded_channel();
+        let host = self.clone();
+        tokio::spawn(async move {
+            let last = match host.answer(&caller, verb, &answers).await {
+                Ok(()) => Answer::Done,
+                Err(error) => {
+                    let no_model = error.downcast_ref::<NoModel>();
+                    let exit = match no_model {
+                        Some(NoModel::Nothing) => exit::NO_MODEL,
+                        Some(NoModel::Unusable(_)) => exit::USAGE,
+                        None => exit::FAILED,
+                    };
+                    Answer::Refused { why: format!("{error:#}"), exit }
+                }
+            };
+            // An asker who went away needs no last word.
+            let _ = answers.send(last);
+        });
+        receiver
+    }
+
+    async fn answer(
+        self: &Arc<Self>,
+        caller: &Caller,
+        verb: Verb,
+        answers: &UnboundedSender<Answer>,
+    ) -> Result<()> {
+        self.check(caller, &verb)?;
+        let value = match verb {
+            Verb::Run { session, text, key, model, steer } => {
+                let saying = Saying { session, text, key, model, steer };
+                return self.run(caller, saying, answers).await;
+            }
+            Verb::Watch { session } => {
+                let mut heard = self.lane(&session).watch();
+                while let Some(Heard { what, .. }) = heard.recv().await {
+                    if let What::Event(event) = what
+                        && answers.send(Answer::Event(event)).is_err()
+                    {
+                        break;
+                    }
+                }
+                return Ok(());
+            }
+            Verb::Stop { session } => {
+                let lanes: Vec<_> = lock(&self.lanes).clone().into_iter().collect();
+                let wanted = lanes.into_iter().filter(|(name, _)| match &session {
+                    Some(session) => name == session,
+                    None => self.reaches(caller, name),
+                });
+                let stopped: Vec<String> =
+                    wanted.filter(|(_, lane)| lane.stop()).map(|(name, _)| name).collect();
+                serde_json::json!({ "stopped": stopped })
+            }
+            Verb::Sessions => {
+                let mut list = sessions::list(&self.settings.home)?;
+                list.retain(|one| self.reaches(caller, &one.name));
+                for one in &mut list {
+                    one.running = lock(&self.lanes).get(&one.name).and_then(|lane| lane.seconds());
+                }
+                serde_json::to_value(list)?
+            }
+            Verb::End { session } => {
+                anyhow::ensure!(
+                    !self.lane(&session).busy(),
+                    "session {session} has a turn under way; stop it first"
+                );
+                let path = self.existing(&session)?;
+                let mut transcript = Session::open(&path)?;
+                if !transcript.ended() {
+                    transcript.record_ended()?;
+                }
+                serde_json::json!({ "ended": session })
+            }
+            Verb::Wire { session, turn } => {
+                let session = self.subject(caller, session)?;
+                serde_json::to_value(wirelog::read(&self.settings.home.wire(), &session, turn)?)?
+            }
+            Verb::Usage => {
+                let mut used = self.state.usage()?;
+                used.retain(|one| self.reaches(caller, &one.session));
+                serde_json::to_value(used)?
+            }
+            Verb::About { session } => {
+                let session = self.subject(caller, session).ok();
+                report::about(self, session.as_deref()).await?
+            }
+            Verb::Compact { session } => self.compact(&session).await?,
+            Verb::Choose { session, model } => {
+                let found = self.model(&model).await?;
+                self.state.choose(&session, &model)?;
+                serde_json::json!({ "model": found.name() })
+            }
+        };
+        let _ = answers.send(Answer::Value(value));
+        Ok(())
+    }
+
+    /// The authority table, enforced.
+    fn check(&self, caller: &Caller, verb: &Verb) -> Result<()> {
+        let Caller::Hand(own) = caller else { return Ok(()) };
+        match verb.needs() {
+            Needs::Filtered => Ok(()),
+            Needs::Owner => anyhow::bail!("only the owner may do that"),
+            Needs::Reach(session) => {
+                anyhow::ensure!(
+                    self.reaches(caller, session),
+                    "session {session} is out of reach: from a tool call only session {own} and the sessions it started can be addressed"
+                );
+                Ok(())
+            }
+            Needs::Below(session) => {
+                anyhow::ensure!(
+                    session != own,
+                    "session {session} is the one this command runs in: its turn waits for this command, so it cannot take another; name a new session"
+                );
+                let fresh = !self.settings.home.transcript(session).exists();
+                anyhow::ensure!(
+                    self.reaches(caller, session) || (fresh && matches!(verb, Verb::Run { .. })),
+                    "session {session} is out of reach: from a tool call only sessions that {own} started can be addressed; name a new one"
+                );
+                Ok(())
+            }
+        }
+    }
+
+    /// Whether a caller may know of a session: its own, or one started from it.
+    fn reaches(&self, caller: &Caller, session: &str) -> bool {
+        let Caller::Hand(own) = caller else { return true };
+        sessions::ancestry(&self.settings.home, session).any(|name| name == *own)
+    }
+
+    /// The session a request is about when it names none: the caller's, or the latest.
+    fn subject(&self, caller: &Caller, session: Option<String>) -> Result<String> {
+        match (session, caller) {
+            (Some(session), _) => {
+                self.existing(&session)?;
+                Ok(session)
+            }
+            (None, Caller::Hand(own)) => Ok(own.clone()),
+            (None, Caller::Owner) => {
+                let latest = sessions::latest(&self.settings.home)?;
+                latest.context(
+                    "there is no session yet; start one with `fledgling` or `fledgling run`",
+                )
+            }
+        }
+    }
+
+    fn existing(&self, session: &str) -> Result<PathBuf> {
+        let path = self.settings.home.transcript(session);
+        anyhow::ensure!(
+            path.exists(),
+            "there is no session {session:?}; `fledgling sessions` lists them"
+        );
+        Ok(path)
+    }
+
+    /// The lane of a session.
+    pub fn lane(&self, session: &str) -> Arc<Lane> {
+        lock(&self.lanes).entry(session.to_owned()).or_default().clone()
+    }
+
+    /// The sessions that have a turn under way.
+    pub fn running(&self) -> Vec<String> {
+        let lanes = lock(&self.lanes);
+        let mut names: Vec<_> =
+            lanes.iter().filter(|(_, lane)| lane.busy()).map(|(name, _)| name.clone()).collect();
+        names.sort();
+        names
+    }
+
+    /// Returns when no turn runs and none waits its turn.
+    pub async fn idle(&self) {
+        let lanes: Vec<_> = lock(&self.lanes).values().cloned().collect();
+        for lane in lanes {
+            let _ = lane.gate.lock().await;
+        }
+    }
+
+    /// Interrupt every turn and wait for them to be recorded.
+    pub async fn stop_all(&self) {
+        let lanes: Vec<_> = lock(&self.lanes).values().cloned().collect();
+        for lane in &lanes {
+            lane.stop();
+        }
+        self.idle().await;
+    }
+
+    /// The model a message of a session goes to.
+    pub(super) async fn model_for(
+        &self,
+        session: &str,
+        asked: Option<&str>,
+    ) -> Result<Arc<dyn Model>> {
+        let chosen = self.state.choice(session)?;
+        let spec = asked.map(str::to_owned).or(chosen).or_else(|| self.settings.model.clone());
+        let spec = match spec {
+            Some(spec) => spec,
+            None => self.settings.catalog.default_spec().await?,
+        };
+        self.model(&spec).await
+    }
+
+    /// The model of this name; the same one as long as the host lives.
+    async fn model(&self, spec: &str) -> Result<Arc<dyn Model>> {
+        if let Some(model) = lock(&self.models).get(spec) {
+            return Ok(model.clone());
+        }
+        let model = self.settings.catalog.model(spec).await?;
+        lock(&self.models).insert(spec.to_owned(), model.clone());
+        Ok(model)
+    }
+}

@@ -1,0 +1,97 @@
+//! A session while its host runs: one turn at a time, the rest in line, and who watches.
+//!
+//! Owns the line (first come, first served), the running turn's interrupter and the
+//! watchers. Knows neither transcripts nor models.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+use crate::kernel::event::Event;
+use crate::kernel::interrupt::{Interrupt, Interrupter, interrupt};
+
+/// What a watcher hears.
+#[derive(Debug, Clone)]
+pub struct Heard {
+    /// The keys of the messages that the turn answers.
+    pub keys: Arc<[String]>,
+    /// What happened.
+    pub what: What,
+}
+
+/// What happened in a lane.
+#[derive(Debug, Clone)]
+pub enum What {
+    /// Something in a turn.
+    Event(Event),
+    /// A turn could not be run, and this is why and the exit code it makes.
+    Failed(String, u8),
+}
+
+/// A turn under way.
+#[derive(Debug)]
+struct Running {
+    since: Instant,
+    interrupter: Interrupter,
+}
+
+/// One session's lane.
+#[derive(Debug, Default)]
+pub struct Lane {
+    /// Held by whoever runs a turn; fair, so that turns run in the order of asking.
+    pub gate: tokio::sync::Mutex<()>,
+    running: Mutex<Option<Running>>,
+    watchers: Mutex<Vec<UnboundedSender<Heard>>>,
+}
+
+impl Lane {
+    /// Hear everything from now on.
+    pub fn watch(&self) -> UnboundedReceiver<Heard> {
+        let (sender, receiver) = unbounded_channel();
+        lock(&self.watchers).push(sender);
+        receiver
+    }
+
+    /// Tell all watchers.
+    pub fn tell(&self, keys: &Arc<[String]>, what: &What) {
+        let heard = || Heard { keys: keys.clone(), what: what.clone() };
+        lock(&self.watchers).retain(|watcher| watcher.send(heard()).is_ok());
+    }
+
+    /// A turn begins: what interrupts it.
+    pub fn begin(&self) -> Interrupt {
+        let (interrupter, interrupt) = interrupt();
+        *lock(&self.running) = Some(Running { since: Instant::now(), interrupter });
+        interrupt
+    }
+
+    /// The turn is over.
+    pub fn finish(&self) {
+        *lock(&self.running) = None;
+    }
+
+    /// Interrupt the running turn. Whether there was one.
+    pub fn stop(&self) -> bool {
+        let running = lock(&self.running);
+        running.as_ref().is_some_and(|running| {
+            running.interrupter.raise();
+            true
+        })
+    }
+
+    /// Whether a turn runs now.
+    pub fn busy(&self) -> bool {
+        lock(&self.running).is_some()
+    }
+
+    /// Seconds the running turn has taken so far.
+    pub fn seconds(&self) -> Option<u64> {
+        lock(&self.running).as_ref().map(|running| running.since.elapsed().as_secs())
+    }
+}
+
+/// A panic elsewhere leaves these values whole: each change is one assignment.
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

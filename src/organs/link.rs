@@ -1,0 +1,96 @@
+//! The way from a command to the host: in this process, behind the owner's door, or behind
+//! a hand's.
+//!
+//! Owns who becomes the host: whoever comes first takes the lock and hosts for its own
+//! lifetime; everybody else goes through the door. Knows no request.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Result;
+use tokio::sync::mpsc::UnboundedReceiver;
+
+use crate::organs::door;
+use crate::organs::hand_door;
+use crate::organs::host::{Host, Settings};
+use crate::organs::verb::{Answer, Caller, Verb};
+
+/// The variable that tells a command it runs inside a hand, and where its door is.
+pub const DOOR_VARIABLE: &str = "FLEDGLING_DOOR";
+
+/// A way to a host.
+pub enum Link {
+    /// This process is the host.
+    Own(Arc<Host>, #[expect(dead_code, reason = "keeps the door open")] door::Open),
+    /// Another process is.
+    Door(Box<Settings>),
+    /// This process runs inside a hand.
+    Hand(PathBuf),
+}
+
+/// A host that has just taken the lock may need this long before its door is open.
+const PATIENCE: Duration = Duration::from_secs(5);
+const PAUSE: Duration = Duration::from_millis(20);
+
+impl Link {
+    /// Find the host, or become it.
+    pub async fn establish(settings: impl FnOnce() -> Result<Settings>) -> Result<Self> {
+        if let Some(folder) = std::env::var_os(DOOR_VARIABLE) {
+            return Ok(Self::Hand(folder.into()));
+        }
+        Self::outside(settings()?).await
+    }
+
+    async fn outside(settings: Settings) -> Result<Self> {
+        let home = settings.home.clone();
+        let started = tokio::time::Instant::now();
+        // The folder must be there for its lock.
+        home.create_root()?;
+        loop {
+            if let Some(lock) = home.lock()? {
+                let host = Host::open(settings, lock).await?;
+                let open = door::open(&host, &home)?;
+                return Ok(Self::Own(host, open));
+            }
+            match door::ask(&home, Verb::Usage).await {
+                Ok(_) => return Ok(Self::Door(Box::new(settings))),
+                // It is starting, or ending: then the lock is free in a moment.
+                Err(error) => anyhow::ensure!(
+                    started.elapsed() < PATIENCE,
+                    "another process hosts {} (it holds host.lock) but its door host.sock does not answer: {error}; end that process and try again",
+                    home.path().display()
+                ),
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    /// Ask the host. A channel that closes without a last word means that the host ended.
+    pub async fn ask(&self, verb: Verb) -> Result<UnboundedReceiver<Answer>> {
+        match self {
+            Self::Own(host, _) => Ok(host.ask(Caller::Owner, verb)),
+            Self::Door(settings) => Ok(door::ask(&settings.home, verb).await?),
+            Self::Hand(folder) => hand_door::ask(folder, &verb),
+        }
+    }
+
+    /// After the host ended: find the next one, or become it.
+    pub async fn again(self) -> Result<Self> {
+        match self {
+            Self::Door(settings) => Self::outside(*settings).await,
+            Self::Own(..) => Ok(self),
+            Self::Hand(folder) => {
+                anyhow::bail!("the host behind {} ended", folder.display())
+            }
+        }
+    }
+
+    /// The host, when it is this process.
+    pub fn host(&self) -> Option<&Arc<Host>> {
+        match self {
+            Self::Own(host, _) => Some(host),
+            Self::Door(_) | Self::Hand(_) => None,
+        }
+    }
+}

@@ -1,0 +1,25 @@
+//! What can be cut off while the loop still lives: the host and its doors, prompts,
+//! sessions, models, the home. Owns how a home is run; knows no terminal.
+
+pub mod beneath;
+pub mod compact;
+pub mod config;
+pub mod door;
+pub mod gitdir;
+pub mod hand_door;
+pub mod home;
+pub mod host;
+pub mod keys;
+pub mod lane;
+pub mod line;
+pub mod link;
+pub mod models;
+pub mod prompt;
+pub mod report;
+pub mod scan;
+pub mod sessions;
+pub mod snapshots;
+pub mod state;
+pub mod turn;
+pub mod verb;
+pub mod wirelog;

@@ -1,0 +1,289 @@
+//! Which models there are, and which one to ask when none is named.
+//!
+//! Owns the table of providers with their defaults, and the order in which a model is
+//! found: named, config.toml, a key, a local server. Knows no wire format.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::kernel::model::Model;
+use crate::organs::config::{Config, NamedModel, Wire};
+use crate::organs::keys::Keys;
+use crate::wires::{self, Endpoint, OutputField};
+
+/// A provider that needs no settings.
+#[derive(Debug)]
+pub struct Provider {
+    /// The first half of a model's name.
+    pub name: &'static str,
+    wire: Wire,
+    base_url: &'static str,
+    /// The variable that puts another URL in place of the default.
+    base_variable: Option<&'static str>,
+    /// The name of its key, when it needs one.
+    pub key: Option<&'static str>,
+    /// The model when none is named; `None` asks the server what it has.
+    model: Option<&'static str>,
+    window: u64,
+    output: Option<u64>,
+    /// What this provider calls the limit of output tokens.
+    output_field: OutputField,
+}
+
+/// The providers, in the order in which they are tried. The default models were current
+/// in November 2026; windows are what every model of the provider's present range has.
+pub const PROVIDERS: [Provider; 5] = [
+    Provider {
+        name: "anthropic",
+        wire: Wire::Anthropic,
+        base_url: "https://api.anthropic.com",
+        base_variable: Some("ANTHROPIC_BASE_URL"),
+        key: Some("ANTHROPIC_API_KEY"),
+        model: Some("claude-sonnet-5"),
+        window: 200_000,
+        output: Some(16_000),
+        output_field: OutputField::MaxTokens,
+    },
+    Provider {
+        name: "openai",
+        wire: Wire::Openai,
+        base_url: "https://api.openai.com/v1",
+        base_variable: Some("OPENAI_BASE_URL"),
+        key: Some("OPENAI_API_KEY"),
+        model: Some("gpt-5.5"),
+        window: 272_000,
+        output: None,
+        output_field: OutputField::MaxCompletionTokens,
+    },
+    Provider {
+        name: "openrouter",
+        wire: Wire::Openai,
+        base_url: "https://openrouter.ai/api/v1",
+        base_variable: None,
+        key: Some("OPENROUTER_API_KEY"),
+        model: Some("openrouter/auto"),
+        window: 128_000,
+        output: None,
+        output_field: OutputField::MaxTokens,
+    },
+    Provider {
+        name: "ollama",
+        wire: Wire::Openai,
+        base_url: "http://127.0.0.1:11434/v1",
+        base_variable: None,
+        key: None,
+        model: None,
+        window: 32_768,
+        output: None,
+        output_field: OutputField::MaxTokens,
+    },
+    Provider {
+        name: "llamacpp",
+        wire: Wire::Openai,
+        base_url: "http://127.0.0.1:8080/v1",
+        base_variable: None,
+        key: None,
+        model: None,
+        window: 32_768,
+        output: None,
+        output_field: OutputField::MaxTokens,
+    },
+];
+
+/// How long a local server may take to say that it is there.
+const PROBE: Duration = Duration::from_millis(300);
+
+/// The ways to a model, for a person who has none yet.
+pub const WAYS: &str = "\
+  1. a hosted model: set ANTHROPIC_API_KEY, OPENAI_API_KEY or OPENROUTER_API_KEY
+     (or run `fledgling` in a terminal, which asks for a key and keeps it)
+  2. a local model: start Ollama (port 11434) or llama.cpp's server (port 8080)
+  3. neither: `fledgling tour` shows a recorded conversation with real tools";
+
+/// Why there is no model.
+#[derive(Debug, thiserror::Error)]
+pub enum NoModel {
+    /// Nothing was named, and nothing found.
+    #[error("no model to talk to; there are three ways to one:\n{WAYS}")]
+    Nothing,
+    /// What was named does not exist or lacks something.
+    #[error("{0}")]
+    Unusable(String),
+}
+
+/// All models that can be reached from here.
+#[derive(Debug, Clone)]
+pub struct Catalog {
+    config: Config,
+    keys: Keys,
+    bases: BTreeMap<&'static str, String>,
+}
+
+impl Catalog {
+    /// Made of the owner's settings, the keys, and the URLs given by the environment.
+    pub fn new(config: Config, keys: Keys) -> Self {
+        let variables = PROVIDERS.iter().filter_map(|provider| {
+            let url = std::env::var(provider.base_variable?).ok()?;
+            (!url.trim().is_empty()).then(|| (provider.name, url.trim().to_owned()))
+        });
+        Self { config, keys, bases: variables.collect() }
+    }
+
+    /// The same with one more key.
+    #[must_use]
+    pub fn with_key(mut self, name: &str, value: &str) -> Self {
+        self.keys.insert(name, value);
+        self
+    }
+
+    /// The name of the model to ask when none is named.
+    pub async fn default_spec(&self) -> Result<String, NoModel> {
+        if let Some(spec) = &self.config.model {
+            return Ok(spec.clone());
+        }
+        for provider in &PROVIDERS {
+            let has_key = provider.key.is_some_and(|key| self.keys.get(key).is_some());
+            if has_key || self.bases.contains_key(provider.name) {
+                return Ok(provider.name.to_owned());
+            }
+        }
+        let local = PROVIDERS.iter().filter(|provider| provider.key.is_none());
+        for provider in local {
+            if listed(provider.base_url, PROBE).await.is_some() {
+                return Ok(provider.name.to_owned());
+            }
+        }
+        Err(NoModel::Nothing)
+    }
+
+    /// The model of this name: `PROVIDER:NAME`, `PROVIDER`, a name of config.toml, or
+    /// `script:FILE`.
+    pub async fn model(&self, spec: &str) -> Result<Arc<dyn Model>, NoModel> {
+        if let Some(file) = spec.strip_prefix("script:") {
+            let text = std::fs::read_to_string(file)
+                .map_err(|error| unusable(format!("cannot read the script {file}: {error}")))?;
+            return wires::script(file, &text).map(Arc::from).map_err(unusable);
+        }
+        let (wire, endpoint) = match self.config.models.get(spec) {
+            Some(named) => self.named(spec, named)?,
+            None => self.provided(spec).await?,
+        };
+        Ok(Arc::from(match wire {
+            Wire::Anthropic => wires::anthropic(endpoint),
+            Wire::Openai => wires::openai(endpoint),
+        }))
+    }
+
+    fn named(&self, spec: &str, named: &NamedModel) -> Result<(Wire, Endpoint), NoModel> {
+        let provider = self.provider_of(named.wire);
+        let key = match &named.key {
+            None => None,
+            Some(name) => Some(self.keys.get(name).map(str::to_owned).ok_or_else(|| {
+                unusable(format!("model {spec} wants the key {name}, which is neither in secrets.toml nor in the environment"))
+            })?),
+        };
+        let key = key.or_else(|| {
+            // A URL of its own gets no key that was meant for somebody else.
+            let name = provider.key.filter(|_| named.base_url.is_none())?;
+            self.keys.get(name).map(str::to_owned)
+        });
+        let endpoint = Endpoint {
+            spec: spec.to_owned(),
+            model: named.name.clone(),
+            base_url: named.base_url.clone().unwrap_or_else(|| self.base(provider)),
+            key,
+            headers: named.headers.clone().into_iter().collect(),
+            body: named.body.clone(),
+            window: named.window.unwrap_or(provider.window),
+            output: named.output.or(provider.output),
+            output_field: if named.base_url.is_some() {
+                OutputField::MaxTokens
+            } else {
+                provider.output_field
+            },
+        };
+        Ok((named.wire, endpoint))
+    }
+
+    async fn provided(&self, spec: &str) -> Result<(Wire, Endpoint), NoModel> {
+        let (name, model) = spec.split_once(':').unwrap_or((spec, ""));
+        let Some(provider) = PROVIDERS.iter().find(|provider| provider.name == name) else {
+            let providers: Vec<_> = PROVIDERS.iter().map(|provider| provider.name).collect();
+            let named: Vec<_> = self.config.models.keys().map(String::as_str).collect();
+            let named = if named.is_empty() { "none".to_owned() } else { named.join(", ") };
+            return Err(unusable(format!(
+                "unknown model {spec:?}: expected PROVIDER:NAME with one of {}, script:FILE, or a name under [models] in config.toml (there: {named})",
+                providers.join(", ")
+            )));
+        };
+        let base_url = self.base(provider);
+        let key = provider.key.and_then(|name| self.keys.get(name)).map(str::to_owned);
+        if let (Some(name), None, false) =
+            (provider.key, &key, self.bases.contains_key(provider.name))
+        {
+            return Err(unusable(format!(
+                "model {spec} needs a key: set {name}, or put it into secrets.toml"
+            )));
+        }
+        let mut window = provider.window;
+        let model = match (model, provider.model) {
+            ("", Some(model)) => model.to_owned(),
+            ("", None) => {
+                let missing = || {
+                    unusable(format!(
+                        "no server answers at {base_url}; is it running, with a model loaded?"
+                    ))
+                };
+                listed(&base_url, PROBE).await.ok_or_else(missing)?
+            }
+            (model, _) => model.to_owned(),
+        };
+        if provider.name == "llamacpp"
+            && let Some(context) = context_of_llamacpp(&base_url).await
+        {
+            window = context;
+        }
+        let spec = format!("{name}:{model}");
+        Ok((
+            provider.wire,
+            Endpoint {
+                spec,
+                model,
+                base_url,
+                key,
+                headers: Vec::new(),
+                body: serde_json::Map::new(),
+                window,
+                output: provider.output,
+                output_field: provider.output_field,
+            },
+        ))
+    }
+
+    fn base(&self, provider: &Provider) -> String {
+        self.bases.get(provider.name).cloned().unwrap_or_else(|| provider.base_url.to_owned())
+    }
+
+    fn provider_of(&self, wire: Wire) -> &'static Provider {
+        let [anthropic, openai, ..] = &PROVIDERS;
+        if wire == Wire::Anthropic { anthropic } else { openai }
+    }
+}
+
+fn unusable(why: impl std::fmt::Display) -> NoModel {
+    NoModel::Unusable(why.to_string())
+}
+
+/// The first model a server lists.
+async fn listed(base_url: &str, timeout: Duration) -> Option<String> {
+    let list = wires::http::get(&format!("{base_url}/models"), timeout).await?;
+    list.pointer("/data/0/id")?.as_str().map(str::to_owned)
+}
+
+/// llama.cpp tells how much context it was started with.
+async fn context_of_llamacpp(base_url: &str) -> Option<u64> {
+    let root = base_url.trim_end_matches('/').trim_end_matches("/v1");
+    let props = wires::http::get(&format!("{root}/props"), PROBE).await?;
+    props.pointer("/default_generation_settings/n_ctx")?.as_u64()
+}

@@ -1,0 +1,57 @@
+//! The harness as a session sees it: where it is, what it may do, what it may use up.
+//!
+//! Owns what `fledgling self` says, so that an agent can tell "I may not" from "I cannot".
+//! Changes nothing.
+
+use anyhow::Result;
+use serde_json::{Value, json};
+
+use crate::kernel::tool::{BASH_DEFAULT_SECONDS, BASH_LIMIT_SECONDS, OUTPUT_LIMIT, READ_LINES};
+use crate::organs::host::Host;
+use crate::organs::prompt::RIGHTS;
+
+/// What there is to know, as an object of objects.
+pub async fn about(host: &Host, session: Option<&str>) -> Result<Value> {
+    let settings = &host.settings;
+    let home = &settings.home;
+    let limits = settings.config.limits;
+    let model = match host.model_for(session.unwrap_or_default(), None).await {
+        Ok(model) => json!({ "name": model.name(), "window_tokens": model.window() }),
+        Err(error) => json!({ "none": error.to_string().lines().next() }),
+    };
+    let used = match session {
+        None => 0,
+        Some(session) => {
+            let used = host.state.usage()?;
+            let own = used.iter().filter(|one| one.session == session);
+            own.map(|one| one.usage.total()).sum()
+        }
+    };
+    Ok(json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "session": session,
+        "tokens_used_by_session": used,
+        "model": model,
+        "paths": {
+            "workspace": home.workspace(),
+            "scratch": home.scratch(),
+            "home": home.path(),
+            "transcripts": home.sessions(),
+            "history": home.file("history.git"),
+        },
+        "rights": RIGHTS,
+        "limits_a_turn": {
+            "steps": limits.steps,
+            "tokens": limits.tokens,
+            "seconds": limits.seconds,
+        },
+        "limits_a_call": {
+            "bash_seconds": BASH_DEFAULT_SECONDS,
+            "bash_seconds_at_most": BASH_LIMIT_SECONDS,
+            "output_bytes": OUTPUT_LIMIT,
+            "read_lines": READ_LINES,
+        },
+        "summarised_at_percent_of_window": limits.fill,
+        "safe_mode": settings.safe,
+    }))
+}

@@ -1,0 +1,150 @@
+//! Sessions as they lie on the disk: names, kinship, what a list of them shows.
+//!
+//! Owns what a valid name is and how a new one is found. Reads transcripts, never writes
+//! them.
+
+use std::fs::File;
+use std::io::{BufRead as _, BufReader, Read as _, Seek as _, SeekFrom};
+use std::path::Path;
+use std::time::SystemTime;
+
+use anyhow::{Context as _, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::kernel::session::{Entry, Header, Line, lines};
+use crate::organs::home::Home;
+
+/// A session in a list.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listed {
+    /// Its name.
+    pub name: String,
+    /// The session it was started from.
+    pub parent: Option<String>,
+    /// When it was last written to, in local time.
+    pub last: String,
+    /// Turns so far.
+    pub turns: u64,
+    /// What was said in it first, in a line.
+    pub about: String,
+    /// Whether it was ended.
+    pub ended: bool,
+    /// Seconds the turn under way has taken.
+    pub running: Option<u64>,
+}
+
+/// A name a session may have: it becomes a file's name and is typed on command lines.
+pub fn check_name(name: &str) -> Result<()> {
+    let fine = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    let good =
+        (1..=64).contains(&name.len()) && name.chars().all(fine) && !name.starts_with(['.', '-']);
+    anyhow::ensure!(
+        good,
+        "bad session name {name:?}: up to 64 letters, digits, dots, dashes and underscores, the first a letter or digit"
+    );
+    Ok(())
+}
+
+/// The name of a new session: the day, and a number when the day has one already.
+pub fn fresh_name(home: &Home) -> Result<String> {
+    let day = jiff::Zoned::now().strftime("%Y-%m-%d").to_string();
+    let names = std::iter::once(day.clone()).chain((2..).map(|number| format!("{day}.{number}")));
+    names.into_iter().find(|name| !home.transcript(name).exists()).context("no name is free")
+}
+
+/// All sessions, the latest first.
+pub fn list(home: &Home) -> Result<Vec<Listed>> {
+    files(home)?.into_iter().map(|(name, modified)| read(home, name, modified)).collect()
+}
+
+/// The name of the session that was last written to and is neither ended nor another
+/// one's child.
+pub fn latest(home: &Home) -> Result<Option<String>> {
+    for (name, _) in files(home)? {
+        let path = home.transcript(&name);
+        if header(&path).is_some_and(|header| header.parent.is_none()) && !ended(&path)? {
+            return Ok(Some(name));
+        }
+    }
+    Ok(None)
+}
+
+/// A session, the one that started it, and so on to the root.
+pub fn ancestry<'a>(home: &'a Home, session: &str) -> impl Iterator<Item = String> + 'a {
+    // The depth guards against a circle, which only a tampered transcript could hold.
+    std::iter::successors(Some(session.to_owned()), |name| header(&home.transcript(name))?.parent)
+        .take(64)
+}
+
+/// Whether a session was ended: its last line says so.
+pub fn ended(path: &Path) -> Result<bool> {
+    let open = || -> std::io::Result<Vec<u8>> {
+        let mut file = File::open(path)?;
+        let length = file.seek(SeekFrom::End(0))?;
+        file.seek(SeekFrom::Start(length.saturating_sub(256)))?;
+        let mut end = Vec::new();
+        file.read_to_end(&mut end)?;
+        Ok(end)
+    };
+    let end = open().with_context(|| format!("cannot read {}", path.display()))?;
+    let last = end.trim_ascii_end().rsplit(|byte| *byte == b'\n').next().unwrap_or_default();
+    let entry = serde_json::from_slice::<Entry>(last);
+    Ok(entry.is_ok_and(|entry| entry.line == Line::Ended))
+}
+
+/// The first line of a transcript, if it can be read.
+fn header(path: &Path) -> Option<Header> {
+    let mut first = String::new();
+    BufReader::new(File::open(path).ok()?).read_line(&mut first).ok()?;
+    match serde_json::from_str::<Entry>(&first).ok()?.line {
+        Line::Session { header, .. } => Some(header),
+        _ => None,
+    }
+}
+
+fn files(home: &Home) -> Result<Vec<(String, SystemTime)>> {
+    let folder = home.sessions();
+    let entries = std::fs::read_dir(&folder);
+    let entries = entries.with_context(|| format!("cannot list {}", folder.display()))?;
+    let mut found: Vec<_> = entries
+        .flatten()
+        .filter_map(|entry| {
+            let name = entry.file_name().into_string().ok()?;
+            let modified = entry.metadata().ok()?.modified().ok()?;
+            Some((name.strip_suffix(".jsonl")?.to_owned(), modified))
+        })
+        .collect();
+    found.sort_by(|(left, a), (right, b)| b.cmp(a).then_with(|| right.cmp(left)));
+    Ok(found)
+}
+
+fn read(home: &Home, name: String, modified: SystemTime) -> Result<Listed> {
+    let path = home.transcript(&name);
+    let last = jiff::Timestamp::try_from(modified)
+        .map(|at| at.to_zoned(jiff::tz::TimeZone::system()).strftime("%Y-%m-%d %H:%M").to_string());
+    let mut listed = Listed {
+        name,
+        parent: None,
+        last: last.unwrap_or_default(),
+        turns: 0,
+        about: String::new(),
+        ended: false,
+        running: None,
+    };
+    let file = File::open(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    for entry in lines(&file) {
+        match entry.with_context(|| format!("cannot read {}", path.display()))? {
+            Ok(Entry { line: Line::Session { header, .. }, .. }) => listed.parent = header.parent,
+            Ok(Entry { line: Line::User { turn, incoming }, .. }) => {
+                listed.turns = turn;
+                if listed.about.is_empty() {
+                    incoming.text.lines().next().unwrap_or_default().clone_into(&mut listed.about);
+                }
+            }
+            Ok(Entry { line: Line::Ended, .. }) => listed.ended = true,
+            // What cannot be read is told when the session is opened.
+            Ok(_) | Err(_) => {}
+        }
+    }
+    Ok(listed)
+}

@@ -1,0 +1,739 @@
+//! The kernel's `History`: a commit for what each turn changed, in the right name.
+//!
+//! Owns the question of whose change it is. A change is the owner's only when no turn can
+//! have made it: none has run since the last snapshot. What several turns may have changed
+//! goes to the one that ends first, and its commit names the others. What a killed turn
+//! left is that turn's. There is one writer at a time, on a thread that may block. Does
+//! not know how changes are found nor how they are stored.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::{Context, Result, bail};
+use git2::ErrorCode;
+
+use crate::guard::history::{Archive, Author, Commit, Message};
+use crate::kernel::border::{History, Record};
+use crate::kernel::event::{Changes, End};
+use crate::kernel::model::Boxed;
+use crate::organs::gitdir::GitDir;
+use crate::organs::scan::Scan;
+
+/// What the agent said at the end of a turn, in the body of the turn's commit, in characters.
+const SAID_CHARS: usize = 2_000;
+/// Names of files left out, in one list.
+const NAMED: usize = 20;
+/// How often a snapshot starts anew because the owner's git moved the branch under it.
+const ATTEMPTS: usize = 3;
+/// Digits of a commit's id where it is shown: unique for as long as it matters.
+const SHORT_ID: usize = 12;
+/// Stands for the owner among those who may have changed something.
+const OUTSIDE: &str = "edits outside fledgling";
+
+/// The snapshots of one home.
+pub struct Snapshots(Arc<Mutex<State>>);
+
+struct State {
+    git_dir: GitDir,
+    archive: Archive,
+    scan: Scan,
+    /// Sessions with a turn that runs now.
+    running: BTreeSet<String>,
+    /// Who may have changed something since the last snapshot, besides the owner.
+    since: BTreeSet<String>,
+    /// What is left out, as it has been said already.
+    left_out: BTreeSet<String>,
+    /// Sentences for the owner.
+    notices: Vec<String>,
+}
+
+impl Snapshots {
+    /// Open the history of a home, or begin one with the workspace as it is. Blocks; the
+    /// caller holds the host lock, and has `interrupted` called before any turn.
+    pub fn open(home: &Path) -> Result<Self> {
+        let (git_dir, repository) = GitDir::open(home)?;
+        let scan = Scan::new(home.join("workspace"), &repository);
+        let archive = Archive::new(repository);
+        let newborn = archive.head()?.is_none();
+        let mut state = State {
+            git_dir,
+            archive,
+            scan,
+            running: BTreeSet::new(),
+            since: BTreeSet::new(),
+            left_out: BTreeSet::new(),
+            notices: Vec::new(),
+        };
+        if newborn {
+            let subject = "The workspace as it begins".to_owned();
+            let trailers = vec![("Origin", "fledgling".to_owned())];
+            state.snapshot(Author::Agent, &Message { subject, body: String::new(), trailers })?;
+        } else {
+            state.heal();
+        }
+        Ok(Self(Arc::new(Mutex::new(state))))
+    }
+
+    /// Take in what turns left that a kill ended, given by session and number. It is never
+    /// the owner's; nobody knows who else wrote since.
+    pub fn interrupted(&self, turns: Vec<(String, u64)>) -> Boxed<'_, Result<Changes>> {
+        self.blocking(move |state| {
+            let Some(((session, turn), others)) = turns.split_first() else {
+                return Ok(Changes::default());
+            };
+            let mut trailers = vec![
+                ("Session", session.clone()),
+                ("Turn", turn.to_string()),
+                ("Origin", "unknown".to_owned()),
+                ("End", "interrupted".to_owned()),
+            ];
+            trailers.extend(also_running(others.iter().map(|(session, _)| session)));
+            let subject = format!("Interrupted: turn {turn} of {session}");
+            let message = Message { subject, body: String::new(), trailers };
+            // Should this fail, the next snapshot must not take it for the owner's.
+            state.since.extend(turns.iter().map(|(session, _)| session.clone()));
+            Ok(changes(state.snapshot(Author::Agent, &message)?))
+        })
+    }
+
+    /// The one runtime thread never waits for a disk.
+    fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut State) -> Result<T> + Send + 'static,
+    ) -> Boxed<'_, Result<T>> {
+        let state = Arc::clone(&self.0);
+        let work = move || work(&mut state.lock().unwrap_or_else(PoisonError::into_inner));
+        Box::pin(async {
+            tokio::task::spawn_blocking(work).await.context("the snapshot was broken off")?
+        })
+    }
+}
+
+impl History for Snapshots {
+    fn before<'a>(&'a self, session: &'a str, _turn: u64) -> Boxed<'a, Result<Option<String>>> {
+        let session = session.to_owned();
+        self.blocking(move |state| state.before(session))
+    }
+
+    fn after(&self, record: Record) -> Boxed<'_, Result<Changes>> {
+        self.blocking(move |state| state.after(&record))
+    }
+}
+
+impl State {
+    fn before(&mut self, session: String) -> Result<Option<String>> {
+        let mut taken = Ok(None);
+        if self.since.is_empty() {
+            let subject = "Edits outside fledgling".to_owned();
+            let trailers = vec![("Origin", "owner".to_owned())];
+            let message = Message { subject, body: String::new(), trailers };
+            taken = self.snapshot(Author::Owner, &message);
+            if taken.is_err() {
+                // They end up in a turn's commit, which must not pass for the turn's alone.
+                self.since.insert(OUTSIDE.to_owned());
+            }
+        } else {
+            self.heal();
+        }
+        self.since.insert(session.clone());
+        self.running.insert(session);
+        taken?;
+        let notices = std::mem::take(&mut self.notices);
+        Ok(Some(notices.join(" ")).filter(|said| !said.is_empty()))
+    }
+
+    fn after(&mut self, record: &Record) -> Result<Changes> {
+        self.running.remove(&record.session);
+        let asked = record.asked.lines().find(|line| !line.trim().is_empty());
+        let mut said: String = record.said.chars().take(SAID_CHARS).collect();
+        if said.len() < record.said.len() {
+            said += " […]";
+        }
+        let subject = asked.unwrap_or("A turn without a word").to_owned();
+        let (usage, end) = (record.usage, end_of(record.end));
+        let mut trailers = vec![
+            ("Session", record.session.clone()),
+            ("Turn", record.turn.to_string()),
+            ("Origin", record.origin.to_string()),
+            ("Model", record.model.clone()),
+            ("Tokens", format!("{} in, {} out", usage.input, usage.output)),
+        ];
+        trailers.extend(end.map(|end| ("End", end.to_owned())));
+        let others = self.since.iter().filter(|session| **session != record.session);
+        trailers.extend(also_running(others));
+        let message = Message { subject, body: said, trailers };
+        Ok(changes(self.snapshot(Author::Agent, &message)?))
+    }
+
+    /// One commit of all that changed since the last one, if anything did.
+    fn snapshot(&mut self, author: Author, message: &Message) -> Result<Option<Commit>> {
+        self.heal();
+        let repository = self.archive.repository();
+        for _ in 0..ATTEMPTS {
+            let base = self.archive.head()?;
+            let tree = base.as_ref().map(git2::Commit::tree).transpose()?;
+            let found = self.scan.look(repository, tree.as_ref())?;
+            let news: Vec<_> = found.left_out.difference(&self.left_out).cloned().collect();
+            let mut message = message.clone();
+            if !news.is_empty() {
+                message.body += &format!("\n\nLeft out: {}", list(&news));
+            }
+            let commit = self.archive.commit(base.as_ref(), &found.changes, author, &message);
+            let commit = match commit {
+                Err(error) if moved_on(&error) => continue,
+                commit => commit?,
+            };
+            let tree = commit.map(|commit| commit.tree).or(tree.map(|tree| tree.id()));
+            if let Some(tree) = tree {
+                self.scan.settle(repository, tree);
+            }
+            if !news.is_empty() {
+                self.notices.push(format!("The history leaves out {}.", list(&news)));
+            }
+            self.left_out = found.left_out;
+            self.since.clone_from(&self.running);
+            return Ok(commit);
+        }
+        bail!("git moved the branch main {ATTEMPTS} times while a snapshot was taken; try again")
+    }
+
+    fn heal(&mut self) {
+        match self.git_dir.heal() {
+            Ok(said) => self.notices.extend(said),
+            Err(error) => self.notices.push(format!("History is in danger: {error:#}.")),
+        }
+    }
+}
+
+/// Whether the owner's git committed between our look and our commit.
+fn moved_on(error: &anyhow::Error) -> bool {
+    let error = error.downcast_ref::<git2::Error>();
+    error.is_some_and(|error| error.code() == ErrorCode::Modified)
+}
+
+fn also_running<'a>(sessions: impl Iterator<Item = &'a String>) -> Vec<(&'static str, String)> {
+    sessions.map(|session| ("Also-running", session.clone())).collect()
+}
+
+/// A turn that was simply done needs no word about it.
+fn end_of(end: End) -> Option<&'static str> {
+    match end {
+        End::Done => None,
+        End::Failed => Some("failed"),
+        End::Interrupted => Some("interrupted"),
+    }
+}
+
+fn changes(commit: Option<Commit>) -> Changes {
+    commit.map_or_else(Changes::default, |commit| Changes {
+        commit: Some(commit.id.to_string()[..SHORT_ID].to_owned()),
+        files: commit.files,
+        added: commit.added,
+        removed: commit.removed,
+    })
+}
+
+fn list(names: &[String]) -> String {
+    let first = names[..names.len().min(NAMED)].join(", ");
+    match names.len().saturating_sub(NAMED) {
+        0 => first,
+        more => format!("{first} and {more} more"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::{CString, OsStr};
+    use std::fs::{self, File, Permissions};
+    use std::os::unix::ffi::OsStrExt;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::path::PathBuf;
+    use std::process::Command;
+
+    use super::*;
+    use crate::kernel::message::{Origin, Usage};
+
+    struct Home {
+        temp: tempfile::TempDir,
+        snapshots: Snapshots,
+        runtime: tokio::runtime::Runtime,
+    }
+
+    impl Home {
+        fn new() -> Self {
+            let temp = tempfile::tempdir().unwrap();
+            fs::create_dir(temp.path().join("workspace")).unwrap();
+            fs::write(temp.path().join("workspace/bootstrap.md"), "who I am\n").unwrap();
+            let snapshots = Snapshots::open(temp.path()).unwrap();
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            Self { temp, snapshots, runtime }
+        }
+
+        /// As after a kill of the process.
+        fn reopen(self) -> Self {
+            drop(self.snapshots);
+            let snapshots = Snapshots::open(self.temp.path()).unwrap();
+            Self { snapshots, ..self }
+        }
+
+        fn path(&self, path: impl AsRef<Path>) -> PathBuf {
+            self.temp.path().join("workspace").join(path)
+        }
+
+        fn write(&self, path: &str, content: impl AsRef<[u8]>) {
+            fs::create_dir_all(self.path(path).parent().unwrap()).unwrap();
+            fs::write(self.path(path), content).unwrap();
+        }
+
+        fn before(&self, session: &str) -> Option<String> {
+            self.runtime.block_on(self.snapshots.before(session, 1)).unwrap()
+        }
+
+        fn after(&self, record: Record) -> Changes {
+            self.runtime.block_on(self.snapshots.after(record)).unwrap()
+        }
+
+        /// A turn in which this happens.
+        fn turn(&self, act: impl FnOnce(&Self)) -> Changes {
+            assert_eq!(self.before("main"), None);
+            act(self);
+            self.after(record("main"))
+        }
+
+        /// What the owner's plain git says in the workspace.
+        fn git(&self, arguments: &[&str]) -> String {
+            let mut git = Command::new("git");
+            git.args(arguments).current_dir(self.path("")).env_clear();
+            git.env("PATH", std::env::var_os("PATH").unwrap()).env("HOME", self.temp.path());
+            git.env("GIT_CONFIG_NOSYSTEM", "1").env("GIT_CONFIG_GLOBAL", "/dev/null");
+            git.env("GIT_OPTIONAL_LOCKS", "0");
+            for name in ["AUTHOR", "COMMITTER"] {
+                git.env(format!("GIT_{name}_NAME"), "me").env(format!("GIT_{name}_EMAIL"), "me@x");
+            }
+            let output = git.output().unwrap();
+            let errors = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "git {arguments:?}: {errors}");
+            String::from_utf8_lossy(&output.stdout).into_owned()
+        }
+
+        /// History is valid, holds exactly these paths besides `bootstrap.md`, and plain
+        /// git finds nothing that is not in it.
+        fn holds(&self, paths: &[&str]) {
+            self.git(&["fsck", "--strict", "--no-dangling"]);
+            assert_eq!(self.git(&["status", "--porcelain"]), "");
+            let listed = self.git(&["ls-tree", "-r", "-z", "--name-only", "HEAD"]);
+            let mut listed: Vec<_> = listed.split_terminator('\0').collect();
+            listed.retain(|path| *path != "bootstrap.md");
+            assert_eq!(listed, paths);
+        }
+
+        fn trailer(&self, name: &str) -> String {
+            let format = format!("--format=%(trailers:key={name},valueonly)");
+            self.git(&["log", "-1", &format]).trim().to_owned()
+        }
+
+        fn commits(&self) -> usize {
+            self.git(&["rev-list", "HEAD"]).lines().count()
+        }
+    }
+
+    fn record(session: &str) -> Record {
+        Record {
+            session: session.to_owned(),
+            turn: 7,
+            origin: Origin::Owner,
+            asked: "please do it".to_owned(),
+            said: "I did it.".to_owned(),
+            model: "openai:tiny".to_owned(),
+            usage: Usage { input: 12, output: 3, ..Usage::default() },
+            end: End::Done,
+            wrote: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_turn_is_one_commit_that_says_what_was_asked_and_done() {
+        let home = Home::new();
+        let changes = home.turn(|home| {
+            home.write("bootstrap.md", "who I am now\n");
+            home.write("bin/deep/er/tool", "#!/bin/sh\necho\n");
+        });
+        assert_eq!((changes.files, changes.added, changes.removed), (2, 3, 1));
+        let id = home.git(&["rev-parse", "--short=12", "HEAD"]);
+        assert_eq!(changes.commit.as_deref(), Some(id.trim()));
+        assert_eq!(
+            home.git(&["log", "-1", "--format=%an <%ae>%n%B"]),
+            "fledgling <agent@localhost>\nplease do it\n\nI did it.\n\nSession: main\nTurn: 7\n\
+             Origin: owner\nModel: openai:tiny\nTokens: 12 in, 3 out\n\n"
+        );
+        home.holds(&["bin/deep/er/tool"]);
+        assert_eq!(home.commits(), 2);
+    }
+
+    #[test]
+    fn no_change_is_no_commit() {
+        let home = Home::new();
+        assert_eq!(home.turn(|_| {}), Changes::default());
+        let home = home.reopen();
+        // Written again, but the same.
+        assert_eq!(home.turn(|home| home.write("bootstrap.md", "who I am\n")), Changes::default());
+        assert_eq!(home.commits(), 1);
+        home.holds(&[]);
+    }
+
+    #[test]
+    fn deletions_kinds_and_modes_come_through() {
+        let home = Home::new();
+        home.turn(|home| {
+            home.write("script", "run\n");
+            home.write("empty", "");
+            home.write("gone/a/b", "b\n");
+            home.write("crlf", "a\r\nb\r\n");
+            home.write(".gitattributes", "* text=auto ident\n");
+            symlink("nowhere", home.path("dangling")).unwrap();
+            symlink("/", home.path("out")).unwrap();
+        });
+        home.holds(&[".gitattributes", "crlf", "dangling", "empty", "gone/a/b", "out", "script"]);
+        assert_eq!(home.git(&["show", "HEAD:crlf"]), "a\r\nb\r\n");
+        let changes = home.turn(|home| {
+            fs::set_permissions(home.path("script"), Permissions::from_mode(0o755)).unwrap();
+            fs::remove_dir_all(home.path("gone")).unwrap();
+            fs::remove_file(home.path("dangling")).unwrap();
+            symlink("elsewhere", home.path("dangling")).unwrap();
+        });
+        assert_eq!(changes.files, 3);
+        home.holds(&[".gitattributes", "crlf", "dangling", "empty", "out", "script"]);
+        assert!(home.git(&["ls-tree", "HEAD", "script"]).starts_with("100755 blob"));
+        assert_eq!(home.git(&["show", "HEAD:dangling"]), "elsewhere");
+    }
+
+    #[test]
+    fn a_file_becomes_a_folder_and_a_folder_a_file_or_a_link() {
+        let home = Home::new();
+        home.turn(|home| {
+            home.write("a", "file\n");
+            home.write("b/c/d", "deep\n");
+            home.write("e/f", "f\n");
+            home.write("b-c", "between\n");
+        });
+        home.turn(|home| {
+            fs::remove_file(home.path("a")).unwrap();
+            home.write("a/x/y", "now a folder\n");
+            fs::remove_dir_all(home.path("b")).unwrap();
+            home.write("b", "now a file\n");
+            fs::remove_dir_all(home.path("e")).unwrap();
+            symlink("/etc", home.path("e")).unwrap();
+        });
+        home.holds(&["a/x/y", "b", "b-c", "e"]);
+        home.turn(|home| {
+            fs::remove_dir_all(home.path("a")).unwrap();
+            fs::remove_file(home.path("b")).unwrap();
+            home.write("b/c/d", "deep\n");
+        });
+        home.holds(&["b-c", "b/c/d", "e"]);
+    }
+
+    #[test]
+    fn odd_names_are_kept_and_what_git_refuses_is_named() {
+        let home = Home::new();
+        let odd = OsStr::from_bytes(b"caf\xe9 \n\"x\"");
+        home.turn(|home| {
+            fs::write(home.path(odd), "latin\n").unwrap();
+            home.write(&format!("{}/x", ["deep"; 60].join("/")), "deep\n");
+            home.write("git~1", "refused\n");
+            home.write(".GIT/hooks/x", "refused\n");
+            home.write(":(glob)*", "pathspec\n");
+        });
+        let body = home.git(&["log", "-1", "--format=%b"]);
+        assert!(body.contains("Left out: git~1 (git refuses it: invalid path: 'git~1')"), "{body}");
+        home.git(&["fsck", "--strict"]);
+        let listed = home.git(&["ls-tree", "-r", "--name-only", "HEAD"]);
+        assert!(listed.contains(r#""caf\351 \n\"x\"""#), "{listed}");
+        assert!(listed.contains("deep/x\n") && listed.contains(":(glob)*\n"));
+        fs::remove_file(home.path("git~1")).unwrap();
+        fs::remove_dir_all(home.path(".GIT")).unwrap();
+        assert_eq!(home.git(&["status", "--porcelain"]), "");
+        let said = home.before("main").unwrap();
+        assert!(said.starts_with("The history leaves out git~1 (git refuses it"), "{said}");
+        fs::remove_file(home.path(odd)).unwrap();
+        assert_eq!(home.after(record("main")).files, 1);
+    }
+
+    #[test]
+    fn the_files_of_a_nested_repository_are_files() {
+        let home = Home::new();
+        home.turn(|home| {
+            home.git(&["init", "-q", "nested"]);
+            home.write("nested/src/file", "code\n");
+        });
+        home.git(&["fsck", "--strict"]);
+        let listed = home.git(&["ls-tree", "-r", "--name-only", "HEAD"]);
+        assert_eq!(listed, "bootstrap.md\nnested/src/file\n");
+        // The owner's git records such a folder as a link; the files win.
+        home.write("nested/other", "more\n");
+        home.git(&["rm", "-rq", "--cached", "nested"]);
+        let link = format!("160000,{},nested", home.git(&["rev-parse", "HEAD"]).trim());
+        home.git(&["update-index", "--add", "--cacheinfo", &link]);
+        home.git(&["commit", "-qm", "a link"]);
+        home.turn(|_| {});
+        let listed = home.git(&["ls-tree", "-r", "--name-only", "HEAD"]);
+        assert_eq!(listed, "bootstrap.md\nnested/other\nnested/src/file\n");
+    }
+
+    #[test]
+    fn what_is_not_a_file_or_too_large_is_left_out_and_said() {
+        let home = Home::new();
+        home.turn(|home| {
+            home.write("pipe", "once a file\n");
+            home.write("big", "once small\n");
+        });
+        let changes = home.turn(|home| {
+            fs::remove_file(home.path("pipe")).unwrap();
+            for name in ["pipe", ".gitignore", ".gitattributes"] {
+                let fifo = CString::new(home.path(name).as_os_str().as_bytes()).unwrap();
+                // SAFETY: the path ends in NUL.
+                assert_eq!(unsafe { libc::mkfifo(fifo.as_ptr(), 0o600) }, 0);
+            }
+            File::create(home.path("big")).unwrap().set_len(51 << 20).unwrap();
+            home.write("small", "x\n");
+        });
+        assert_eq!(changes.files, 2);
+        // Plain git would wait for these two for ever; we have not.
+        fs::remove_file(home.path(".gitignore")).unwrap();
+        fs::remove_file(home.path(".gitattributes")).unwrap();
+        let body = home.git(&["log", "-1", "--format=%b"]);
+        let [over, pipe] = ["over 50 MB", "a socket, a FIFO or a device"];
+        let named =
+            format!(".gitattributes ({pipe}), .gitignore ({pipe}), big ({over}), pipe ({pipe})");
+        assert!(body.contains(&format!("Left out: {named}")), "{body}");
+        // The last version that was recorded stays.
+        assert_eq!(home.git(&["show", "HEAD:big"]), "once small\n");
+        assert_eq!(home.before("main"), Some(format!("The history leaves out {named}.")));
+        home.write("small", "y\n");
+        home.after(record("main"));
+        assert!(!home.git(&["log", "-1", "--format=%b"]).contains("Left out"));
+        home.git(&["fsck", "--strict"]);
+    }
+
+    #[test]
+    fn what_cannot_be_read_stays_as_it_was_recorded() {
+        // SAFETY: geteuid has no preconditions.
+        if unsafe { libc::geteuid() } == 0 {
+            return; // root reads everything
+        }
+        let home = Home::new();
+        home.turn(|home| {
+            home.write("file", "1\n");
+            home.write("folder/file", "1\n");
+        });
+        home.turn(|home| {
+            home.write("file", "2\n");
+            fs::set_permissions(home.path("file"), Permissions::from_mode(0o000)).unwrap();
+            fs::set_permissions(home.path("folder"), Permissions::from_mode(0o000)).unwrap();
+            home.write("other", "1\n");
+        });
+        let body = home.git(&["log", "-1", "--format=%b"]);
+        fs::set_permissions(home.path("folder"), Permissions::from_mode(0o700)).unwrap();
+        assert!(body.contains("file (permission denied), folder (permission denied)"), "{body}");
+        assert_eq!(home.git(&["show", "HEAD:file", "HEAD:folder/file"]), "1\n1\n");
+    }
+
+    #[test]
+    fn what_the_owner_excludes_is_left_out_and_no_hand_can_exclude() {
+        let home = Home::new();
+        home.turn(|home| {
+            home.write("node_modules/x/y.js", "1\n");
+            home.write("app/target/debug/app", "1\n");
+            home.write("store.db-wal", "1\n");
+            home.write("my-journal/monday", "1\n");
+            home.write("a.pyc", "1\n");
+            home.write(".gitignore", "*\n");
+            home.write("kept", "1\n");
+        });
+        home.holds(&[".gitignore", "kept", "my-journal/monday"]);
+        // The owner put it in; then it is history.
+        home.git(&["add", "-f", "node_modules/x/y.js"]);
+        home.git(&["commit", "-qm", "vendored"]);
+        home.turn(|home| home.write("node_modules/x/y.js", "2\n"));
+        assert_eq!(home.git(&["show", "HEAD:node_modules/x/y.js"]), "2\n");
+    }
+
+    #[test]
+    fn a_second_change_in_the_same_tick_is_found() {
+        let home = Home::new();
+        for round in 0..20 {
+            home.turn(|home| home.write("file", format!("first {round:02}\n")));
+            home.write("file", format!("other {round:02}\n"));
+            home.before("main");
+            assert_eq!(home.git(&["show", "HEAD:file"]), format!("other {round:02}\n"));
+            home.write("file", format!("third {round:02}\n"));
+            home.after(record("main"));
+            assert_eq!(home.git(&["show", "HEAD:file"]), format!("third {round:02}\n"));
+        }
+        home.holds(&["file"]);
+    }
+
+    #[test]
+    fn an_owners_edits_and_commits_are_the_owners() {
+        let home = Home::new();
+        home.write("notes", "by hand\n");
+        home.turn(|home| home.write("notes", "by hand\nand by the agent\n"));
+        assert_eq!(
+            home.git(&["log", "--format=%an: %s", "-2"]),
+            "fledgling: please do it\nowner: Edits outside fledgling\n"
+        );
+        home.git(&["checkout", "-q", "HEAD~1", "--", "notes"]);
+        home.git(&["commit", "-qm", "mine"]);
+        home.write("staged", "1\n");
+        home.git(&["add", "staged"]);
+        home.write("staged", "2\n");
+        home.turn(|home| home.write("more", "x\n"));
+        assert_eq!(
+            home.git(&["log", "--format=%an: %s", "-3"]),
+            "fledgling: please do it\nowner: Edits outside fledgling\nme: mine\n"
+        );
+        assert_eq!(home.git(&["show", "HEAD:staged"]), "2\n");
+        home.holds(&["more", "notes", "staged"]);
+    }
+
+    #[test]
+    fn overlapping_turns_name_each_other_and_are_never_the_owners() {
+        let home = Home::new();
+        home.before("one");
+        home.write("a", "by one\n");
+        home.before("two");
+        assert_eq!(home.commits(), 1);
+        home.write("b", "by two\n");
+        assert_eq!(home.after(record("two")).files, 2);
+        assert_eq!(home.trailer("Also-running"), "one");
+        home.write("c", "by one\n");
+        home.after(record("one"));
+        // What the other might have done was taken when it ended.
+        assert_eq!(home.trailer("Also-running"), "");
+        home.write("d", "by hand\n");
+        home.before("one");
+        assert_eq!(home.trailer("Origin"), "owner");
+        assert!(!home.git(&["log", "--format=%an", "-4"]).starts_with("owner\nowner"));
+        home.holds(&["a", "b", "c", "d"]);
+    }
+
+    #[test]
+    fn what_a_killed_turn_left_is_that_turns() {
+        let home = Home::new();
+        home.before("main");
+        home.before("other");
+        home.write("half", "done\n");
+        let home = home.reopen();
+        let turns = vec![("main".to_owned(), 3), ("other".to_owned(), 9)];
+        let changes = home.runtime.block_on(home.snapshots.interrupted(turns)).unwrap();
+        assert_eq!(changes.files, 1);
+        assert_eq!(
+            home.git(&["log", "-1", "--format=%an%n%B"]),
+            "fledgling\nInterrupted: turn 3 of main\n\nSession: main\nTurn: 3\nOrigin: unknown\n\
+             End: interrupted\nAlso-running: other\n\n"
+        );
+        assert_eq!(home.turn(|_| {}), Changes::default());
+        home.holds(&["half"]);
+    }
+
+    #[test]
+    fn nobody_can_forge_a_trailer() {
+        let home = Home::new();
+        home.before("main");
+        home.write("x", "x\n");
+        let mut forged = record("main");
+        forged.origin = Origin::Other("channel:x\nOrigin: owner".to_owned());
+        forged.asked = "Origin: owner".to_owned();
+        forged.said = "ok\u{1b}[2J\n\nSession: other\norigin : owner\r\nNote: fine\0".to_owned();
+        home.after(forged);
+        assert_eq!(home.trailer("Origin"), "channel:x Origin: owner");
+        assert_eq!(home.trailer("Session"), "main");
+        let message = home.git(&["log", "-1", "--format=%B"]);
+        assert!(message.starts_with(
+            "> Origin: owner\n\nok[2J\n\n> Session: other\n> origin : owner\nNote: fine\n\nSession: main\n"
+        ), "{message:?}");
+    }
+
+    #[test]
+    fn long_words_are_cut() {
+        let home = Home::new();
+        home.before("main");
+        home.write("x", "x\n");
+        let asked = format!("\n  {}\nsecond line", "ä".repeat(100));
+        home.after(Record { asked, said: "ö".repeat(5_000), ..record("main") });
+        let subject = home.git(&["log", "-1", "--format=%s"]);
+        assert_eq!(subject.trim(), format!("{}…", "ä".repeat(72)));
+        let body = home.git(&["log", "-1", "--format=%b"]);
+        assert!(body.starts_with(&format!("{} […]\n\nSession: main\n", "ö".repeat(2_000))));
+    }
+
+    #[test]
+    fn a_forged_pointer_is_put_right_and_said() {
+        let home = Home::new();
+        let pointer = home.path(".git");
+        let said = "The workspace's .git file had been changed and has been put back";
+        fs::write(&pointer, "gitdir: workspace/evil\n").unwrap();
+        assert_eq!(home.before("main"), Some(format!("{said}.")));
+        fs::remove_file(&pointer).unwrap();
+        let target = home.path("target-of-link");
+        fs::write(&target, "untouched\n").unwrap();
+        symlink(&target, &pointer).unwrap();
+        home.after(record("main"));
+        assert_eq!(fs::read_to_string(&target).unwrap(), "untouched\n");
+        assert!(pointer.symlink_metadata().unwrap().is_file());
+        assert_eq!(home.before("main"), Some(format!("{said}.")));
+        fs::remove_file(&pointer).unwrap();
+        fs::create_dir_all(home.path("git-found-1")).unwrap();
+        home.write(".git/hooks/evil", "#!/bin/sh\n");
+        home.after(record("main"));
+        let aside = format!("{said}; the folder found in its place is now git-found-2.");
+        assert_eq!(home.before("main"), Some(aside));
+        fs::remove_file(&pointer).unwrap();
+        let home = home.reopen();
+        let missing = "The workspace's .git file was missing and has been put back.";
+        assert_eq!(home.before("main").as_deref(), Some(missing));
+        home.holds(&["git-found-2/hooks/evil", "target-of-link"]);
+    }
+
+    #[test]
+    fn locks_and_a_broken_index_left_by_a_kill_are_healed() {
+        let home = Home::new();
+        let git_dir = home.temp.path().join("history.git");
+        for lock in ["index.lock", "refs/heads/main.lock", "HEAD.lock"] {
+            fs::write(git_dir.join(lock), "").unwrap();
+        }
+        fs::write(git_dir.join("index"), "DIRC torn").unwrap();
+        fs::create_dir_all(home.temp.path().join("history.new/half")).unwrap();
+        let home = home.reopen();
+        assert_eq!(home.turn(|home| home.write("x", "x\n")).files, 1);
+        home.holds(&["x"]);
+    }
+
+    #[test]
+    fn a_lock_of_the_owners_git_on_the_index_costs_no_snapshot() {
+        let home = Home::new();
+        let lock = home.temp.path().join("history.git/index.lock");
+        home.turn(|home| {
+            fs::write(&lock, "").unwrap();
+            home.write("x", "x\n");
+        });
+        fs::remove_file(&lock).unwrap();
+        assert_eq!(home.turn(|home| home.write("y", "y\n")).files, 1);
+        home.holds(&["x", "y"]);
+    }
+
+    #[test]
+    fn a_failed_snapshot_loses_nothing_and_blames_nobody_wrongly() {
+        let home = Home::new();
+        let lock = home.temp.path().join("history.git/refs/heads/main.lock");
+        home.write("mine", "by hand\n");
+        fs::write(&lock, "").unwrap();
+        assert!(home.runtime.block_on(home.snapshots.before("main", 1)).is_err());
+        home.write("its", "by the agent\n");
+        fs::remove_file(&lock).unwrap();
+        assert_eq!(home.after(record("main")).files, 2);
+        assert_eq!(home.trailer("Also-running"), "edits outside fledgling");
+        home.holds(&["its", "mine"]);
+    }
+}

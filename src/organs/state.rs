@@ -1,0 +1,218 @@
+//! `state.db`: what must survive a kill and is neither transcript nor workspace.
+//!
+//! Owns the inbox, the turns that are under way, what was used, and each session's choice
+//! of model. One connection, in the host. Knows nothing of what messages mean.
+
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use anyhow::{Context as _, Result};
+use rusqlite::{Connection, OptionalExtension as _, params};
+use serde::Serialize;
+
+use crate::kernel::message::{Incoming, Origin, Usage};
+use crate::kernel::session::now;
+
+/// The format of `state.db` this version writes, and with it the home's. A predecessor
+/// must be able to read it: a newer number is refused.
+pub const FORMAT: i64 = 1;
+
+const SCHEMA: &str = "
+CREATE TABLE inbox (id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, session TEXT NOT NULL,
+    origin TEXT NOT NULL, text TEXT NOT NULL, steer INTEGER NOT NULL, model TEXT, at TEXT NOT NULL);
+CREATE TABLE running (session TEXT PRIMARY KEY, turn INTEGER NOT NULL, at TEXT NOT NULL);
+CREATE TABLE usage (at TEXT NOT NULL, session TEXT NOT NULL, turn INTEGER NOT NULL,
+    origin TEXT NOT NULL, model TEXT NOT NULL, input INTEGER NOT NULL, output INTEGER NOT NULL,
+    cache_read INTEGER NOT NULL, cache_write INTEGER NOT NULL);
+CREATE TABLE choice (session TEXT PRIMARY KEY, model TEXT NOT NULL);
+PRAGMA user_version = 1;
+";
+
+/// The open database.
+#[derive(Debug)]
+pub struct State(Mutex<Connection>);
+
+/// A message that waits in an inbox.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Waiting {
+    /// The message.
+    pub incoming: Incoming,
+    /// Whether it may join a turn under way; else it begins one of its own.
+    pub steer: bool,
+    /// The model to ask, when the sender wants a certain one.
+    pub model: Option<String>,
+}
+
+/// What was used, summed up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Used {
+    /// The day, `2026-11-21`.
+    pub day: String,
+    /// The session.
+    pub session: String,
+    /// The model.
+    pub model: String,
+    /// Turns.
+    pub turns: u64,
+    /// Tokens.
+    #[serde(flatten)]
+    pub usage: Usage,
+}
+
+impl State {
+    /// Open it, or make it.
+    pub fn open(path: &Path) -> Result<Self> {
+        let shown = path.display();
+        let open = || -> rusqlite::Result<(Connection, i64)> {
+            let connection = Connection::open(path)?;
+            connection.busy_timeout(std::time::Duration::from_secs(5))?;
+            connection.pragma_update(None, "journal_mode", "WAL")?;
+            connection.pragma_update(None, "synchronous", "NORMAL")?;
+            let format = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+            Ok((connection, format))
+        };
+        let (connection, format) = open().with_context(|| format!("cannot open {shown}"))?;
+        anyhow::ensure!(
+            format <= FORMAT,
+            "{shown} has format {format}, made by a newer fledgling; this one reads up to {FORMAT}: update it, or name another home with --home"
+        );
+        if format == 0 {
+            let made = connection.execute_batch(&format!("BEGIN; {SCHEMA} COMMIT;"));
+            made.with_context(|| format!("cannot set up {shown}"))?;
+        }
+        Ok(Self(Mutex::new(connection)))
+    }
+
+    /// Put a message into its session's inbox. One with the same key is there but once.
+    pub fn receive(&self, waiting: &Waiting, session: &str) -> Result<()> {
+        let Waiting { incoming: Incoming { key, origin, text }, steer, model } = waiting;
+        self.write(
+            "INSERT OR IGNORE INTO inbox (key, session, origin, text, steer, model, at)
+                VALUES (?, ?, ?, ?, ?, ?, ?)",
+            params![key, session, origin.to_string(), text, steer, model, now()],
+        )
+    }
+
+    /// What waits for a session, oldest first.
+    pub fn waiting(&self, session: &str) -> Result<Vec<Waiting>> {
+        self.read(
+            "SELECT key, origin, text, steer, model FROM inbox WHERE session = ? ORDER BY id",
+            params![session],
+            |row| {
+                let origin = Origin::from(row.get::<_, String>(1)?);
+                let incoming = Incoming { key: row.get(0)?, origin, text: row.get(2)? };
+                Ok(Waiting { incoming, steer: row.get(3)?, model: row.get(4)? })
+            },
+        )
+    }
+
+    /// How many messages wait, by session.
+    pub fn backlog(&self) -> Result<Vec<(String, u64)>> {
+        let sql = "SELECT session, count(*) FROM inbox GROUP BY session ORDER BY session";
+        self.read(sql, [], |row| Ok((row.get(0)?, row.get(1)?)))
+    }
+
+    /// Take a message out of the inbox.
+    pub fn taken(&self, key: &str) -> Result<()> {
+        self.write("DELETE FROM inbox WHERE key = ?", params![key])
+    }
+
+    /// A turn begins.
+    pub fn begin(&self, session: &str, turn: u64) -> Result<()> {
+        let sql = "INSERT OR REPLACE INTO running (session, turn, at) VALUES (?, ?, ?)";
+        self.write(sql, params![session, turn, now()])
+    }
+
+    /// The session's turn is over.
+    pub fn finish(&self, session: &str) -> Result<()> {
+        self.write("DELETE FROM running WHERE session = ?", params![session])
+    }
+
+    /// The turns that a host began and did not finish.
+    pub fn unfinished(&self) -> Result<Vec<(String, u64)>> {
+        let sql = "SELECT session, turn FROM running ORDER BY at";
+        self.read(sql, [], |row| Ok((row.get(0)?, row.get(1)?)))
+    }
+
+    /// Add up what a turn used.
+    pub fn used(
+        &self,
+        session: &str,
+        turn: u64,
+        origin: &Origin,
+        model: &str,
+        usage: Usage,
+    ) -> Result<()> {
+        self.write(
+            "INSERT INTO usage VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            params![
+                now(),
+                session,
+                turn,
+                origin.to_string(),
+                model,
+                usage.input,
+                usage.output,
+                usage.cache_read,
+                usage.cache_write
+            ],
+        )
+    }
+
+    /// What was used, by day, session and model, latest day first.
+    pub fn usage(&self) -> Result<Vec<Used>> {
+        self.read(
+            "SELECT substr(at, 1, 10), session, model, count(*), sum(input), sum(output),
+                sum(cache_read), sum(cache_write) FROM usage GROUP BY 1, 2, 3 ORDER BY 1 DESC, 2, 3",
+            [],
+            |row| {
+                Ok(Used {
+                    day: row.get(0)?,
+                    session: row.get(1)?,
+                    model: row.get(2)?,
+                    turns: row.get(3)?,
+                    usage: Usage {
+                        input: row.get(4)?,
+                        output: row.get(5)?,
+                        cache_read: row.get(6)?,
+                        cache_write: row.get(7)?,
+                    },
+                })
+            },
+        )
+    }
+
+    /// The model chosen for a session, if one was.
+    pub fn choice(&self, session: &str) -> Result<Option<String>> {
+        let sql = "SELECT model FROM choice WHERE session = ?";
+        let found = self.connection().query_row(sql, [session], |row| row.get(0)).optional();
+        found.context("cannot read state.db")
+    }
+
+    /// Choose a model for a session.
+    pub fn choose(&self, session: &str, model: &str) -> Result<()> {
+        self.write("INSERT OR REPLACE INTO choice VALUES (?, ?)", params![session, model])
+    }
+
+    fn connection(&self) -> MutexGuard<'_, Connection> {
+        // A panic elsewhere cannot leave a statement half done: SQLite rolls back.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self, sql: &str, params: impl rusqlite::Params) -> Result<()> {
+        self.connection().execute(sql, params).context("cannot write state.db")?;
+        Ok(())
+    }
+
+    fn read<T>(
+        &self,
+        sql: &str,
+        params: impl rusqlite::Params,
+        row: impl FnMut(&rusqlite::Row<'_>) -> rusqlite::Result<T>,
+    ) -> Result<Vec<T>> {
+        let connection = self.connection();
+        let mut statement = connection.prepare(sql).context("cannot read state.db")?;
+        let rows = statement.query_map(params, row).and_then(Iterator::collect);
+        rows.context("cannot read state.db")
+    }
+}

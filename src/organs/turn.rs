@@ -1,0 +1,238 @@
+//! One turn, put together: the loop of the kernel with this home's model, hands, history,
+//! prompt, wire log and door.
+//!
+//! Owns how these meet. Knows neither who asked nor how the answer is shown.
+
+use std::ffi::OsString;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result};
+
+use crate::guard::hand::Hand;
+use crate::guard::policy::Policy;
+use crate::kernel::agent::Agent;
+use crate::kernel::border::{Context, Listener, Prompt, Summary};
+use crate::kernel::event::{End, Event};
+use crate::kernel::interrupt::{Interrupt, interrupt};
+use crate::kernel::message::{Message, Usage};
+use crate::kernel::model::{Boxed, Deltas, Failure, Model};
+use crate::kernel::session::{Header, Session};
+use crate::organs::compact;
+use crate::organs::hand_door::HandDoor;
+use crate::organs::host::Host;
+use crate::organs::lane::{Lane, What};
+use crate::organs::sessions;
+use crate::organs::state::Waiting;
+use crate::organs::wirelog::Recorder;
+
+impl Host {
+    /// Make a session when there is none of this name. Finds out first whether there is a
+    /// model to talk to.
+    pub(super) async fn create_session(
+        &self,
+        name: &str,
+        parent: Option<String>,
+        model: Option<&str>,
+    ) -> Result<()> {
+        let model = self.model_for(name, model).await?;
+        let path = self.settings.home.transcript(name);
+        if path.exists() {
+            anyhow::ensure!(
+                !sessions::ended(&path)?,
+                "session {name} was ended; start another one"
+            );
+            return Ok(());
+        }
+        let header = Header {
+            session: name.to_owned(),
+            parent,
+            root: self.settings.home.workspace(),
+            model: model.name().to_owned(),
+            instructions: self.sources.described().to_owned(),
+        };
+        Session::create(&path, header).map(drop)
+    }
+
+    /// Run one turn on what waited. `None` when the transcript held all of it already.
+    pub(super) async fn turn(
+        self: &Arc<Self>,
+        name: &str,
+        lane: &Lane,
+        keys: &Arc<[String]>,
+        batch: Vec<Waiting>,
+    ) -> Result<Option<End>> {
+        let mut transcript = Session::open(&self.settings.home.transcript(name))?;
+        let asked = batch.iter().rev().find_map(|one| one.model.clone());
+        let mut first = Vec::new();
+        for Waiting { incoming, .. } in batch {
+            if transcript.holds(&incoming.key) {
+                self.state.taken(&incoming.key)?;
+            } else {
+                first.push(incoming);
+            }
+        }
+        let Some(origin) = first.first().map(|incoming| incoming.origin.clone()) else {
+            return Ok(None);
+        };
+        let model = self.model_for(name, asked.as_deref()).await?;
+        let turn = transcript.turn() + 1;
+        let mut heard = self.listener(name, turn, lane, keys)?;
+        for text in transcript.take_notices() {
+            heard.event(Event::Notice { text });
+        }
+        let door = HandDoor::open(self.clone(), name)?;
+        let hand = Hand::new(self.policy(&door));
+        let interrupt = lane.begin();
+        self.state.begin(name, turn)?;
+        let ended =
+            self.agent(&*model, &hand, interrupt, &mut heard).turn(&mut transcript, first).await;
+        self.state.used(name, turn, &origin, model.name(), heard.usage)?;
+        if ended.is_ok() {
+            self.state.finish(name)?;
+        }
+        lane.finish();
+        heard.end();
+        ended.map(Some)
+    }
+
+    /// Summarise a session's conversation now.
+    pub(super) async fn compact(self: &Arc<Self>, name: &str) -> Result<serde_json::Value> {
+        let lane = self.lane(name);
+        let _turn = lane.gate.lock().await;
+        let mut transcript = Session::open(&self.settings.home.transcript(name))?;
+        let model = self.model_for(name, None).await?;
+        let before = transcript.messages().len();
+        let mut heard = self.listener(name, transcript.turn(), &lane, &[].into())?;
+        let door = HandDoor::open(self.clone(), name)?;
+        let hand = Hand::new(self.policy(&door));
+        let (_stop, stopped) = interrupt();
+        let compacted =
+            self.agent(&*model, &hand, stopped, &mut heard).compact_now(&mut transcript).await?;
+        compacted.map_err(|why| anyhow::anyhow!(why))?;
+        Ok(serde_json::json!({ "messages": [before, transcript.messages().len()] }))
+    }
+
+    fn agent<'a>(
+        &'a self,
+        model: &'a dyn Model,
+        hands: &'a Hand,
+        interrupt: Interrupt,
+        listener: &'a mut Heard<'_>,
+    ) -> Agent<'a> {
+        Agent {
+            model,
+            hands,
+            history: &self.snapshots,
+            inbox: self,
+            context: self,
+            limits: self.settings.config.limits.limits(),
+            interrupt,
+            listener,
+        }
+    }
+
+    fn listener<'a>(
+        &self,
+        name: &str,
+        turn: u64,
+        lane: &'a Lane,
+        keys: &Arc<[String]>,
+    ) -> Result<Heard<'a>> {
+        let recorder = Recorder::open(&self.settings.home.wire(), name, turn)?;
+        Ok(Heard { lane, keys: keys.clone(), recorder, usage: Usage::default(), last: None })
+    }
+
+    /// What hands of this home are given.
+    fn policy(&self, door: &HandDoor) -> Policy {
+        let home = &self.settings.home;
+        let bin = home.workspace().join("bin");
+        let folders =
+            [bin, home.program()].into_iter().chain(std::env::split_paths(&self.bash_path));
+        let path = std::env::join_paths(folders).unwrap_or_default();
+        let mut env: Vec<(OsString, OsString)> = vec![
+            ("PATH".into(), path),
+            ("HOME".into(), home.workspace().into()),
+            ("TMPDIR".into(), home.scratch().into()),
+            ("FLEDGLING_HOME".into(), home.path().into()),
+            ("FLEDGLING_DOOR".into(), door.folder().into()),
+        ];
+        let fixed = [
+            ("LANG", "C.UTF-8"),
+            ("TERM", "dumb"),
+            ("NO_COLOR", "1"),
+            ("PAGER", "cat"),
+            ("GIT_OPTIONAL_LOCKS", "0"),
+        ];
+        env.extend(fixed.map(|(name, value)| (name.into(), value.into())));
+        Policy { workspace: home.workspace(), scratch: home.scratch(), env }
+    }
+}
+
+impl Context for Host {
+    fn prompt(&self) -> Prompt {
+        self.sources.prompt()
+    }
+
+    fn full(&self, messages: &[Message], filled: u64, window: u64) -> bool {
+        compact::full(messages, filled, window, self.settings.config.limits.fill)
+    }
+
+    fn summarise<'a>(
+        &'a self,
+        messages: &'a [Message],
+        model: &'a dyn Model,
+        deltas: Deltas<'a>,
+    ) -> Boxed<'a, Result<Summary, Failure>> {
+        Box::pin(compact::summarise(messages, model, deltas))
+    }
+}
+
+/// What hears a turn: the lane's watchers and the wire log.
+struct Heard<'a> {
+    lane: &'a Lane,
+    keys: Arc<[String]>,
+    recorder: Recorder,
+    usage: Usage,
+    /// The turn's last event, held back until everything about the turn is settled.
+    last: Option<Event>,
+}
+
+impl Heard<'_> {
+    fn tell(&self, event: Event) {
+        self.lane.tell(&self.keys, &What::Event(event));
+    }
+
+    fn record(&mut self, recorded: Result<()>) {
+        if let Err(error) = recorded.context("the wire log is incomplete") {
+            self.tell(Event::Notice { text: format!("{error:#}.") });
+        }
+    }
+
+    fn end(&mut self) {
+        if let Some(event) = self.last.take() {
+            self.tell(event);
+        }
+    }
+}
+
+impl Listener for Heard<'_> {
+    fn event(&mut self, event: Event) {
+        match event {
+            Event::TurnEnded { usage, .. } => {
+                self.usage = usage;
+                self.last = Some(event);
+            }
+            event => self.tell(event),
+        }
+    }
+
+    fn sent(&mut self, body: &str) {
+        let recorded = self.recorder.sent(body);
+        self.record(recorded);
+    }
+
+    fn raw(&mut self, bytes: &[u8]) {
+        let recorded = self.recorder.raw(bytes);
+        self.record(recorded);
+    }
+}

@@ -1,0 +1,148 @@
+//! What can be asked of a host, by whom, and how it answers.
+//!
+//! Owns the requests and answers that the doors carry, and the one table that says which
+//! authority each needs. Knows neither sockets nor how anything is done.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::kernel::event::Event;
+
+/// The version of this protocol. A door refuses another one by name.
+pub const VERSION: u32 = 1;
+
+/// A request.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "verb", rename_all = "snake_case")]
+pub enum Verb {
+    /// Say something in a session; answers with the events of the turn it belongs to.
+    Run {
+        /// The session; a new one when none is named.
+        session: Option<String>,
+        /// What is said.
+        text: String,
+        /// Made by the asker, so that asking again cannot say it twice.
+        key: String,
+        /// The model to ask.
+        model: Option<String>,
+        /// Whether it may join a turn under way instead of waiting for its own.
+        steer: bool,
+    },
+    /// Everything that happens in a session, until the asker goes.
+    Watch {
+        /// The session.
+        session: String,
+    },
+    /// Stop the running turn.
+    Stop {
+        /// The session; all of them when none is named.
+        session: Option<String>,
+    },
+    /// What sessions there are.
+    Sessions,
+    /// End a session for good.
+    End {
+        /// The session.
+        session: String,
+    },
+    /// What went over the wire.
+    Wire {
+        /// The session; the latest when none is named.
+        session: Option<String>,
+        /// The turn; the latest when none is named.
+        turn: Option<u64>,
+    },
+    /// What was used.
+    Usage,
+    /// The harness as a session sees it.
+    About {
+        /// The session; the latest when none is named.
+        session: Option<String>,
+    },
+    /// Summarise a session's conversation now.
+    Compact {
+        /// The session.
+        session: String,
+    },
+    /// Choose the model of a session.
+    Choose {
+        /// The session.
+        session: String,
+        /// The model.
+        model: String,
+    },
+}
+
+/// Who asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Caller {
+    /// The owner, who showed the door's key or is in the host's own process.
+    Owner,
+    /// A hand of this session, known by the door it came through.
+    Hand(String),
+}
+
+/// The authority a request needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Needs<'a> {
+    /// Only the owner.
+    Owner,
+    /// The owner, or a hand of this session or of one above it.
+    Reach(&'a str),
+    /// The owner, or a hand of a session above this one: not of this one itself.
+    Below(&'a str),
+    /// Anybody, about what is within their reach.
+    Filtered,
+}
+
+impl Verb {
+    /// The authority table.
+    pub fn needs(&self) -> Needs<'_> {
+        match self {
+            Self::Compact { .. } | Self::Choose { .. } => Needs::Owner,
+            Self::Watch { session } => Needs::Reach(session),
+            Self::End { session } => Needs::Below(session),
+            Self::Run { session: Some(session), .. } => Needs::Below(session),
+            Self::Stop { session: Some(session) }
+            | Self::Wire { session: Some(session), .. }
+            | Self::About { session: Some(session) } => Needs::Reach(session),
+            Self::Run { .. }
+            | Self::Stop { .. }
+            | Self::Wire { .. }
+            | Self::About { .. }
+            | Self::Sessions
+            | Self::Usage => Needs::Filtered,
+        }
+    }
+}
+
+/// A piece of an answer. The last one is `Done` or `Refused`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Answer {
+    /// Something happened in a turn.
+    Event(Event),
+    /// What was asked for.
+    Value(Value),
+    /// That is all.
+    Done,
+    /// It cannot be done.
+    Refused {
+        /// Why, and what to do about it.
+        why: String,
+        /// The exit code it makes.
+        exit: u8,
+    },
+}
+
+/// Exit codes, as `--help` tells them.
+pub mod exit {
+    /// The turn failed, or something else did.
+    pub const FAILED: u8 = 1;
+    /// Wrong usage.
+    pub const USAGE: u8 = 2;
+    /// No model to talk to.
+    pub const NO_MODEL: u8 = 3;
+    /// Interrupted.
+    pub const INTERRUPTED: u8 = 130;
+}

@@ -1,0 +1,136 @@
+//! A conversation as providers want it: turns that alternate, begin with the user and are
+//! never empty.
+//!
+//! Owns how the kernel's messages are folded into such turns, once for all wires. Knows
+//! no provider: how a turn is written down is the wire's business.
+
+use std::borrow::Cow;
+
+use crate::kernel::message::{Block, CallResult, Message};
+
+/// What stands in front of the kernel's own words, so that a model can tell them from a
+/// person's.
+const NOTE: &str = "[fledgling] ";
+
+/// All that one side says before the other one speaks.
+#[derive(Debug, PartialEq)]
+pub enum Turn<'a> {
+    /// The results the model waits for, then what it is told.
+    User {
+        /// Results of the calls in the turn before, in their order.
+        results: Vec<&'a CallResult>,
+        /// Texts, none of them blank.
+        texts: Vec<Cow<'a, str>>,
+    },
+    /// Blocks of the model: texts that are not blank, calls, and this wire's opaque ones.
+    Assistant(Vec<&'a Block>),
+}
+
+/// Fold a conversation into turns. `wire` says whose opaque blocks are kept.
+pub fn turns<'a>(messages: &'a [Message], wire: &str) -> Vec<Turn<'a>> {
+    let mut turns = Vec::new();
+    for message in messages {
+        match message {
+            Message::User { text, .. } => say(&mut turns, Cow::from(text)),
+            Message::Note(text) => say(&mut turns, Cow::from(format!("{NOTE}{text}"))),
+            Message::Results(new) => user(&mut turns).0.extend(new),
+            Message::Assistant(reply) => {
+                let mut blocks: Vec<_> =
+                    reply.blocks.iter().filter(|block| speaks_to(wire, block)).collect();
+                // A reply of nothing but thinking is refused by providers; it said nothing.
+                if blocks.iter().all(|block| matches!(block, Block::Opaque { .. })) {
+                    continue;
+                }
+                match turns.last_mut() {
+                    Some(Turn::Assistant(last)) => last.append(&mut blocks),
+                    Some(Turn::User { .. }) => turns.push(Turn::Assistant(blocks)),
+                    None => {
+                        say(&mut turns, Cow::from(format!("{NOTE}the conversation goes on")));
+                        turns.push(Turn::Assistant(blocks));
+                    }
+                }
+            }
+        }
+    }
+    turns
+}
+
+/// What a result says, which is never nothing.
+pub fn output(result: &CallResult) -> &str {
+    if result.text.trim().is_empty() { "(no output)" } else { &result.text }
+}
+
+fn speaks_to(wire: &str, block: &Block) -> bool {
+    match block {
+        Block::Text(text) => !text.trim().is_empty(),
+        Block::Call(_) => true,
+        Block::Opaque { wire: from, .. } => from == wire,
+    }
+}
+
+fn say<'a>(turns: &mut Vec<Turn<'a>>, text: Cow<'a, str>) {
+    let blank = text.trim().is_empty();
+    user(turns).1.push(if blank { Cow::from("(an empty message)") } else { text });
+}
+
+/// The user's turn at the end, begun where there is none.
+fn user<'t, 'a>(
+    turns: &'t mut Vec<Turn<'a>>,
+) -> (&'t mut Vec<&'a CallResult>, &'t mut Vec<Cow<'a, str>>) {
+    if !matches!(turns.last(), Some(Turn::User { .. })) {
+        turns.push(Turn::User { results: Vec::new(), texts: Vec::new() });
+    }
+    match turns.last_mut() {
+        Some(Turn::User { results, texts }) => (results, texts),
+        _ => unreachable!("a user's turn was just pushed"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::kernel::message::{Assistant, Origin, Stop, Usage};
+
+    fn reply(blocks: Vec<Block>) -> Message {
+        let (stop, model, usage) = (Stop::End, String::new(), Usage::default());
+        Message::Assistant(Assistant { blocks, stop, model, usage })
+    }
+
+    fn user(text: &str) -> Message {
+        Message::User { origin: Origin::Owner, text: text.to_owned() }
+    }
+
+    fn opaque(wire: &str) -> Block {
+        Block::Opaque { wire: wire.to_owned(), value: json!({}) }
+    }
+
+    fn texts(turn: &Turn<'_>) -> Vec<String> {
+        match turn {
+            Turn::User { texts, .. } => texts.iter().map(ToString::to_string).collect(),
+            Turn::Assistant(blocks) => blocks.iter().map(|block| format!("{block:?}")).collect(),
+        }
+    }
+
+    #[test]
+    fn neighbours_are_merged_and_silence_is_left_out() {
+        let messages = [
+            user("a"),
+            Message::Note("b".to_owned()),
+            reply(vec![opaque("here"), Block::Text(" \n".to_owned())]),
+            user(" "),
+            reply(vec![opaque("here"), opaque("there"), Block::Text("c".to_owned())]),
+        ];
+        let turns = turns(&messages, "here");
+        assert_eq!(turns.len(), 2);
+        assert_eq!(texts(&turns[0]), ["a", "[fledgling] b", "(an empty message)"]);
+        assert_eq!(texts(&turns[1]).len(), 2, "a foreign opaque block stays at home");
+    }
+
+    #[test]
+    fn the_first_turn_is_the_users() {
+        let messages = [reply(vec![Block::Text("a".to_owned())])];
+        assert!(matches!(turns(&messages, "")[..], [Turn::User { .. }, Turn::Assistant(_)]));
+    }
+}
