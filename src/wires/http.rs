@@ -48,6 +48,8 @@ struct Peer {
     headers: HeaderMap,
     /// The URL as messages show it: without what may be secret.
     shown: String,
+    /// What the key is called where the owner keeps it.
+    key_name: Option<String>,
 }
 
 impl<P: Protocol> Remote<P> {
@@ -138,7 +140,7 @@ impl Peer {
             headers.insert(name, value);
         }
         let client = client(&url).map_err(|error| format!("cannot reach {shown}: {error}"))?;
-        Ok(Self { client, url, headers, shown })
+        Ok(Self { client, url, headers, shown, key_name: endpoint.key_name.clone() })
     }
 
     /// Receive a stream of events, to its end or a little beyond that of the reply.
@@ -185,7 +187,13 @@ impl Peer {
         let status = response.status().as_u16();
         // The status says enough where the body is lost.
         let body = self.whole(response, deltas).await.unwrap_or_default();
-        Fault { status, said: fault::said(&body), retry_after }.failure(&self.shown)
+        let fault = Fault { status, said: fault::said(&body), retry_after };
+        match (status, fault.failure(&self.shown), &self.key_name) {
+            (401 | 403, Failure::Fatal(message), Some(name)) => {
+                Failure::Fatal(format!("{message} {name}"))
+            }
+            (_, failure, _) => failure,
+        }
     }
 
     /// What a connection that failed means.
@@ -197,7 +205,9 @@ impl Peer {
         }
         let kind = cause.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
         let message = if kind == Some(ErrorKind::ConnectionRefused) {
-            format!("{shown} refused the connection (is the server running?)")
+            // Nobody listens there: waiting would only hide it.
+            let hint = "start the server, or correct the base URL";
+            return Failure::Fatal(format!("{shown} refused the connection; {hint}"));
         } else if error.is_connect() {
             format!("cannot connect to {shown}: {cause}")
         } else if error.is_timeout() {
@@ -233,7 +243,9 @@ fn client(url: &Url) -> reqwest::Result<Client> {
         // Loading the platform's certificates takes longer than a turn with a local model.
         let roots = RootCertStore::empty();
         let tls = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
-        builder = builder.tls_backend_preconfigured(tls);
+        // A new connection costs nothing here, and small servers close kept ones at the
+        // very moment in which they are used again.
+        builder = builder.tls_backend_preconfigured(tls).pool_max_idle_per_host(0);
     }
     if is_local(url) { builder.no_proxy() } else { builder }.build()
 }
@@ -376,7 +388,7 @@ mod tests {
         };
         let mut ask = ask;
         let refused = ask(format!("http://user:sesame@{free}")).await;
-        assert!(matches!(refused, Failure::Transient { .. }));
+        assert!(matches!(refused, Failure::Fatal(_)));
         assert_eq!(
             refused.to_string(),
             format!(

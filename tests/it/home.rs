@@ -22,7 +22,7 @@ use crate::rules::Wire;
 
 /// Lines on stderr that say how the program stands and belong to no test in particular:
 /// the beginnings of them. `Run` leaves them out before it compares.
-const STANDING_NOTICES: &[&str] = &["Tools run with your rights"];
+const STANDING_NOTICES: &[&str] = &["Tools run with the owner's full rights"];
 
 /// A fresh home, working directory and environment.
 pub struct Home {
@@ -78,7 +78,7 @@ impl Home {
         self.with_anthropic_at(&server.url())
     }
 
-    /// Every run has a key for OpenAI and finds this server in its place.
+    /// Every run has a key for `OpenAI` and finds this server in its place.
     pub fn with_openai(self, server: &Server) -> Self {
         self.with_openai_at(&server.url())
     }
@@ -102,8 +102,8 @@ impl Home {
     /// A scripted model with these lines: what `--model` takes.
     pub fn script(&self, lines: &[serde_json::Value]) -> String {
         let path = self.root.path().join("script.jsonl");
-        let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
-        fs::write(&path, text).expect("a script");
+        let lines: Vec<_> = lines.iter().map(ToString::to_string).collect();
+        fs::write(&path, lines.join("\n")).expect("a script");
         format!("script:{}", path.display())
     }
 
@@ -152,11 +152,6 @@ impl Run {
     fn of(command: Command) -> Self {
         let (stdout, stderr) = (Expected::Exactly(String::new()), Expected::Exactly(String::new()));
         Self { command, stdin: Vec::new(), code: 0, stdout, stderr }
-    }
-
-    pub fn env(mut self, name: &str, value: &str) -> Self {
-        self.command.env(name, value);
-        self
     }
 
     pub fn stdin(mut self, bytes: impl Into<Vec<u8>>) -> Self {

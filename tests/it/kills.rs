@@ -94,7 +94,7 @@ fn while_a_command_runs() {
         Fifo::make(&home.workspace("never"));
         // Nobody ever opens the other end of `never`: both wait there until they are ended,
         // one of them in a session of its own and with no tie to the shell.
-        let command = "setsid cat never >&- 2>&- & echo $$ $! > told; cat never";
+        let command = "setsid cat never >/dev/null 2>&1 & echo $$ $! > told; cat never";
         server
             .queue(Reply::new().bash("echo first; echo 1 > kept").bash(command).bash("touch ran"));
         let process = home.spawn(&run("the task", &[]));

@@ -14,4 +14,4 @@ mod turns;
 
 /// How long anything is waited for before a test fails and shows what it saw. Nothing is
 /// expected to take that long: it is only there so that a broken test ends.
-const BOUND: Duration = Duration::from_secs(60);
+const BOUND: Duration = Duration::from_secs(30);

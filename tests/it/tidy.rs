@@ -435,7 +435,7 @@ mod tests {
 
     #[test]
     fn only_code_is_counted() {
-        let text = r####"//! About.
+        let text = r##"//! About.
 
 /// A doc /* comment.
 fn a<'a>(x: &'a str) -> char { // not a {
@@ -453,7 +453,7 @@ mod tests {
     fn t() { "}" }
 }
 fn last() {}
-"####;
+"##;
         let source = source("kernel/a.rs", text);
         let lines: Vec<_> = source.shipped.lines().filter(|line| !line.trim().is_empty()).collect();
         assert_eq!(
