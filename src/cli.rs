@@ -95,8 +95,10 @@ enum Command {
         /// The database; made when there is none
         file: PathBuf,
         /// The statements [default: from standard input]
+        #[arg(allow_hyphen_values = true)]
         query: Option<String>,
         /// Values for ?1, ?2 … of the statements: nothing in them needs quoting
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         values: Vec<String>,
         /// Rows without a header, parted by tabs: for scripts
         #[arg(long)]
