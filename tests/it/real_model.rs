@@ -53,33 +53,29 @@ fn real_model_works_on_files_in_single_turns() {
     }
 }
 
+/// One turn with several calls: what is typed while it runs steers it on. (A small model
+/// would not go that far on its own.)
 #[test]
-fn real_model_takes_several_steps_in_one_turn() {
+fn real_model_is_steered_through_several_calls_in_a_terminal() {
     for (model, home) in homes() {
-        fs::create_dir_all(home.workspace("")).expect("a workspace");
-        let task = "Do this with three bash calls, one after the other. First: mkdir -p notes. \
-                    Second: echo one > notes/a.txt. Third: cat notes/a.txt.";
-        let ran = home.run(&["run", "--json", "--model", &model, task]).stdout_any().stderr_any();
-        let ran = ran.check();
-        let calls = ran.stdout.matches("\"event\":\"result\"").count();
-        eprintln!("{model}: {calls} calls");
-        assert!(calls >= 2, "{ran}");
-        let note = fs::read_to_string(home.workspace("notes/a.txt")).expect("notes/a.txt");
-        assert_eq!(note.trim(), "one");
-    }
-}
-
-#[test]
-fn real_model_works_through_the_conversation_in_a_terminal() {
-    for (model, home) in homes() {
-        let mut terminal = Terminal::start(&home.command(&["--model", &model]), 80, 30);
+        let mut terminal = Terminal::start(&home.command(&["--model", &model]), 80, 40);
         terminal.wait_text("/help");
-        terminal.send("Create a file hello.txt containing hi\r");
-        // The line at the end of a turn.
-        terminal.wait_for("the end of the turn", |screen| screen.contents().contains(" tokens"));
+        terminal.send("Create a file one.txt containing one\r");
+        terminal.wait_text("> Create a file one.txt");
+        terminal.send("Then create a file two.txt containing two\r");
+        terminal.wait_text("(owner) Then create");
+        terminal.send("Then create a file three.txt containing three\r");
+        // The line at the end of the turn.
+        terminal.wait_for("the turn's end", |screen| screen.contents().contains(" tokens"));
         eprintln!("{}", terminal.text());
-        let hello = fs::read_to_string(home.workspace("hello.txt")).expect("hello.txt");
-        assert_eq!(hello.trim(), "hi");
+        // Small models claim at times what they have not done: two of three will do.
+        let made = ["one", "two", "three"].map(|name| {
+            let text = fs::read_to_string(home.workspace(&format!("{name}.txt")));
+            text.is_ok_and(|text| text.trim() == name)
+        });
+        assert!(made.iter().filter(|made| **made).count() >= 2, "{made:?}");
+        let turns = home.git(&["log", "--author=fledgling", "--format=%(trailers:key=Turn)"]);
+        assert_eq!(turns.matches("Turn: ").count(), 1, "{turns}");
         terminal.send("/quit\r");
         assert!(terminal.wait_end().success());
     }
