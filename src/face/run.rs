@@ -150,7 +150,7 @@ async fn ask(link: &Link, verb: Verb, output: &mut Output) -> Result<Ended> {
 }
 
 /// Returns at Ctrl-C or when the process is asked to end.
-async fn interrupted() {
+pub async fn interrupted() {
     use tokio::signal::unix::{SignalKind, signal};
     let (Ok(mut interrupt), Ok(mut terminate)) =
         (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
