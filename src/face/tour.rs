@@ -28,6 +28,17 @@ use crate::wires::script;
 
 /// The recording: what the owner says and what the model replies.
 const RECORDING: &str = include_str!("tour.jsonl");
+const INTRO: &[&str] = &[
+    "A recorded conversation: the agent's words are played, its tools are real.",
+    "It happens in a temporary folder, removed at the end.",
+];
+const OUTRO: &[&str] = &[
+    "",
+    "That was the tour. Now you:",
+    "- fledgling: a conversation of your own; it helps you to a model first",
+    "- fledgling help: short pages on how everything works",
+];
+const INDENT: &str = "    ";
 /// Lines shown of a file that is read: it is not what the tour is about.
 const READ_LINES: usize = 3;
 /// Lines shown of all else.
@@ -68,43 +79,31 @@ struct Tour {
 impl Tour {
     async fn play(&self) -> Result<u8> {
         let pauses = self.screen.terminal && std::io::stdin().is_terminal() && !self.json;
-        self.say(
-            Style::BOLD,
-            "",
-            "A recorded conversation: the agent's words are played, its tools are real.",
-        )?;
-        self.say(Style::PLAIN, "", "It happens in a temporary folder, removed at the end.")?;
+        self.say(INTRO)?;
         for line in script::owner_lines(RECORDING) {
-            if pauses && !pause(self.screen).await? {
-                return Ok(0);
+            if pauses {
+                pause(self.screen).await?;
             }
-            self.say(Style::PLAIN, "", "")?;
-            self.say(Style::BOLD, "you> ", &line)?;
-            self.say(Style::PLAIN, "", "")?;
+            self.say(&["", &format!("you> {line}"), ""])?;
             if self.turn(line).await? != End::Done {
                 return Ok(exit::FAILED);
             }
         }
-        self.say(Style::PLAIN, "", "")?;
-        self.say(Style::BOLD, "", "That was the tour. Now you:")?;
-        for (command, what) in [
-            ("fledgling", "a conversation of your own; it helps you to a model first"),
-            ("fledgling help", "short pages on how everything works"),
-        ] {
-            self.say(Style::PLAIN, &format!("  {command:16}"), what)?;
-        }
+        self.say(OUTRO)?;
         Ok(0)
     }
 
-    /// A line of the tour's own, wrapped. Those that read JSON need none.
-    fn say(&self, style: Style, prefix: &str, text: &str) -> Result<()> {
+    /// Lines of the tour's own, wrapped. Those that read JSON need none.
+    fn say(&self, lines: &[&str]) -> Result<()> {
         if self.json {
             return Ok(());
         }
         let mut wrap = Wrap::new(self.screen.width, self.screen.colour);
-        wrap.begin(prefix.to_owned(), " ".repeat(prefix.len()));
-        wrap.push(style, text);
-        wrap.end();
+        for line in lines {
+            wrap.begin(String::new(), INDENT.to_owned());
+            wrap.push(Style::BOLD, line);
+            wrap.end();
+        }
         Ok(wrap.take().iter().try_for_each(|line| write(Place::Out, line))?)
     }
 
@@ -131,10 +130,8 @@ impl Tour {
             }
             for shown in view.event(&event) {
                 // Words and deeds stand apart.
-                let (said, line) = match shown {
-                    Shown::Said(line) => (true, line),
-                    Shown::Aside(line) => (false, line),
-                };
+                let said = matches!(shown, Shown::Said(_));
+                let (Shown::Said(line) | Shown::Aside(line)) = shown;
                 if speaks.replace(said).is_some_and(|before| before != said) {
                     write(Place::Out, "")?;
                 }
@@ -151,36 +148,26 @@ impl Tour {
     }
 }
 
-const INDENT: &str = "    ";
-
 /// A call in more than the one line that a conversation gives it.
 fn details(Looked { tool, input, text }: &Looked) -> Vec<String> {
-    let field = |name: &str| input.get(name).and_then(Value::as_str).unwrap_or_default();
-    let marked = |mark: &str, text: &str| {
-        text.lines().map(|line| format!("{mark}{line}")).collect::<Vec<_>>()
-    };
-    match tool.as_str() {
+    let field = |of: &Value, name: &str| of[name].as_str().unwrap_or_default().to_owned();
+    let (limit, parts) = match tool.as_str() {
         "bash" => {
-            let command = Some(field("command")).filter(|command| command.contains('\n'));
-            let mut lines = marked("$ ", command.unwrap_or_default());
-            lines.extend(marked("", text));
-            first(lines, LINES)
+            let command = Some(field(input, "command")).filter(|command| command.contains('\n'));
+            (LINES, vec![("$ ", command.unwrap_or_default()), ("", text.clone())])
         }
-        "write" => first(marked("+ ", field("content")), LINES),
+        "write" => (LINES, vec![("+ ", field(input, "content"))]),
         "edit" => {
-            let edits = input.get("edits").and_then(Value::as_array).into_iter().flatten();
-            let lines = edits.flat_map(|edit| {
-                let side = |name| edit.get(name).and_then(Value::as_str).unwrap_or_default();
-                [marked("- ", side("old")), marked("+ ", side("new"))].concat()
-            });
-            first(lines.collect(), LINES)
+            let edits = input["edits"].as_array().into_iter().flatten();
+            let sides = |edit| [("- ", field(edit, "old")), ("+ ", field(edit, "new"))];
+            (LINES, edits.flat_map(sides).collect())
         }
-        _ => first(marked("", text), READ_LINES),
-    }
-}
-
-/// The first lines, and how many more there are.
-fn first(mut lines: Vec<String>, limit: usize) -> Vec<String> {
+        _ => (READ_LINES, vec![("", text.clone())]),
+    };
+    let marked = |(mark, text): &(&str, String)| -> Vec<_> {
+        text.lines().map(|line| format!("{mark}{line}")).collect()
+    };
+    let mut lines: Vec<_> = parts.iter().flat_map(marked).collect();
     let more = lines.len().saturating_sub(limit);
     if more > 0 {
         lines.truncate(limit);
@@ -189,22 +176,13 @@ fn first(mut lines: Vec<String>, limit: usize) -> Vec<String> {
     lines
 }
 
-/// Wait for Enter. Whether to go on.
-async fn pause(screen: Screen) -> Result<bool> {
-    write(Place::Out, "")?;
-    write(Place::Out, &screen.dim("[Enter goes on, q leaves]"))?;
-    let (sender, answered) = tokio::sync::oneshot::channel();
+/// Wait for Enter.
+async fn pause(screen: Screen) -> Result<()> {
+    write(Place::Out, &screen.dim("\n[Enter goes on, Ctrl-C leaves]"))?;
+    let (sender, entered) = tokio::sync::oneshot::channel();
     // A thread of its own: whoever presses Ctrl-C must not wait for it.
-    std::thread::spawn(move || {
-        let mut line = String::new();
-        let read = std::io::stdin().lock().read_line(&mut line);
-        sender.send(read.map(|length| (length, line)))
-    });
-    let (length, line) = answered
-        .await
-        .context("the answer is not awaited")?
-        .context("cannot read standard input")?;
-    Ok(length > 0 && !line.trim().eq_ignore_ascii_case("q"))
+    std::thread::spawn(move || sender.send(std::io::stdin().lock().read_line(&mut String::new())));
+    entered.await?.context("cannot read standard input").map(drop)
 }
 
 /// A temporary folder, removed with everything in it.
