@@ -243,9 +243,8 @@ impl Output {
         for shown in lines {
             match shown {
                 Shown::Said(line) if self.out.terminal => write(Place::Out, &line)?,
-                Shown::Said(_) => {}
                 Shown::Aside(line) if !self.json => write(Place::Err, &line)?,
-                Shown::Aside(_) => {}
+                Shown::Said(_) | Shown::Aside(_) => {}
             }
         }
         Ok(())
