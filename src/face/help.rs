@@ -3,36 +3,41 @@
 //! Owns the pages and the list of them, which is made of their first lines and so cannot
 //! lack one. Does not know who reads them.
 
-use std::io::Write as _;
-
-use anyhow::{Context as _, Result, bail};
+use anyhow::Result;
 use include_dir::{Dir, include_dir};
 
+use crate::face::Refusal;
+use crate::face::screen::{Place, write};
+use crate::files::edit::likeness;
+use crate::organs::verb::exit;
+
 static PAGES: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/src/face/help");
+/// Percent of likeness below which a topic cannot have been meant.
+const ALIKE: usize = 40;
+/// Topics that are named where one was mistyped.
+const NAMED: usize = 2;
 
 /// Print the page on a topic, or the list. The number is the exit code.
 pub fn show(topic: Option<&str>) -> Result<u8> {
-    std::io::stdout().write_all(text(topic)?.as_bytes()).context("cannot print the page")?;
+    write(Place::Out, text(topic)?.trim_end())?;
     Ok(0)
 }
 
 /// The page on a topic, or the list where none is named.
 pub fn text(topic: Option<&str>) -> Result<String> {
     let Some(topic) = topic else { return Ok(index()) };
-    let Some(page) = page(topic) else {
-        let near = nearest(topic).map_or(String::new(), |near| format!(" (did you mean {near}?)"));
-        bail!("there is no help on {topic:?}{near}; `fledgling help` lists the topics")
-    };
-    Ok(page.to_owned())
+    page(topic).map(str::to_owned).ok_or_else(|| {
+        let why = format!("there is no page on {topic:?}; {}", nearest(topic));
+        Refusal { why, exit: exit::USAGE }.into()
+    })
 }
 
-/// The page on a topic.
-pub fn page(topic: &str) -> Option<&'static str> {
+fn page(topic: &str) -> Option<&'static str> {
     PAGES.get_file(format!("{topic}.md"))?.contents_utf8()
 }
 
 /// The topics with what each is about.
-pub fn index() -> String {
+fn index() -> String {
     let mut out = "fledgling help TOPIC\n\n".to_owned();
     for topic in topics() {
         let title = page(topic).and_then(|page| page.lines().next()).unwrap_or_default();
@@ -49,33 +54,25 @@ fn topics() -> Vec<&'static str> {
     topics
 }
 
-/// The topic that a mistyped word most likely means.
-fn nearest(word: &str) -> Option<&'static str> {
+/// Says which topics were most likely meant, or where all of them are listed.
+fn nearest(word: &str) -> String {
     let word = word.to_lowercase();
-    let near = topics().into_iter().map(|topic| (distance(&word, topic), topic)).min()?;
-    // Half of the letters wrong is another word.
-    (near.0 * 2 < near.1.len()).then_some(near.1)
-}
-
-/// How many letters must be added, removed or replaced to get from one word to the other.
-fn distance(from: &str, to: &str) -> usize {
-    let to: Vec<char> = to.chars().collect();
-    let mut row: Vec<usize> = (0..=to.len()).collect();
-    for (number, c) in from.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = number + 1;
-        for (column, other) in to.iter().enumerate() {
-            let replaced = diagonal + usize::from(c != *other);
-            diagonal = row[column + 1];
-            row[column + 1] = replaced.min(diagonal + 1).min(row[column] + 1);
-        }
+    let rated =
+        topics().into_iter().map(|topic| (likeness(word.as_bytes(), topic.as_bytes()), topic));
+    let mut alike: Vec<_> = rated.filter(|(alike, _)| *alike >= ALIKE).collect();
+    alike.sort_by(|one, other| other.cmp(one));
+    match alike.iter().take(NAMED).map(|(_, topic)| *topic).collect::<Vec<_>>().as_slice() {
+        [] => "`fledgling help` lists the topics".to_owned(),
+        topics => format!("did you mean {}?", topics.join(" or ")),
     }
-    row[to.len()]
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::tool::{BASH_DEFAULT_SECONDS, BASH_LIMIT_SECONDS, OUTPUT_LIMIT, READ_LINES};
+    use crate::organs::config::{Config, LimitSettings};
+    use crate::organs::models::PROVIDERS;
 
     #[test]
     fn every_page_is_in_the_index_and_short() {
@@ -89,6 +86,7 @@ mod tests {
         for topic in topics() {
             let page = page(topic).unwrap();
             assert!(page.starts_with(&format!("# {topic}: ")), "{topic}");
+            assert!(page.len() < 3_000, "{topic}: {} bytes", page.len());
             assert!((10..=40).contains(&page.lines().count()), "{topic}");
             assert!(page.lines().all(|line| line.chars().count() <= 92), "{topic}");
             let about = page.lines().next().unwrap().split_once(": ").unwrap().1;
@@ -108,21 +106,49 @@ mod tests {
     }
 
     #[test]
-    fn a_mistyped_topic_finds_the_nearest() {
+    fn a_mistyped_topic_names_the_nearest_and_is_wrong_usage() {
         for (word, near) in [("skill", "skills"), ("Model", "models"), ("confg", "config")] {
-            let error = text(Some(word)).unwrap_err().to_string();
-            assert!(error.contains(&format!("(did you mean {near}?)")), "{error}");
+            let error = text(Some(word)).unwrap_err();
+            assert_eq!(error.downcast_ref::<Refusal>().unwrap().exit, exit::USAGE);
+            assert!(error.to_string().contains(&format!("did you mean {near}")), "{error}");
         }
         let error = text(Some("xyzzy")).unwrap_err().to_string();
-        assert!(!error.contains("did you mean"), "{error}");
+        assert!(error.ends_with("`fledgling help` lists the topics"), "{error}");
         assert!(page("../help").is_none());
+    }
+
+    #[test]
+    fn the_page_on_models_knows_the_table_of_providers() {
+        let page = page("models").unwrap();
+        for provider in &PROVIDERS {
+            let named = [Some(provider.name), provider.key, provider.model];
+            let missing: Vec<_> =
+                named.into_iter().flatten().filter(|name| !page.contains(name)).collect();
+            assert!(missing.is_empty(), "{missing:?}");
+        }
+    }
+
+    #[test]
+    fn the_page_on_tools_and_the_one_on_config_know_the_limits() {
+        let (tools, config) = (page("tools").unwrap(), page("config").unwrap());
+        for limit in [BASH_DEFAULT_SECONDS, BASH_LIMIT_SECONDS, READ_LINES as u64] {
+            assert!(tools.contains(&limit.to_string()), "{limit}");
+        }
+        assert!(tools.contains("30,000") && OUTPUT_LIMIT == 30_000);
+        let example: Vec<_> = config.lines().filter_map(|line| line.strip_prefix("    ")).collect();
+        let example = example.join("\n").replace("WORK_KEY = \"…\"", "");
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("config.toml"), example).unwrap();
+        let read = Config::read(&folder.path().join("config.toml")).unwrap();
+        assert_eq!(read.limits, LimitSettings::default());
+        assert_eq!(read.models["work"].key.as_deref(), Some("WORK_KEY"));
     }
 
     #[test]
     fn the_newborn_workspace_costs_little_of_each_request() {
         let bootstrap = include_str!("../../bootstrap.md");
         assert!(bootstrap.len() < 2_000, "{} bytes", bootstrap.len());
-        assert!(bootstrap.split_whitespace().count() < 330);
+        assert!(bootstrap.split_whitespace().count() < 400);
         let skills = include_dir!("$CARGO_MANIFEST_DIR/workspace/skills");
         for folder in skills.dirs() {
             let name = folder.path().file_name().unwrap().to_str().unwrap();

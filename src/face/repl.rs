@@ -14,7 +14,7 @@ use crate::face::onboard::{Welcome, welcome};
 use crate::face::prompt_line::{PromptLine, Typed};
 use crate::face::screen::{Place, Screen, write};
 use crate::face::turn_view::{Shown, TurnView, preview};
-use crate::face::{run, tour, views};
+use crate::face::{help, run, tour, views};
 use crate::kernel::event::Event;
 use crate::organs::home::Home;
 use crate::organs::host::Settings;
@@ -104,7 +104,7 @@ async fn plain(settings: Settings, session: Option<String>, json: bool) -> Resul
         let line = line.context("cannot read standard input")?;
         let text = String::from_utf8_lossy(&line).trim().to_owned();
         match text.as_str() {
-            "" => continue,
+            "" => {}
             "/quit" => break,
             _ => code = talk.turn(text, Some(session.clone()), model.clone()).await?,
         }
@@ -287,9 +287,7 @@ impl Repl {
             }
             ("/stop", _) => self.stop().await?,
             ("/last", _) => self.last(),
-            ("/help", Some(topic)) => {
-                self.prompt.print(&clean(&crate::face::help::text(Some(topic))?))
-            }
+            ("/help", Some(topic)) => self.prompt.print(&clean(&help::text(Some(topic))?)),
             ("/help", None) => {
                 for (name, what) in COMMANDS {
                     self.prompt.print(&format!("{name:10} {what}"));

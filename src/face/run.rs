@@ -150,7 +150,7 @@ async fn ask(link: &Link, verb: Verb, output: &mut Output) -> Result<Ended> {
 }
 
 /// Returns at Ctrl-C or when the process is asked to end.
-async fn interrupted() {
+pub async fn interrupted() {
     use tokio::signal::unix::{SignalKind, signal};
     let (Ok(mut interrupt), Ok(mut terminate)) =
         (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
@@ -243,9 +243,8 @@ impl Output {
         for shown in lines {
             match shown {
                 Shown::Said(line) if self.out.terminal => write(Place::Out, &line)?,
-                Shown::Said(_) => {}
                 Shown::Aside(line) if !self.json => write(Place::Err, &line)?,
-                Shown::Aside(_) => {}
+                Shown::Said(_) | Shown::Aside(_) => {}
             }
         }
         Ok(())

@@ -46,14 +46,13 @@ pub struct TurnView {
     input: Value,
     /// The latest call.
     pub last: Option<Looked>,
-    spoke: bool,
 }
 
 impl TurnView {
     /// For lines of this screen.
     pub fn new(screen: Screen) -> Self {
         let markdown = Markdown::new(screen.width, screen.colour);
-        Self { screen, markdown, call: None, input: Value::Null, last: None, spoke: false }
+        Self { screen, markdown, call: None, input: Value::Null, last: None }
     }
 
     /// What an event adds.
@@ -64,10 +63,7 @@ impl TurnView {
                 Vec::new()
             }
             Event::Thinking { .. } => Vec::new(),
-            Event::Text { text } => {
-                self.spoke = true;
-                self.markdown.push(text).into_iter().map(Shown::Said).collect()
-            }
+            Event::Text { text } => self.markdown.push(text).into_iter().map(Shown::Said).collect(),
             Event::Reply { .. } => self.finish(),
             Event::Call { tool, input, .. } => {
                 let preview = preview(tool, input);
@@ -122,7 +118,6 @@ impl TurnView {
 
     /// The end of the words so far.
     fn finish(&mut self) -> Vec<Shown> {
-        self.spoke = false;
         self.markdown.finish().into_iter().map(Shown::Said).collect()
     }
 

@@ -24,7 +24,7 @@ pub struct Provider {
     /// The name of its key, when it needs one.
     pub key: Option<&'static str>,
     /// The model when none is named; `None` asks the server what it has.
-    model: Option<&'static str>,
+    pub model: Option<&'static str>,
     window: u64,
     output: Option<u64>,
     /// What this provider calls the limit of output tokens.
@@ -95,8 +95,8 @@ pub const PROVIDERS: [Provider; 5] = [
 const PROBE: Duration = Duration::from_millis(300);
 
 /// The ways to a model, for a person who has none yet.
-pub const WAYS: &str = "\
-  1. a hosted model: set ANTHROPIC_API_KEY, OPENAI_API_KEY or OPENROUTER_API_KEY
+pub const WAYS: &str =
+    "  1. a hosted model: set ANTHROPIC_API_KEY, OPENAI_API_KEY or OPENROUTER_API_KEY
      (or run `fledgling` in a terminal, which asks for a key and keeps it)
   2. a local model: start Ollama (port 11434) or llama.cpp's server (port 8080)
   3. neither: `fledgling tour` shows a recorded conversation with real tools";

@@ -11,6 +11,7 @@ mod reply;
 mod rules;
 mod terminal;
 mod tidy;
+mod tour;
 mod turns;
 
 /// How long anything is waited for before a test fails and shows what it saw. Nothing is
