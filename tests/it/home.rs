@@ -165,6 +165,11 @@ impl Run {
         Self { command, stdin: Vec::new(), code: 0, stdout, stderr }
     }
 
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.command.env(name, value);
+        self
+    }
+
     pub fn stdin(mut self, bytes: impl Into<Vec<u8>>) -> Self {
         self.stdin = bytes.into();
         self
