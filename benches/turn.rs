@@ -30,10 +30,10 @@ fn main() {
     let homes = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder for homes");
     let home = homes.path().join("home");
     let bytes = [Wire::Anthropic, Wire::OpenAi].map(|wire| {
-        let turn = server.turn(&homes.path().join(format!("first-{wire:?}")), wire, 0);
+        let turn = server.turn(&homes.path().join(format!("first-{wire:?}")), wire, vec![]);
         turn.request_bytes as f64
     });
-    server.turn(&home, Wire::Anthropic, 0);
+    server.turn(&home, Wire::Anthropic, vec![]);
     let load_before = load();
     let mut rounds = Vec::new();
     for number in 0..=ROUNDS {
@@ -47,6 +47,7 @@ fn main() {
     row("start to first request, ms", &column(|round| round.plain.until_request), None);
     row("one turn without tools, ms", &column(|round| round.plain.whole), Some(20.0));
     row("  the first of a new home, ms", &column(|round| round.newborn.whole), None);
+    row("  one that changes a file with bash, ms", &column(|round| round.change.whole), None);
     row("bare bash -c true, ms", &column(|round| round.bash), None);
     row("one tool turn beyond that, ms", &column(Round::tool), Some(6.0));
     row("peak memory of a turn with a tool, MB", &column(|round| round.tools.peak), Some(13.0));
@@ -61,16 +62,20 @@ fn main() {
 struct Round {
     plain: Turn,
     tools: Turn,
+    change: Turn,
     newborn: Turn,
     bash: f64,
 }
 
 fn round(server: &Server, home: &Path, new_home: &Path) -> Round {
+    // Each call differs, since the same one again and again ends a turn.
+    let calls = (0..CALLS).map(|number| format!("true {number}")).collect();
     Round {
-        plain: server.turn(home, Wire::Anthropic, 0),
-        tools: server.turn(home, Wire::Anthropic, CALLS),
+        plain: server.turn(home, Wire::Anthropic, vec![]),
+        tools: server.turn(home, Wire::Anthropic, calls),
         bash: bare_bash(),
-        newborn: server.turn(new_home, Wire::Anthropic, 0),
+        change: server.turn(home, Wire::Anthropic, vec!["date +%N >> memory/days.md".to_owned()]),
+        newborn: server.turn(new_home, Wire::Anthropic, vec![]),
     }
 }
 
@@ -100,7 +105,9 @@ struct Turn {
 }
 
 impl Server {
-    fn turn(&self, home: &Path, wire: Wire, calls: usize) -> Turn {
+    /// A turn in which the model calls bash with these commands.
+    fn turn(&self, home: &Path, wire: Wire, calls: Vec<String>) -> Turn {
+        let calls = calls.into_iter();
         *self.state.lock().expect("no connection panics with it") = State { calls, first: None };
         let mut command = Command::new(PROGRAM);
         command.args(["run", "--model", wire.model(), "hi"]).current_dir("/").env_clear();
@@ -112,6 +119,7 @@ impl Server {
         command.env("ANTHROPIC_API_KEY", "none").env("OPENAI_API_KEY", "none");
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
         let started = Instant::now();
+        #[expect(clippy::zombie_processes, reason = "`wait` below takes it in")]
         let mut child = command.spawn().expect("the program starts");
         let mut said = String::new();
         let mut stdout = child.stdout.take().expect("it is piped");
@@ -155,26 +163,25 @@ impl Wire {
     }
 
     /// A stream that calls bash, or one that ends the turn.
-    fn reply(self, call: Option<usize>) -> String {
+    fn reply(self, command: Option<&str>) -> String {
         let Self::Anthropic = self else {
-            assert!(call.is_none(), "tools are measured on the other wire");
+            assert!(command.is_none(), "tools are measured on the other wire");
             return format!(
                 "data: {{\"choices\":[{{\"delta\":{{\"content\":\"{ANSWER}\"}}}}]}}\n\n\
                  data: {{\"choices\":[{{\"delta\":{{}},\"finish_reason\":\"stop\"}}]}}\n\n\
                  data: [DONE]\n\n"
             );
         };
-        let (block, delta, stop) = match call {
-            // Each call differs, since the same one again and again ends a turn.
-            Some(number) => (
-                format!(r#"{{"type":"tool_use","id":"c{number}","name":"bash","input":{{}}}}"#),
+        let (block, delta, stop) = match command {
+            Some(command) => (
+                r#"{"type":"tool_use","id":"call","name":"bash","input":{}}"#,
                 format!(
-                    r#"{{"type":"input_json_delta","partial_json":"{{\"command\":\"true {number}\"}}"}}"#
+                    r#"{{"type":"input_json_delta","partial_json":"{{\"command\":\"{command}\"}}"}}"#
                 ),
                 "tool_use",
             ),
             None => (
-                r#"{"type":"text","text":""}"#.to_owned(),
+                r#"{"type":"text","text":""}"#,
                 format!(r#"{{"type":"text_delta","text":"{ANSWER}"}}"#),
                 "end_turn",
             ),
@@ -202,8 +209,8 @@ struct Server {
 
 #[derive(Default)]
 struct State {
-    /// Calls that this turn's replies still make.
-    calls: usize,
+    /// Commands that this turn's replies still call bash with.
+    calls: std::vec::IntoIter<String>,
     /// When the turn's first request was there, and the bytes of its body.
     first: Option<(Instant, usize)>,
 }
@@ -247,9 +254,7 @@ fn serve(mut stream: &TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
         let body = {
             let mut state = state.lock().expect("no connection panics with it");
             state.first.get_or_insert((seen, length));
-            let left = state.calls;
-            state.calls = left.saturating_sub(1);
-            wire.reply((left > 0).then_some(left))
+            wire.reply(state.calls.next().as_deref())
         };
         let length = body.len();
         let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length:";
