@@ -5,6 +5,7 @@
 //! needs is on disk. What people and models say ends up above the trailers and cannot pass
 //! for one. Does not know how changes are found, why something changed, nor the workspace.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
@@ -19,6 +20,9 @@ const BRANCH: &str = "refs/heads/main";
 /// The trailers of a commit. Other text that looks like one of them is marked as a quotation.
 pub const TRAILERS: [&str; 7] =
     ["Session", "Turn", "Origin", "Model", "Tokens", "End", "Also-running"];
+/// The contents of more changes than this are flushed in one go. That takes one call, but
+/// has to wait for whatever else is being written to the same disk: up to seconds.
+const FLUSHED_ONE_BY_ONE: usize = 32;
 /// Blobs of one commit beyond this many bytes are not compared line by line.
 const COUNTED_BYTES: usize = 20_000_000;
 /// The longest first line of a commit, in characters: what `git log --oneline` can show.
@@ -118,7 +122,7 @@ impl Archive {
         };
         let parents: Vec<_> = base.into_iter().collect();
         let id = repository.commit(None, &author, &program, &message.text(), &tree, &parents)?;
-        flush(self.0.path()).context("cannot flush the history to disk")?;
+        self.flush(id, &tree, changes).context("cannot flush the history to disk")?;
         match base {
             Some(base) => repository.reference_matching(BRANCH, id, true, base.id(), "snapshot")?,
             None => repository.reference(BRANCH, id, false, "snapshot")?,
@@ -140,6 +144,27 @@ impl Archive {
         let between = gone.create_updated(&self.0, before)?;
         let between = self.0.find_tree(between)?;
         Ok(here.create_updated(&self.0, &between)?)
+    }
+
+    /// All objects that a commit of these changes brought are on disk when this returns.
+    fn flush(&self, commit: Oid, tree: &git2::Tree<'_>, changes: &[Change]) -> io::Result<()> {
+        if changes.len() > FLUSHED_ONE_BY_ONE {
+            return flush_all(self.0.path());
+        }
+        let store = self.0.path().join("objects");
+        let mut folders = BTreeSet::from([store.clone()]);
+        for id in brought(commit, tree, changes) {
+            let id = id.to_string();
+            let folder = store.join(&id[..2]);
+            match File::open(folder.join(&id[2..])) {
+                Ok(object) => object.sync_all()?,
+                // An old one come back, from a pack.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(error),
+            }
+            folders.insert(folder);
+        }
+        folders.into_iter().try_for_each(|folder| File::open(folder)?.sync_all())
     }
 
     fn count_lines(&self, old: &git2::Tree<'_>, new: &git2::Tree<'_>) -> Result<(usize, usize)> {
@@ -187,8 +212,20 @@ fn harmless(line: &str) -> String {
     if forged { format!("> {line}") } else { line }
 }
 
-/// Everything written so far is on disk when this returns: one call for all objects.
-fn flush(folder: &Path) -> io::Result<()> {
+/// The objects that are new in a commit, and maybe some that are not.
+fn brought(commit: Oid, tree: &git2::Tree<'_>, changes: &[Change]) -> BTreeSet<Oid> {
+    let mut objects = BTreeSet::from([commit, tree.id()]);
+    for Change { path, now } in changes {
+        let folders = path.ancestors().skip(1).filter(|folder| *folder != Path::new(""));
+        // A folder may be gone with all that was in it.
+        objects.extend(folders.filter_map(|folder| Some(tree.get_path(folder).ok()?.id())));
+        objects.extend(now.map(|(id, _)| id));
+    }
+    objects
+}
+
+/// Everything written so far is on disk when this returns, whoever wrote it.
+fn flush_all(folder: &Path) -> io::Result<()> {
     let folder = File::open(folder)?;
     // SAFETY: the descriptor is open for the whole call.
     #[cfg(target_os = "linux")]
@@ -248,6 +285,34 @@ mod tests {
         let last = commit(&archive, &[gone("a/b")]).unwrap();
         assert_eq!((last.files, last.added, last.removed), (1, 0, 1));
         assert!(archive.repository().find_tree(last.tree).unwrap().is_empty());
+    }
+
+    #[test]
+    fn all_that_a_commit_brought_is_known() {
+        fn all(archive: &Archive, tree: Oid) -> BTreeSet<Oid> {
+            let mut ids = BTreeSet::from([tree]);
+            let tree = archive.repository().find_tree(tree).unwrap();
+            let walked = tree.walk(git2::TreeWalkMode::PreOrder, |_, entry| {
+                ids.insert(entry.id());
+                git2::TreeWalkResult::Ok
+            });
+            walked.unwrap();
+            ids
+        }
+        let (_temp, archive) = home();
+        let first = [("a/b/c", "1\n"), ("a/x", "2\n"), ("gone/far/file", "3\n"), ("top", "4\n")]
+            .map(|(path, content)| change(&archive, path, content.as_bytes()));
+        let before = commit(&archive, &first).unwrap();
+        let changes = [
+            change(&archive, "a/b/c", b"5\n"),
+            change(&archive, "new/d/e", b"6\n"),
+            Change { path: "gone/far/file".into(), now: None },
+        ];
+        let after = commit(&archive, &changes).unwrap();
+        let tree = archive.repository().find_tree(after.tree).unwrap();
+        let brought = brought(after.id, &tree, &changes);
+        let fresh: BTreeSet<_> = &all(&archive, after.tree) - &all(&archive, before.tree);
+        assert_eq!(brought, &fresh | &BTreeSet::from([after.id]));
     }
 
     #[test]
