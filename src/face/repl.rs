@@ -80,12 +80,13 @@ pub async fn repl(mut settings: Settings, session: Option<String>, json: bool) -
     };
     let ended = repl.talk().await;
     let Repl { prompt, link, .. } = repl;
-    if let Some(host) = link.as_ref().and_then(Link::host) {
+    if let Some((link, host)) = link.as_ref().and_then(|link| Some((link, link.host()?))) {
         let running = host.running();
         if !running.is_empty() {
             prompt.print(&format!("Stopping what still runs here: {}.", running.join(", ")));
         }
         host.stop_all().await;
+        link.settle().await;
     }
     prompt.finish();
     ended.map(|()| 0)
