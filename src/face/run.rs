@@ -110,10 +110,7 @@ pub async fn leave(link: &Link, json: bool) -> Result<()> {
     }
     tokio::select! {
         () = link.settle() => {}
-        () = interrupted() => {
-            host.stop_all().await;
-            link.settle().await;
-        }
+        () = interrupted() => link.stop_all().await,
     }
     Ok(())
 }

@@ -389,16 +389,13 @@ impl View {
 
     /// Give a new id to each call whose id an earlier one has: some servers count anew in
     /// each reply, and providers want ids to be unique in a conversation.
-    fn name_apart(&self, reply: &mut Assistant) {
-        let mut ids = HashSet::new();
+    fn name_apart(&mut self, reply: &mut Assistant) {
         for block in &mut reply.blocks {
             let Block::Call(call) = block else { continue };
-            let used = |id: &String| self.ids.contains(id) || ids.contains(id);
-            let numbered = (1..).map(|number| format!("{}_{number}", call.id));
-            if let Some(id) = std::iter::once(call.id.clone()).chain(numbered).find(|id| !used(id))
-            {
-                call.id.clone_from(&id);
-                ids.insert(id);
+            let (given, mut number) = (call.id.clone(), 0);
+            while !self.ids.insert(call.id.clone()) {
+                number += 1;
+                call.id = format!("{given}_{number}");
             }
         }
     }

@@ -106,6 +106,14 @@ impl Link {
         }
     }
 
+    /// Before this process ends: stop every turn in it, and tell those who asked.
+    pub async fn stop_all(&self) {
+        if let Self::Own(host, _) = self {
+            host.stop_all().await;
+            self.settle().await;
+        }
+    }
+
     /// Whether requests come to the host as the owner's.
     pub fn is_owners(&self) -> bool {
         !matches!(self, Self::Hand(_))
