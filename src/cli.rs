@@ -139,14 +139,14 @@ impl Cli {
             let catalog = Catalog::new(config.clone(), keys);
             Ok(Settings { home: home.clone(), config, catalog, model: model.clone(), safe })
         };
-        let simple = async |verb| views::ask(&Link::establish(&settings).await?, verb).await;
+        let simple = async |verb| views::once(Link::establish(&settings).await?, verb).await;
         match command {
             None => repl::repl(settings()?, session, json).await,
             Some(Command::Run { task }) => {
                 let request = run::Request { task, session, model: model.clone(), json };
                 run::run(settings, request).await
             }
-            Some(Command::Init) => views::init(&Link::establish(settings).await?, &home),
+            Some(Command::Init) => views::init(&Link::establish(settings).await?, &home).await,
             Some(Command::Sessions) => {
                 views::print(&simple(Verb::Sessions).await?, json, views::sessions_text)
             }

@@ -80,12 +80,12 @@ pub async fn repl(mut settings: Settings, session: Option<String>, json: bool) -
     };
     let ended = repl.talk().await;
     let Repl { prompt, link, .. } = repl;
-    if let Some(host) = link.as_ref().and_then(Link::host) {
-        let running = host.running();
+    if let Some(link) = &link {
+        let running = link.host().map(|host| host.running()).unwrap_or_default();
         if !running.is_empty() {
             prompt.print(&format!("Stopping what still runs here: {}.", running.join(", ")));
         }
-        host.stop_all().await;
+        link.stop_all().await;
     }
     prompt.finish();
     ended.map(|()| 0)

@@ -5,17 +5,34 @@
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 
-use crate::face::Refusal;
 use crate::face::clean::{clean, row};
 use crate::face::screen::{Place, Screen, write};
 use crate::face::turn_view::count;
+use crate::face::{Refusal, run};
 use crate::organs::home::Home;
 use crate::organs::link::Link;
 use crate::organs::sessions::Listed;
 use crate::organs::verb::{Answer, Verb};
 
+/// Ask one thing, as all that this process does.
+pub async fn once(mut link: Link, verb: Verb) -> Result<Value> {
+    loop {
+        let answered = answer(&link, verb.clone()).await;
+        run::leave(&link, false).await?;
+        if let Some(value) = answered? {
+            return Ok(value);
+        }
+        link = link.again().await?;
+    }
+}
+
 /// Ask one thing.
 pub async fn ask(link: &Link, verb: Verb) -> Result<Value> {
+    answer(link, verb).await?.context("the host ended before it answered; try again")
+}
+
+/// The answer; none when the host ended before it came.
+async fn answer(link: &Link, verb: Verb) -> Result<Option<Value>> {
     if let Some(host) = link.host() {
         for notice in host.take_notices() {
             write(Place::Err, &clean(&notice))?;
@@ -27,20 +44,21 @@ pub async fn ask(link: &Link, verb: Verb) -> Result<Value> {
         match answer {
             Answer::Value(answer) => value = answer,
             Answer::Refused { why, exit } => return Err(Refusal { why, exit }.into()),
-            Answer::Done => return Ok(value),
+            Answer::Done => return Ok(Some(value)),
             Answer::Event(_) => {}
         }
     }
-    anyhow::bail!("the host ended before it answered; try again")
+    Ok(None)
 }
 
 /// `fledgling init`.
-pub fn init(link: &Link, home: &Home) -> Result<u8> {
+pub async fn init(link: &Link, home: &Home) -> Result<u8> {
     for notice in link.host().map(|host| host.take_notices()).unwrap_or_default() {
         write(Place::Err, &clean(&notice))?;
     }
     write(Place::Out, &format!("home       {}", home.path().display()))?;
     write(Place::Out, &format!("workspace  {}", home.workspace().display()))?;
+    run::leave(link, false).await?;
     Ok(0)
 }
 

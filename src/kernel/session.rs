@@ -235,7 +235,8 @@ impl Session {
     }
 
     /// Record a reply. Each of its calls now owes a result.
-    pub fn record_reply(&mut self, reply: Assistant) -> Result<Vec<Owed>> {
+    pub fn record_reply(&mut self, mut reply: Assistant) -> Result<Vec<Owed>> {
+        self.view.name_apart(&mut reply);
         let calls =
             if reply.stop == Stop::Cut { Vec::new() } else { reply.calls().cloned().collect() };
         self.append(Line::Assistant(reply))?;
@@ -336,6 +337,8 @@ struct View {
     open: bool,
     ended: bool,
     keys: HashSet<String>,
+    /// The ids of all calls so far.
+    ids: HashSet<String>,
     notices: Vec<String>,
 }
 
@@ -378,8 +381,22 @@ impl View {
             reply.blocks.retain(|block| matches!(block, Block::Text(_)));
         }
         reply.blocks.retain(|block| !matches!(block, Block::Text(text) if text.trim().is_empty()));
+        self.ids.extend(reply.calls().map(|call| call.id.clone()));
         if !reply.blocks.is_empty() {
             self.push(Message::Assistant(reply));
+        }
+    }
+
+    /// Give a new id to each call whose id an earlier one has: some servers count anew in
+    /// each reply, and providers want ids to be unique in a conversation.
+    fn name_apart(&mut self, reply: &mut Assistant) {
+        for block in &mut reply.blocks {
+            let Block::Call(call) = block else { continue };
+            let (given, mut number) = (call.id.clone(), 0);
+            while !self.ids.insert(call.id.clone()) {
+                number += 1;
+                call.id = format!("{given}_{number}");
+            }
         }
     }
 

@@ -34,6 +34,7 @@ pub enum What {
 struct Running {
     since: Instant,
     interrupter: Interrupter,
+    keys: Arc<[String]>,
 }
 
 /// One session's lane.
@@ -59,10 +60,11 @@ impl Lane {
         lock(&self.watchers).retain(|watcher| watcher.send(heard()).is_ok());
     }
 
-    /// A turn begins: what interrupts it.
-    pub fn begin(&self) -> Interrupt {
+    /// A turn that answers these messages begins: what interrupts it.
+    pub fn begin(&self, keys: &Arc<[String]>) -> Interrupt {
         let (interrupter, interrupt) = interrupt();
-        *lock(&self.running) = Some(Running { since: Instant::now(), interrupter });
+        let (since, keys) = (Instant::now(), keys.clone());
+        *lock(&self.running) = Some(Running { since, interrupter, keys });
         interrupt
     }
 
@@ -73,8 +75,17 @@ impl Lane {
 
     /// Interrupt the running turn. Whether there was one.
     pub fn stop(&self) -> bool {
+        self.stop_if(|_| true)
+    }
+
+    /// Interrupt the running turn when it answers the message with this key. Whether it does.
+    pub fn stop_answering(&self, key: &str) -> bool {
+        self.stop_if(|keys| keys.iter().any(|one| one == key))
+    }
+
+    fn stop_if(&self, wanted: impl Fn(&[String]) -> bool) -> bool {
         let running = lock(&self.running);
-        running.as_ref().is_some_and(|running| {
+        running.as_ref().filter(|running| wanted(&running.keys)).is_some_and(|running| {
             running.interrupter.raise();
             true
         })

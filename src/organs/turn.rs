@@ -59,6 +59,7 @@ impl Host {
         name: &str,
         lane: &Lane,
         keys: &Arc<[String]>,
+        interrupt: Interrupt,
         batch: Vec<Waiting>,
     ) -> Result<Option<End>> {
         let mut transcript = Session::open(&self.settings.home.transcript(name))?;
@@ -82,7 +83,6 @@ impl Host {
         }
         let door = HandDoor::open(self.clone(), name)?;
         let hand = Hand::new(self.policy(&door));
-        let interrupt = lane.begin();
         self.state.begin(name, turn)?;
         let ended =
             self.agent(&*model, &hand, interrupt, &mut heard).turn(&mut transcript, first).await;
@@ -139,7 +139,8 @@ impl Host {
         keys: &Arc<[String]>,
     ) -> Result<Heard<'a>> {
         let recorder = Recorder::open(&self.settings.home.wire(), name, turn)?;
-        Ok(Heard { lane, keys: keys.clone(), recorder, usage: Usage::default(), last: None })
+        let (recorder, usage) = (Some(recorder), Usage::default());
+        Ok(Heard { lane, keys: keys.clone(), recorder, usage, last: None })
     }
 
     /// What hands of this home are given.
@@ -191,7 +192,8 @@ impl Context for Host {
 struct Heard<'a> {
     lane: &'a Lane,
     keys: Arc<[String]>,
-    recorder: Recorder,
+    /// Gone once it failed: a full disk is told once, not with each piece of a reply.
+    recorder: Option<Recorder>,
     usage: Usage,
     /// The turn's last event, held back until everything about the turn is settled.
     last: Option<Event>,
@@ -202,8 +204,10 @@ impl Heard<'_> {
         self.lane.tell(&self.keys, &What::Event(event));
     }
 
-    fn record(&mut self, recorded: Result<()>) {
-        if let Err(error) = recorded.context("the wire log is incomplete") {
+    fn record(&mut self, what: impl FnOnce(&mut Recorder) -> Result<()>) {
+        let Some(recorder) = &mut self.recorder else { return };
+        if let Err(error) = what(recorder).context("the wire log is incomplete") {
+            self.recorder = None;
             self.tell(Event::Notice { text: format!("{error:#}.") });
         }
     }
@@ -227,12 +231,10 @@ impl Listener for Heard<'_> {
     }
 
     fn sent(&mut self, body: &str) {
-        let recorded = self.recorder.sent(body);
-        self.record(recorded);
+        self.record(|recorder| recorder.sent(body));
     }
 
     fn raw(&mut self, bytes: &[u8]) {
-        let recorded = self.recorder.raw(bytes);
-        self.record(recorded);
+        self.record(|recorder| recorder.raw(bytes));
     }
 }

@@ -38,6 +38,11 @@ pub enum Verb {
         /// The session; all of them when none is named.
         session: Option<String>,
     },
+    /// Take back what was said: out of the line, or by stopping the turn that answers it.
+    TakeBack {
+        /// The key it was said with.
+        key: String,
+    },
     /// What sessions there are.
     Sessions,
     /// End a session for good.
@@ -96,10 +101,25 @@ pub enum Needs<'a> {
 }
 
 impl Verb {
+    /// The session it names, if it names one.
+    pub fn session(&self) -> Option<&str> {
+        match self {
+            Self::Run { session, .. }
+            | Self::Stop { session }
+            | Self::Wire { session, .. }
+            | Self::About { session } => session.as_deref(),
+            Self::Watch { session }
+            | Self::End { session }
+            | Self::Compact { session }
+            | Self::Choose { session, .. } => Some(session),
+            Self::TakeBack { .. } | Self::Sessions | Self::Usage => None,
+        }
+    }
+
     /// The authority table.
     pub fn needs(&self) -> Needs<'_> {
         match self {
-            Self::Compact { .. } | Self::Choose { .. } => Needs::Owner,
+            Self::Compact { .. } | Self::Choose { .. } | Self::TakeBack { .. } => Needs::Owner,
             Self::Watch { session } => Needs::Reach(session),
             Self::End { session } => Needs::Below(session),
             Self::Run { session: Some(session), .. } => Needs::Below(session),
