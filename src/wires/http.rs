@@ -396,7 +396,7 @@ mod tests {
             )
         );
         let refused = ask(format!("https://{free}/v1")).await.to_string();
-        assert!(refused.contains("is the server running?"), "TLS is set up: {refused}");
+        assert!(refused.contains("start the server"), "TLS is set up: {refused}");
         for base in ["localhost:8080/v1", "/v1", "ftp://x"] {
             let failure = ask(base.to_owned()).await;
             assert!(matches!(failure, Failure::Fatal(_)), "{failure}");
