@@ -4,6 +4,7 @@
 
 use anyhow::{Context as _, Result};
 use serde_json::Value;
+use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::face::Refusal;
 use crate::face::clean::{clean, row};
@@ -21,7 +22,11 @@ pub async fn ask(link: &Link, verb: Verb) -> Result<Value> {
             write(Place::Err, &clean(&notice))?;
         }
     }
-    let mut answers = link.ask(verb).await?;
+    answer(&mut link.ask(verb).await?).await
+}
+
+/// The one thing that comes as an answer.
+pub async fn answer(answers: &mut UnboundedReceiver<Answer>) -> Result<Value> {
     let mut value = Value::Null;
     while let Some(answer) = answers.recv().await {
         match answer {
@@ -56,8 +61,7 @@ pub fn sessions_text(answer: &Value, screen: Screen) -> Result<String> {
             (_, _, Some(parent)) => format!(" [from {parent}]"),
             _ => String::new(),
         };
-        let turns =
-            if one.turns == 1 { "1 turn".to_owned() } else { format!("{} turns", one.turns) };
+        let turns = turns(one.turns);
         let text = format!("{:longest$}  {}  {turns:>9}{state}  {}", one.name, one.last, one.about);
         row(&text, screen.width)
     };
@@ -65,6 +69,11 @@ pub fn sessions_text(answer: &Value, screen: Screen) -> Result<String> {
         [] => Ok("No conversation yet.".to_owned()),
         list => Ok(list.iter().map(shown).collect::<Vec<_>>().join("\n")),
     }
+}
+
+/// So many turns.
+pub fn turns(count: u64) -> String {
+    if count == 1 { "1 turn".to_owned() } else { format!("{count} turns") }
 }
 
 /// `fledgling end`.

@@ -81,7 +81,7 @@ impl Host {
     }
 
     /// Run turns until nothing waits for this session.
-    async fn drain(self: Arc<Self>, session: &str, lane: &Lane) {
+    pub(super) async fn drain(self: Arc<Self>, session: &str, lane: &Lane) {
         let _turn = lane.gate.lock().await;
         let mut stopped = false;
         loop {
