@@ -126,12 +126,10 @@ async fn plain(settings: Settings, session: Option<String>, json: bool) -> Resul
 fn opening(link: &Link, screen: Screen) -> Vec<String> {
     let version = env!("CARGO_PKG_VERSION");
     let mut lines = vec![format!("{} {version}  /help for commands", screen.bold("fledgling"))];
-    lines.push(screen.warn(RIGHTS));
-    match link.host() {
-        Some(host) => lines.extend(host.take_notices().iter().map(|text| screen.dim(&clean(text)))),
-        None => lines
-            .push(screen.dim("Another process hosts this home; this terminal is attached to it.")),
-    }
+    lines.push(screen.warn(&wrapped(RIGHTS, screen.width)));
+    let attached = "Another process hosts this home; this terminal is attached to it.";
+    let notices = link.host().map_or_else(|| vec![attached.to_owned()], |host| host.take_notices());
+    lines.extend(notices.iter().map(|text| screen.dim(&wrapped(text, screen.width))));
     lines
 }
 
@@ -170,7 +168,7 @@ struct Repl {
     told: UnboundedReceiver<Told>,
     /// What was said here and has not been heard of since.
     mine: Vec<String>,
-    /// Whether the next prompt waits for the end of the turn, as it does on a dumb terminal.
+    /// Whether the next prompt waits for an answer, as it does on a dumb terminal.
     held: bool,
 }
 
@@ -204,7 +202,7 @@ impl Repl {
             match wake {
                 Wake::Typed(Some(Typed::Line(line))) => match self.line(line.trim()).await {
                     Ok(Next::Prompt) => self.prompt.next(),
-                    Ok(Next::Turn) => self.after_saying(),
+                    Ok(Next::Later) => self.prompt_beside(),
                     Ok(Next::Elsewhere) => {
                         heard = self.watch().await?;
                         self.prompt.next();
@@ -230,7 +228,10 @@ impl Repl {
                 Wake::Heard(Some(Answer::Refused { why, .. })) => self.complain(&why),
                 Wake::Heard(Some(_)) => {}
                 Wake::Heard(None) => heard = self.take_over().await?,
-                Wake::Told(Told::Answer(text)) => self.prompt.print(&text),
+                Wake::Told(Told::Answer(text)) => {
+                    self.prompt.print(&text);
+                    self.release();
+                }
                 Wake::Told(Told::Failure(why)) => {
                     self.complain(&why);
                     self.release();
@@ -252,8 +253,8 @@ impl Repl {
         }
     }
 
-    /// Prompt again at once, except where the prompt would stand in the reply's way.
-    fn after_saying(&mut self) {
+    /// Prompt again at once, except where the prompt would stand in the answer's way.
+    fn prompt_beside(&mut self) {
         if self.prompt.dumb {
             self.held = true;
         } else {
@@ -350,7 +351,7 @@ impl Repl {
         }
         self.prompt.print(&self.screen.dim(&wrapped(&text, self.screen.width)));
         match self.say(text).await {
-            Ok(()) => self.after_saying(),
+            Ok(()) => self.prompt_beside(),
             Err(error) => {
                 self.complain(&format!("{error:#}"));
                 self.prompt.next();
@@ -366,7 +367,7 @@ impl Repl {
         let first = line.split_whitespace().next().unwrap_or_default();
         if !first.starts_with('/') || first.matches('/').count() > 1 {
             self.say(line.to_owned()).await?;
-            return Ok(Next::Turn);
+            return Ok(Next::Later);
         }
         let (command, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
         let rest = Some(rest.trim()).filter(|rest| !rest.is_empty());
@@ -401,7 +402,10 @@ impl Repl {
                     chosen["model"].as_str().unwrap_or_default()
                 ));
             }
-            _ => self.look(command, rest).await?,
+            _ => {
+                self.look(command, rest).await?;
+                return Ok(Next::Later);
+            }
         }
         Ok(Next::Prompt)
     }
@@ -440,7 +444,8 @@ impl Repl {
         let Some(last) = &self.view.last else {
             return self.prompt.print("No tool was called here yet.");
         };
-        let mut lines = vec![self.screen.bold(&line(&preview(&last.tool, &last.input), usize::MAX))];
+        let mut lines =
+            vec![self.screen.bold(&line(&preview(&last.tool, &last.input), usize::MAX))];
         for (name, value) in last.input.as_object().into_iter().flatten() {
             let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
             lines.push(format!("{}: {}", self.screen.dim(&clean(name)), clean(value.trim_end())));
@@ -481,8 +486,10 @@ impl Repl {
 
 /// What follows a line.
 enum Next {
+    /// The next one.
     Prompt,
-    Turn,
+    /// When the answer is there, if there is no room for a prompt beside it.
+    Later,
     Elsewhere,
     Leave,
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 mod home;
 mod kills;
 mod model_server;
+mod repl;
 mod reply;
 mod rules;
 mod terminal;
