@@ -131,8 +131,13 @@ impl PromptLine {
 
     /// Print lines above the prompt. They must have been cleaned.
     pub fn print(&self, lines: &str) {
-        // The thread lives as long as this value.
-        let _ = self.printer.send(lines.to_owned());
+        if self.dumb {
+            // There is nothing to wait for, and the next prompt must not come first.
+            let _ = write(Place::Out, lines);
+        } else {
+            // The thread lives as long as this value.
+            let _ = self.printer.send(lines.to_owned());
+        }
     }
 
     /// Ctrl-C came as a signal: what it means.

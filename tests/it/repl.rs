@@ -176,6 +176,7 @@ fn a_bare_start_resumes_and_new_begins_afresh() {
     terminal.send("/new second\r");
     terminal.wait_text("Conversation second.");
     prompt(&terminal, "");
+    server.allow_prefix_change();
     say(&mut terminal, "who am I?", "Who?");
     terminal.send("/quit\r");
     assert_eq!(terminal.wait_end().exit_code(), 0);
@@ -191,6 +192,7 @@ fn a_bare_start_resumes_and_new_begins_afresh() {
     });
     terminal.send("/resume first\r");
     terminal.wait_text("Conversation first.");
+    server.allow_prefix_change();
     say(&mut terminal, "and here?", "You.");
     let asked = server.asked(4);
     assert!(!asked[1].heard().contains("remember me"));
@@ -462,11 +464,9 @@ fn a_summary_can_be_asked_for_and_stopped() {
 
 #[test]
 fn a_key_is_asked_for_without_being_shown_checked_and_kept() {
-    let server = Server::with(|asked| {
-        match asked.headers.get("x-api-key").map(String::as_str) {
-            Some("sk-ant-right") => Reply::text("ok"),
-            _ => Reply::error(401, "authentication_error", "no such key"),
-        }
+    let server = Server::with(|asked| match asked.headers.get("x-api-key").map(String::as_str) {
+        Some("sk-ant-right") => Reply::text("Here I am."),
+        _ => Reply::error(401, "authentication_error", "no such key"),
     });
     let home = Home::new().env("ANTHROPIC_BASE_URL", server.url());
     let mut terminal = Terminal::start(&home.command::<&str>(&[]), 80, 24);
@@ -490,7 +490,7 @@ fn a_key_is_asked_for_without_being_shown_checked_and_kept() {
     assert_eq!(mode & 0o777, 0o600);
     let kept = fs::read_to_string(&secrets).expect("our own file");
     assert_eq!(kept.trim(), "ANTHROPIC_API_KEY = \"sk-ant-right\"");
-    say(&mut terminal, "hello", "ok");
+    say(&mut terminal, "hello", "Here I am.");
     assert!(!terminal.raw().contains("sk-ant-"), "{:?}", terminal.raw());
     drop(terminal);
     let mut terminal = talk(&home, &[]);
