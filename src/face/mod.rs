@@ -14,6 +14,7 @@ pub mod run;
 pub mod screen;
 pub mod sql;
 pub mod tour;
+pub mod tty;
 pub mod turn_view;
 pub mod views;
 pub mod wrap;

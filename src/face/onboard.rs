@@ -7,6 +7,7 @@ use anyhow::Result;
 
 use crate::face::clean::clean;
 use crate::face::screen::{Place, Screen, write};
+use crate::face::tty::hidden_line;
 use crate::kernel::message::{Message, Origin};
 use crate::kernel::model::{Failure, Request};
 use crate::organs::host::Settings;
@@ -27,6 +28,7 @@ pub enum Welcome {
 pub async fn welcome(settings: &mut Settings) -> Result<Welcome> {
     let missing = match &settings.model {
         Some(spec) => settings.catalog.model(spec).await.err(),
+        None if settings.catalog.wants_key().await => Some(NoModel::Nothing),
         None => settings.catalog.default_spec().await.err(),
     };
     match missing {
@@ -46,7 +48,7 @@ pub async fn welcome(settings: &mut Settings) -> Result<Welcome> {
             Place::Out,
             "Paste an API key (it stays hidden), or press Enter for the tour, or Ctrl-C to leave.",
         )?;
-        let Ok(key) = rpassword::prompt_password("key: ") else { return Ok(Welcome::Leave) };
+        let Some(key) = hidden_line("key: ")? else { return Ok(Welcome::Leave) };
         let key = key.trim();
         if key.is_empty() {
             return Ok(Welcome::Tour);

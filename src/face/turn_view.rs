@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::face::clean::{clean, line};
+use crate::face::clean::line;
 use crate::face::markdown::Markdown;
 use crate::face::screen::Screen;
 use crate::kernel::event::{Changes, End, Event};
-use crate::kernel::message::Usage;
+use crate::kernel::message::{Origin, Usage};
 
 /// A call that runs longer than this is worth a line of its own.
 const SLOW: Duration = Duration::from_secs(2);
@@ -55,6 +55,17 @@ impl TurnView {
         Self { screen, markdown, call: None, input: Value::Null, last: None }
     }
 
+    /// The screen has changed.
+    pub fn resize(&mut self, screen: Screen) {
+        self.screen = screen;
+        self.markdown.resize(screen.width);
+    }
+
+    /// Words that were not typed here.
+    pub fn said(&self, origin: &Origin, text: &str) -> Vec<Shown> {
+        self.around(&format!("({origin}) {text}"))
+    }
+
     /// What an event adds.
     pub fn event(&mut self, event: &Event) -> Vec<Shown> {
         match event {
@@ -79,7 +90,7 @@ impl TurnView {
                 let mark = if *error { "✗" } else { "·" };
                 vec![self.call_line(mark, &preview, &seconds(Duration::from_millis(*ms)))]
             }
-            Event::Steered { origin, text } => self.around(&format!("({origin}) {text}")),
+            Event::Steered { origin, text } => self.said(origin, text),
             Event::Retry { wait_ms, why } => {
                 let wait = seconds(Duration::from_millis(*wait_ms));
                 self.around(&format!("{why}; trying again in {wait} (Ctrl-C stops)"))
@@ -117,7 +128,7 @@ impl TurnView {
     }
 
     /// The end of the words so far.
-    fn finish(&mut self) -> Vec<Shown> {
+    pub fn finish(&mut self) -> Vec<Shown> {
         self.markdown.finish().into_iter().map(Shown::Said).collect()
     }
 
@@ -129,17 +140,21 @@ impl TurnView {
     }
 
     fn around(&self, text: &str) -> Vec<Shown> {
-        let lines = clean(text);
-        let mut markdown = Markdown::new(self.screen.width, false);
-        let mut wrapped: Vec<String> =
-            lines.lines().flat_map(|one| markdown.push(&format!("{one}\n"))).collect();
-        wrapped.extend(markdown.finish());
-        wrapped.into_iter().map(|one| Shown::Aside(self.screen.dim(&one))).collect()
+        let text = wrapped(text, self.screen.width);
+        text.lines().map(|one| Shown::Aside(self.screen.dim(one))).collect()
     }
 
     fn warning(&self, text: &str) -> Shown {
-        Shown::Aside(self.screen.warn(&clean(text)))
+        Shown::Aside(self.screen.warn(&wrapped(text, self.screen.width)))
     }
+}
+
+/// A plain text, cleaned and wrapped to a width.
+pub fn wrapped(text: &str, width: usize) -> String {
+    let mut markdown = Markdown::new(width, false);
+    let mut lines = markdown.push(text);
+    lines.extend(markdown.finish());
+    lines.join("\n")
 }
 
 /// A call in a few words.

@@ -4,6 +4,7 @@
 
 use anyhow::{Context as _, Result};
 use serde_json::Value;
+use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::face::clean::{clean, row};
 use crate::face::screen::{Place, Screen, write};
@@ -17,7 +18,7 @@ use crate::organs::verb::{Answer, Verb};
 /// Ask one thing, as all that this process does.
 pub async fn once(mut link: Link, verb: Verb) -> Result<Value> {
     loop {
-        let answered = answer(&link, verb.clone()).await;
+        let answered = aloud(&link, verb.clone()).await;
         run::leave(&link, false).await?;
         if let Some(value) = answered? {
             return Ok(value);
@@ -28,17 +29,21 @@ pub async fn once(mut link: Link, verb: Verb) -> Result<Value> {
 
 /// Ask one thing.
 pub async fn ask(link: &Link, verb: Verb) -> Result<Value> {
-    answer(link, verb).await?.context("the host ended before it answered; try again")
+    aloud(link, verb).await?.context("the host ended before it answered; try again")
 }
 
-/// The answer; none when the host ended before it came.
-async fn answer(link: &Link, verb: Verb) -> Result<Option<Value>> {
+/// The answer, and what the host had to say before.
+async fn aloud(link: &Link, verb: Verb) -> Result<Option<Value>> {
     if let Some(host) = link.host() {
         for notice in host.take_notices() {
             write(Place::Err, &clean(&notice))?;
         }
     }
-    let mut answers = link.ask(verb).await?;
+    answer(&mut link.ask(verb).await?).await
+}
+
+/// The one thing that comes as an answer; none when the host ended before it came.
+pub async fn answer(answers: &mut UnboundedReceiver<Answer>) -> Result<Option<Value>> {
     let mut value = Value::Null;
     while let Some(answer) = answers.recv().await {
         match answer {
@@ -74,8 +79,7 @@ pub fn sessions_text(answer: &Value, screen: Screen) -> Result<String> {
             (_, _, Some(parent)) => format!(" [from {parent}]"),
             _ => String::new(),
         };
-        let turns =
-            if one.turns == 1 { "1 turn".to_owned() } else { format!("{} turns", one.turns) };
+        let turns = turns(one.turns);
         let text = format!("{:longest$}  {}  {turns:>9}{state}  {}", one.name, one.last, one.about);
         row(&text, screen.width)
     };
@@ -83,6 +87,11 @@ pub fn sessions_text(answer: &Value, screen: Screen) -> Result<String> {
         [] => Ok("No conversation yet.".to_owned()),
         list => Ok(list.iter().map(shown).collect::<Vec<_>>().join("\n")),
     }
+}
+
+/// So many turns.
+pub fn turns(count: u64) -> String {
+    if count == 1 { "1 turn".to_owned() } else { format!("{count} turns") }
 }
 
 /// `fledgling end`.

@@ -31,7 +31,8 @@ const REQUEST_LIMIT: u64 = 64 << 20;
 #[derive(Serialize, Deserialize)]
 struct Hello {
     version: u32,
-    key: String,
+    /// Not `key`: a message has one of its own, beside it.
+    door_key: String,
     #[serde(flatten)]
     verb: Verb,
 }
@@ -99,7 +100,7 @@ async fn serve(stream: UnixStream, host: Arc<Host>, key: String, asked: Arc<RwLo
             "the host speaks version {VERSION} of the door's protocol, this program {}: restart the older one",
             hello.version
         )),
-        Ok(hello) if same(hello.key.as_bytes(), key.as_bytes()) => {
+        Ok(hello) if same(hello.door_key.as_bytes(), key.as_bytes()) => {
             // A watcher never gets a last word.
             if matches!(hello.verb, Verb::Watch { .. }) {
                 held = None;
@@ -132,10 +133,10 @@ fn same(a: &[u8], b: &[u8]) -> bool {
 
 /// Ask the host behind the owner's door. Fails when nobody listens there.
 pub async fn ask(home: &Home, verb: Verb) -> io::Result<UnboundedReceiver<Answer>> {
-    let key = std::fs::read_to_string(home.file("door.key"))?;
+    let door_key = std::fs::read_to_string(home.file("door.key"))?;
     let short = Short::to(home).map_err(io::Error::other)?;
     let mut stream = UnixStream::connect(short.path()).await?;
-    let hello = Hello { version: VERSION, key, verb };
+    let hello = Hello { version: VERSION, door_key, verb };
     stream.write_all(line_of(&hello).as_bytes()).await?;
     Ok(answers(BufReader::new(stream).lines()))
 }

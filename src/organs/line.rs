@@ -57,7 +57,7 @@ impl Host {
         if !(steer && lane.busy()) {
             let host = self.clone();
             let (session, lane, key) = (session.clone(), lane.clone(), key.clone());
-            tokio::spawn(async move { host.drain(&session, &lane, key).await });
+            tokio::spawn(async move { host.drain(&session, &lane, Some(key)).await });
         }
         let mut steered_into = false;
         loop {
@@ -102,8 +102,8 @@ impl Host {
     }
 
     /// Run turns until nothing waits for this session. `key` is of the message that asks
-    /// for it.
-    async fn drain(self: Arc<Self>, session: &str, lane: &Lane, key: String) {
+    /// for it, if one does.
+    pub(super) async fn drain(self: Arc<Self>, session: &str, lane: &Lane, key: Option<String>) {
         let _turn = lane.gate.lock().await;
         let mut stopped = false;
         loop {
@@ -111,7 +111,7 @@ impl Host {
                 Ok(waiting) => waiting,
                 Err(error) => {
                     let what = What::Failed(format!("{error:#}"), exit::FAILED);
-                    return lane.tell(&[key].into(), &what);
+                    return lane.tell(&key.into_iter().collect(), &what);
                 }
             };
             // What was to steer a turn that was stopped waits for the next word.
@@ -137,7 +137,7 @@ impl Host {
             // Whoever asked knows: what cannot be answered must not block the line.
             if let Err(error) = keys.iter().try_for_each(|key| self.state.taken(key)) {
                 let what = What::Failed(format!("{error:#}"), exit::FAILED);
-                return lane.tell(&[key].into(), &what);
+                return lane.tell(&key.into_iter().collect(), &what);
             }
         }
     }

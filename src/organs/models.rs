@@ -94,6 +94,9 @@ pub const PROVIDERS: [Provider; 5] = [
 /// How long a local server may take to say that it is there.
 const PROBE: Duration = Duration::from_millis(300);
 
+/// How long a server elsewhere may take to say whether it wants a key.
+const ASK: Duration = Duration::from_secs(3);
+
 /// The ways to a model, for a person who has none yet.
 pub const WAYS: &str =
     "  1. a hosted model: set ANTHROPIC_API_KEY, OPENAI_API_KEY or OPENROUTER_API_KEY
@@ -155,6 +158,22 @@ impl Catalog {
             }
         }
         Err(NoModel::Nothing)
+    }
+
+    /// Whether only a URL of the environment speaks for a hosted model, and the server there
+    /// lets nobody in without a key.
+    pub async fn wants_key(&self) -> bool {
+        let keyless = |key| self.keys.get(key).is_none();
+        if self.config.model.is_some()
+            || !PROVIDERS.iter().filter_map(|provider| provider.key).all(keyless)
+        {
+            return false;
+        }
+        let found = PROVIDERS.iter().find(|provider| self.bases.contains_key(provider.name));
+        let Some(provider) = found else { return false };
+        let version = if provider.wire == Wire::Anthropic { "/v1" } else { "" };
+        let url = format!("{}{version}/models", self.base(provider));
+        wires::http::refuses_strangers(&url, ASK).await
     }
 
     /// The model of this name: `PROVIDER:NAME`, `PROVIDER`, a name of config.toml, or

@@ -13,7 +13,7 @@ use crate::guard::policy::Policy;
 use crate::kernel::agent::Agent;
 use crate::kernel::border::{Context, Listener, Prompt, Summary};
 use crate::kernel::event::{End, Event};
-use crate::kernel::interrupt::{Interrupt, interrupt};
+use crate::kernel::interrupt::Interrupt;
 use crate::kernel::message::{Message, Usage};
 use crate::kernel::model::{Boxed, Deltas, Failure, Model};
 use crate::kernel::session::{Header, Session};
@@ -98,17 +98,22 @@ impl Host {
     /// Summarise a session's conversation now.
     pub(super) async fn compact(self: &Arc<Self>, name: &str) -> Result<serde_json::Value> {
         let lane = self.lane(name);
-        let _turn = lane.gate.lock().await;
+        let turn = lane.gate.lock().await;
         let mut transcript = Session::open(&self.settings.home.transcript(name))?;
         let model = self.model_for(name, None).await?;
         let before = transcript.messages().len();
         let mut heard = self.listener(name, transcript.turn(), &lane, &[].into())?;
         let door = HandDoor::open(self.clone(), name)?;
         let hand = Hand::new(self.policy(&door));
-        let (_stop, stopped) = interrupt();
+        let interrupt = lane.begin(&[].into());
         let compacted =
-            self.agent(&*model, &hand, stopped, &mut heard).compact_now(&mut transcript).await?;
-        compacted.map_err(|why| anyhow::anyhow!(why))?;
+            self.agent(&*model, &hand, interrupt, &mut heard).compact_now(&mut transcript).await;
+        lane.finish();
+        drop(turn);
+        // What was said meanwhile took this for a turn that it could join.
+        let (host, session) = (self.clone(), name.to_owned());
+        tokio::spawn(async move { host.drain(&session, &lane, None).await });
+        compacted?.map_err(|why| anyhow::anyhow!(why))?;
         Ok(serde_json::json!({ "messages": [before, transcript.messages().len()] }))
     }
 

@@ -231,6 +231,15 @@ pub async fn get(url: &str, timeout: Duration) -> Option<serde_json::Value> {
     serde_json::from_slice(&body).ok()
 }
 
+/// Whether a server turns away whoever asks for this without a key.
+pub async fn refuses_strangers(url: &str, timeout: Duration) -> bool {
+    let asked = async {
+        let url = Url::parse(url).ok()?;
+        client(&url).ok()?.get(url).timeout(timeout).send().await.ok()
+    };
+    asked.await.is_some_and(|response| matches!(response.status().as_u16(), 401 | 403))
+}
+
 fn client(url: &Url) -> reqwest::Result<Client> {
     // Fails only where a provider is installed already, and then there is one.
     let _ = rustls::crypto::ring::default_provider().install_default();

@@ -7,6 +7,7 @@ mod home;
 mod kills;
 mod model_server;
 mod real_model;
+mod repl;
 mod reply;
 mod rules;
 mod terminal;

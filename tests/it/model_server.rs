@@ -228,7 +228,11 @@ async fn serve(State(shared): State<Arc<Shared>>, request: Request) -> Response 
     let wire = match (method.as_str(), path.as_str()) {
         ("POST", "/v1/messages") => Wire::Anthropic,
         ("POST", "/v1/chat/completions") => Wire::OpenAi,
-        ("GET", "/v1/models") => return models(),
+        ("GET", "/v1/models") => {
+            let keys = ["x-api-key", "authorization"];
+            let known = keys.iter().any(|name| head.headers.contains_key(*name));
+            return if known { models() } else { refused(401, "no key") };
+        }
         _ => {
             shared.lock().faults.push(format!("nothing is at {method} {path}"));
             return refused(404, &format!("nothing is at {method} {path}"));
