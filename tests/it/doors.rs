@@ -154,6 +154,19 @@ fn a_host_that_ends_waits_for_what_others_asked_of_it() {
 }
 
 #[test]
+fn stopping_a_turn_leaves_the_messages_behind_it_in_line() {
+    let two = Two::new();
+    let (host, _gate) = two.busy();
+    two.a.queue(Reply::text("Two."));
+    let second = two.spawn("a", "a", "second");
+    two.in_line(1);
+    two.home.run(&["stop", "a"]).stderr("Stopped: a.\n").check();
+    assert_eq!(said(&done(second)), ["Two."]);
+    assert_eq!(host.end().status.code(), Some(130));
+    assert!(last(&two.a).heard().contains("interrupted"));
+}
+
+#[test]
 fn ctrl_c_takes_a_message_out_of_the_line_and_leaves_the_others_alone() {
     let two = Two::new();
     let (host, gate) = two.busy();
