@@ -71,17 +71,21 @@ enum Command {
     /// End a conversation for good; its transcript stays
     End {
         /// Which
-        session: String,
+        #[arg(value_name = "SESSION")]
+        named: String,
     },
     /// Stop the running turn, of one conversation or of all
     Stop {
         /// Which
-        session: Option<String>,
+        #[arg(value_name = "SESSION")]
+        named: Option<String>,
     },
     /// Show the requests and raw replies of a turn, as they went over the wire
     Wire {
+        // Not `session`: clap would take it for the value of `--session` as well.
         /// Which conversation [default: the latest]
-        session: Option<String>,
+        #[arg(value_name = "SESSION")]
+        named: Option<String>,
         /// Which turn [default: the latest]
         turn: Option<u64>,
     },
@@ -150,12 +154,14 @@ impl Cli {
             Some(Command::Sessions) => {
                 views::print(&simple(Verb::Sessions).await?, json, views::sessions_text)
             }
-            Some(Command::End { session }) => views::ended(&simple(Verb::End { session }).await?),
-            Some(Command::Stop { session: named }) => {
+            Some(Command::End { named: session }) => {
+                views::ended(&simple(Verb::End { session }).await?)
+            }
+            Some(Command::Stop { named }) => {
                 let session = named.or(session);
                 views::stopped(&simple(Verb::Stop { session }).await?)
             }
-            Some(Command::Wire { session: named, turn }) => {
+            Some(Command::Wire { named, turn }) => {
                 // `wire 3` is a turn of the latest conversation.
                 let (named, turn) = match (named, turn) {
                     (Some(number), None) if number.parse::<u64>().is_ok() => {

@@ -392,10 +392,8 @@ impl View {
     fn name_apart(&mut self, reply: &mut Assistant) {
         for block in &mut reply.blocks {
             let Block::Call(call) = block else { continue };
-            let (given, mut number) = (call.id.clone(), 0);
             while !self.ids.insert(call.id.clone()) {
-                number += 1;
-                call.id = format!("{given}_{number}");
+                call.id = format!("{}_{}", call.id, self.ids.len());
             }
         }
     }

@@ -37,6 +37,12 @@ struct Hello {
     verb: Verb,
 }
 
+/// What every version's first line has.
+#[derive(Deserialize)]
+struct Version {
+    version: u32,
+}
+
 /// Let the owner in. The socket goes when the returned guard does.
 pub fn open(host: &Arc<Host>, home: &Home) -> Result<Open> {
     let key = home.door_key()?;
@@ -95,22 +101,15 @@ async fn serve(stream: UnixStream, host: Arc<Host>, key: String, asked: Arc<RwLo
     let mut lines = BufReader::new(reader.take(REQUEST_LIMIT)).lines();
     let Ok(Some(line)) = lines.next_line().await else { return };
     let mut held = Some(asked.read().await);
-    let mut answers = match serde_json::from_str::<Hello>(&line) {
-        Ok(hello) if hello.version != VERSION => refuse(format!(
-            "the host speaks version {VERSION} of the door's protocol, this program {}: restart the older one",
-            hello.version
-        )),
-        Ok(hello) if same(hello.door_key.as_bytes(), key.as_bytes()) => {
+    let mut answers = match admit(&line, &key) {
+        Ok(verb) => {
             // A watcher never gets a last word.
-            if matches!(hello.verb, Verb::Watch { .. }) {
+            if matches!(verb, Verb::Watch { .. }) {
                 held = None;
             }
-            host.ask(Caller::Owner, hello.verb)
+            host.ask(Caller::Owner, verb)
         }
-        Ok(_) => refuse(
-            "the door's key is wrong: it is in door.key, which only the owner can read".to_owned(),
-        ),
-        Err(error) => refuse(format!("the host does not understand the request: {error}")),
+        Err(why) => refuse(why),
     };
     while let Some(answer) = answers.recv().await {
         if writer.write_all(line_of(&answer).as_bytes()).await.is_err() {
@@ -118,6 +117,25 @@ async fn serve(stream: UnixStream, host: Arc<Host>, key: String, asked: Arc<RwLo
         }
     }
     drop(held);
+}
+
+/// What is asked for in the first line of a connection, if it is the owner who asks.
+fn admit(line: &str, key: &str) -> Result<Verb, String> {
+    let odd = |error| format!("the host does not understand the request: {error}");
+    // Another version may say all the rest in other words.
+    let Version { version } = serde_json::from_str(line).map_err(odd)?;
+    if version != VERSION {
+        return Err(format!(
+            "the host speaks version {VERSION} of the door's protocol, this program {version}: restart the older one"
+        ));
+    }
+    let Hello { door_key, verb, .. } = serde_json::from_str(line).map_err(odd)?;
+    if !same(door_key.as_bytes(), key.as_bytes()) {
+        return Err(
+            "the door's key is wrong: it is in door.key, which only the owner can read".to_owned()
+        );
+    }
+    Ok(verb)
 }
 
 fn refuse(why: String) -> UnboundedReceiver<Answer> {

@@ -166,3 +166,45 @@ pub mod exit {
     /// Interrupted.
     pub const INTERRUPTED: u8 = 130;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The authority table as it is meant, one request a row: a change of it has to be
+    /// made in two places.
+    #[test]
+    fn the_authority_each_request_needs() {
+        let s = || "s".to_owned();
+        let run = |session| Verb::Run {
+            session,
+            text: String::new(),
+            key: String::new(),
+            model: None,
+            steer: false,
+        };
+        for (verb, needs) in [
+            (run(Some(s())), Needs::Below("s")),
+            (run(None), Needs::Filtered),
+            (Verb::Watch { session: s() }, Needs::Reach("s")),
+            (Verb::Stop { session: Some(s()) }, Needs::Reach("s")),
+            (Verb::Stop { session: None }, Needs::Filtered),
+            (Verb::TakeBack { key: s() }, Needs::Owner),
+            (Verb::Sessions, Needs::Filtered),
+            (Verb::End { session: s() }, Needs::Below("s")),
+            (Verb::Wire { session: Some(s()), turn: None }, Needs::Reach("s")),
+            (Verb::Wire { session: None, turn: Some(1) }, Needs::Filtered),
+            (Verb::Usage, Needs::Filtered),
+            (Verb::About { session: Some(s()) }, Needs::Reach("s")),
+            (Verb::About { session: None }, Needs::Filtered),
+            (Verb::Compact { session: s() }, Needs::Owner),
+            (Verb::Choose { session: s(), model: s() }, Needs::Owner),
+        ] {
+            assert_eq!(verb.needs(), needs, "{verb:?}");
+            // A name that a request carries is checked, whatever it is asked for.
+            if let Needs::Reach(name) | Needs::Below(name) = needs {
+                assert_eq!(verb.session(), Some(name), "{verb:?}");
+            }
+        }
+    }
+}

@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+mod bad_input;
+mod doors;
 mod home;
 mod kills;
 mod model_server;
