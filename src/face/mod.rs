@@ -2,6 +2,7 @@
 //! Owns everything that is looked at; decides nothing.
 
 pub mod clean;
+pub mod commands;
 pub mod doctor;
 pub mod help;
 pub mod inline;

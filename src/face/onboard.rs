@@ -71,7 +71,7 @@ pub async fn welcome(settings: &mut Settings) -> Result<Welcome> {
                 return Ok(Welcome::Ready);
             }
             Err(why) => {
-                write(Place::Out, &screen.warn(&clean(&format!("That did not work: {why}"))))?
+                write(Place::Out, &screen.warn(&clean(&format!("That did not work: {why}"))))?;
             }
         }
     }

@@ -101,11 +101,8 @@ impl PromptLine {
         let printing = std::thread::spawn(move || {
             while let Ok(line) = lines.recv() {
                 let beside = open.pass() == Prompt::Live;
-                let printed = external
-                    .as_mut()
-                    .filter(|_| beside)
-                    .is_some_and(|external| external.print(format!("{line}\n")).is_ok());
-                if !printed {
+                let above = external.as_mut().filter(|_| beside);
+                if above.is_none_or(|above| above.print(format!("{line}\n")).is_err()) {
                     // A terminal that is gone shows nothing, however it is printed.
                     let _ = write(Place::Out, &line);
                 }
@@ -186,7 +183,7 @@ fn read(
 ) {
     while next.recv().is_ok() {
         if let Some(assist) = editor.helper() {
-            assist.gate.begin();
+            assist.gate.turn(Prompt::Between, Prompt::Coming);
         }
         let typed = match editor.readline("> ") {
             Ok(line) if line.trim() == "/edit" => match edit(editor.helper()) {
@@ -232,24 +229,10 @@ impl Gate {
         before
     }
 
-    /// The editor is about to read a line.
-    fn begin(&self) {
-        self.turn(&[Prompt::Between], Prompt::Coming);
-    }
-
-    /// The prompt was drawn.
-    fn drawn(&self) {
-        self.turn(&[Prompt::Coming], Prompt::Live);
-    }
-
-    /// A line was taken.
-    fn taken(&self) {
-        self.turn(&[Prompt::Coming, Prompt::Live], Prompt::Between);
-    }
-
-    fn turn(&self, from: &[Prompt], to: Prompt) {
+    /// From one state to another; nothing, in any third.
+    fn turn(&self, from: Prompt, to: Prompt) {
         let mut prompt = lock(&self.0);
-        if from.contains(&prompt) {
+        if *prompt == from {
             *prompt = to;
             self.1.notify_all();
         }
@@ -326,7 +309,7 @@ impl Hinter for Assist {
 
     /// Gives no hint: it is asked whenever the prompt is drawn, and that is what it tells.
     fn hint(&self, _: &str, _: usize, _: &rustyline::Context<'_>) -> Option<String> {
-        self.gate.drawn();
+        self.gate.turn(Prompt::Coming, Prompt::Live);
         None
     }
 }
@@ -339,7 +322,7 @@ impl Validator for Assist {
         if open {
             return Ok(ValidationResult::Incomplete);
         }
-        self.gate.taken();
+        self.gate.turn(Prompt::Live, Prompt::Between);
         Ok(ValidationResult::Valid(None))
     }
 }

@@ -4,17 +4,17 @@
 //! runs, or a command. Whatever can wake it is one `Wake`. Knows neither the keys nor how
 //! a turn is drawn.
 
-use std::io::{BufRead as _, IsTerminal as _};
+use std::io::IsTerminal as _;
 
 use anyhow::{Context as _, Result};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use crate::face::clean::{clean, line, row};
+use crate::face::clean::{clean, line};
 use crate::face::onboard::{Welcome, welcome};
 use crate::face::prompt_line::{PromptLine, Typed};
 use crate::face::screen::{Place, Screen, write};
-use crate::face::turn_view::{Shown, TurnView, preview, wrapped};
-use crate::face::{run, tour, views};
+use crate::face::turn_view::{Shown, TurnView, wrapped};
+use crate::face::{commands, run, tour, views};
 use crate::kernel::event::Event;
 use crate::organs::home::Home;
 use crate::organs::host::Settings;
@@ -23,27 +23,10 @@ use crate::organs::prompt::RIGHTS;
 use crate::organs::sessions;
 use crate::organs::verb::{Answer, Verb, exit};
 
-/// The commands, with what each does.
-pub const COMMANDS: [(&str, &str); 13] = [
-    ("/help", "these commands; /help TOPIC for a page"),
-    ("/new", "begin another conversation: /new [NAME]"),
-    ("/resume", "go back to a conversation: /resume [NAME]"),
-    ("/sessions", "list the conversations"),
-    ("/model", "show the model, or choose one: /model [SPEC]"),
-    ("/last", "show the latest tool call whole"),
-    ("/edit", "write a message in $EDITOR"),
-    ("/compact", "summarise the conversation to make room"),
-    ("/wire", "what went over the wire: /wire [SESSION] [TURN]"),
-    ("/usage", "tokens used"),
-    ("/self", "paths, limits and rights, as the agent sees them"),
-    ("/stop", "stop the running turn, as Ctrl-C does"),
-    ("/quit", "leave, as Ctrl-D does"),
-];
-
 /// Talk. The number is the exit code.
 pub async fn repl(mut settings: Settings, session: Option<String>, json: bool) -> Result<u8> {
     if !std::io::stdin().is_terminal() || json {
-        return plain(settings, session, json).await;
+        return run::lines(settings, session, json).await;
     }
     let home = settings.home.clone();
     home.create_root()?;
@@ -72,7 +55,7 @@ pub async fn repl(mut settings: Settings, session: Option<String>, json: bool) -
         },
     };
     resumed(&home, &session, screen)?;
-    let prompt = PromptLine::start(&home, &COMMANDS)?;
+    let prompt = PromptLine::start(&home, &commands::COMMANDS)?;
     let (tell, told) = unbounded_channel();
     let mut repl = Repl {
         home,
@@ -100,36 +83,14 @@ pub async fn repl(mut settings: Settings, session: Option<String>, json: bool) -
     ended
 }
 
-/// Lines from a pipe: each a turn, one after the other.
-async fn plain(settings: Settings, session: Option<String>, json: bool) -> Result<u8> {
-    let home = settings.home.clone();
-    let model = settings.model.clone();
-    home.create_root()?;
-    let latest = if home.sessions().exists() { sessions::latest(&home)? } else { None };
-    let session = session.or(latest).map_or_else(|| sessions::fresh_name(&home), Ok)?;
-    let mut talk = run::Talk::new(Link::establish(move || Ok(settings)).await?, json)?;
-    let mut code = 0;
-    for line in std::io::stdin().lock().split(b'\n') {
-        let line = line.context("cannot read standard input")?;
-        let text = String::from_utf8_lossy(&line).trim().to_owned();
-        match text.as_str() {
-            "" => {}
-            "/quit" => break,
-            _ => code = talk.turn(text, Some(session.clone()), model.clone()).await?,
-        }
-    }
-    talk.finish().await?;
-    Ok(code)
-}
-
 /// What is said before the first prompt.
 fn opening(link: &Link, screen: Screen) -> Vec<String> {
     let version = env!("CARGO_PKG_VERSION");
     let mut lines = vec![format!("{} {version}  /help for commands", screen.bold("fledgling"))];
-    lines.push(screen.warn(&wrapped(RIGHTS, screen.width)));
+    lines.push(screen.warn(&wrapped(RIGHTS, screen)));
     let attached = "Another process hosts this home; this terminal is attached to it.";
     let notices = link.host().map_or_else(|| vec![attached.to_owned()], |host| host.take_notices());
-    lines.extend(notices.iter().map(|text| screen.dim(&wrapped(text, screen.width))));
+    lines.extend(notices.iter().map(|text| screen.dim(&wrapped(text, screen))));
     lines
 }
 
@@ -142,7 +103,7 @@ fn resumed(home: &Home, name: &str, screen: Screen) -> Result<()> {
     let text = format!("Resuming {name} ({}, {turns}: {}). ", one.last, one.about);
     let next = "/new begins another.";
     let about = line(&text, screen.width.saturating_mul(2).saturating_sub(next.len() + 2));
-    let text = wrapped(&format!("{about} {next}"), screen.width);
+    let text = wrapped(&format!("{about} {next}"), screen);
     Ok(write(Place::Out, &screen.dim(&text))?)
 }
 
@@ -150,7 +111,7 @@ fn resumed(home: &Home, name: &str, screen: Screen) -> Result<()> {
 enum Wake {
     Typed(Option<Typed>),
     Heard(Option<Answer>),
-    Told(Told),
+    Told(String),
     Due,
     Signal,
 }
@@ -164,18 +125,13 @@ struct Repl {
     view: TurnView,
     screen: Screen,
     prompt: PromptLine,
-    tell: UnboundedSender<Told>,
-    told: UnboundedReceiver<Told>,
+    /// For what comes back from questions on the side, ready to print.
+    tell: UnboundedSender<String>,
+    told: UnboundedReceiver<String>,
     /// What was said here and has not been heard of since.
     mine: Vec<String>,
     /// Whether the next prompt waits for an answer, as it does on a dumb terminal.
     held: bool,
-}
-
-/// What comes back from something asked of the host on the side.
-enum Told {
-    Answer(String),
-    Failure(String),
 }
 
 impl Repl {
@@ -200,46 +156,63 @@ impl Repl {
             };
             self.measure();
             match wake {
-                Wake::Typed(Some(Typed::Line(line))) => match self.line(line.trim()).await {
+                Wake::Typed(Some(Typed::Leave) | None) => return Ok(0),
+                Wake::Typed(Some(Typed::Abandon)) | Wake::Signal => return Ok(exit::INTERRUPTED),
+                Wake::Typed(Some(Typed::Broken(why))) => {
+                    anyhow::bail!("the terminal cannot be read: {why}")
+                }
+                Wake::Typed(Some(typed)) => match self.typed(typed).await {
                     Ok(Next::Prompt) => self.prompt.next(),
                     Ok(Next::Later) => self.prompt_beside(),
                     Ok(Next::Elsewhere) => {
                         heard = self.watch().await?;
                         self.prompt.next();
                     }
+                    Ok(Next::Same) => {}
                     Ok(Next::Leave) => return Ok(0),
                     Err(error) => {
-                        self.complain(&format!("{error:#}"));
+                        self.prompt.print(&complaint(&format!("{error:#}"), self.screen));
                         self.prompt.next();
                     }
                 },
-                Wake::Typed(Some(Typed::Written(text))) => self.written(text).await,
-                Wake::Typed(Some(Typed::Unwritten(why))) => {
-                    self.complain(&why);
-                    self.prompt.next();
-                }
-                Wake::Typed(Some(Typed::Stop)) => self.stop().await?,
-                Wake::Typed(Some(Typed::Broken(why))) => {
-                    anyhow::bail!("the terminal cannot be read: {why}")
-                }
-                Wake::Typed(Some(Typed::Leave) | None) => return Ok(0),
-                Wake::Typed(Some(Typed::Abandon)) | Wake::Signal => return Ok(exit::INTERRUPTED),
                 Wake::Heard(Some(Answer::Event(event))) => self.event(&event),
-                Wake::Heard(Some(Answer::Refused { why, .. })) => self.complain(&why),
-                Wake::Heard(Some(_)) => {}
-                Wake::Heard(None) => heard = self.take_over().await?,
-                Wake::Told(Told::Answer(text)) => {
+                Wake::Heard(Some(Answer::Refused { why, .. })) => {
+                    self.prompt.print(&complaint(&why, self.screen));
+                }
+                Wake::Told(text) => {
                     self.prompt.print(&text);
                     self.release();
                 }
-                Wake::Told(Told::Failure(why)) => {
-                    self.complain(&why);
-                    self.release();
-                }
+                Wake::Heard(Some(_)) => {}
+                Wake::Heard(None) => heard = self.take_over().await?,
                 Wake::Due => {
                     let lines = self.view.tick();
                     self.show(lines);
                 }
+            }
+        }
+    }
+
+    async fn typed(&mut self, typed: Typed) -> Result<Next> {
+        match typed {
+            Typed::Line(line) => self.line(line.trim()).await,
+            Typed::Written(text) if text.is_empty() => {
+                self.aside("Nothing was written.");
+                Ok(Next::Prompt)
+            }
+            Typed::Written(text) => {
+                // The screen has not shown it yet.
+                self.aside(&text);
+                self.say(text).await?;
+                Ok(Next::Later)
+            }
+            Typed::Unwritten(why) => anyhow::bail!(why),
+            _ => {
+                // The line that is being typed stays: no error here may prompt for another.
+                if let Err(error) = self.stop().await {
+                    self.prompt.print(&complaint(&format!("{error:#}"), self.screen));
+                }
+                Ok(Next::Same)
             }
         }
     }
@@ -292,7 +265,7 @@ impl Repl {
         let rest = self.view.finish();
         self.show(rest);
         self.view = TurnView::new(self.screen);
-        self.prompt.print(&self.screen.dim(&wrapped(&text, self.screen.width)));
+        self.aside(&text);
         self.release();
         self.watch().await
     }
@@ -330,33 +303,17 @@ impl Repl {
         }
     }
 
-    fn complain(&self, why: &str) {
-        self.prompt.print(&self.screen.warn(&wrapped(why, self.screen.width)));
+    fn aside(&self, text: &str) {
+        self.prompt.print(&self.screen.dim(&wrapped(text, self.screen)));
     }
 
     async fn stop(&mut self) -> Result<()> {
         let session = Some(self.session.clone());
         let stopped = views::ask(self.link()?, Verb::Stop { session }).await?;
         if stopped["stopped"].as_array().is_none_or(Vec::is_empty) {
-            self.prompt.print(&self.screen.dim("Nothing runs. Ctrl-C again (or Ctrl-D) leaves."));
+            self.aside("Nothing runs. Ctrl-C again (or Ctrl-D) leaves.");
         }
         Ok(())
-    }
-
-    /// A message from the owner's editor, which the screen has not shown yet.
-    async fn written(&mut self, text: String) {
-        if text.is_empty() {
-            self.prompt.print(&self.screen.dim("Nothing was written."));
-            return self.prompt.next();
-        }
-        self.prompt.print(&self.screen.dim(&wrapped(&text, self.screen.width)));
-        match self.say(text).await {
-            Ok(()) => self.prompt_beside(),
-            Err(error) => {
-                self.complain(&format!("{error:#}"));
-                self.prompt.next();
-            }
-        }
     }
 
     async fn line(&mut self, line: &str) -> Result<Next> {
@@ -387,11 +344,13 @@ impl Repl {
                 return self.go(name.to_owned());
             }
             ("/stop", _) => self.stop().await?,
-            ("/last", _) => self.last(),
+            ("/last", _) => {
+                self.prompt.print(&commands::last(self.view.last.as_ref(), self.screen))
+            }
             ("/help", Some(topic)) => {
                 self.prompt.print(&clean(&crate::face::help::text(Some(topic))?))
             }
-            ("/help", None) => self.prompt.print(&help(self.screen.width)),
+            ("/help", None) => self.prompt.print(&commands::help(self.screen)),
             ("/model", Some(model)) => {
                 let (session, model) = (self.session.clone(), model.to_owned());
                 let chosen = views::ask(self.link()?, Verb::Choose { session, model }).await?;
@@ -410,55 +369,26 @@ impl Repl {
         Ok(Next::Prompt)
     }
 
-    /// Commands that only show what the host answers.
+    /// Ask the host on the side: a summary takes as long as a turn, and can be stopped so.
     async fn look(&mut self, command: &str, rest: Option<&str>) -> Result<()> {
-        let session = Some(self.session.clone());
-        let verb = match command {
-            "/sessions" | "/resume" => Verb::Sessions,
-            "/usage" => Verb::Usage,
-            "/self" | "/model" => Verb::About { session },
-            "/compact" => Verb::Compact { session: self.session.clone() },
-            "/wire" => {
-                let mut words = rest.unwrap_or_default().split_whitespace().peekable();
-                let named = words.next_if(|word| word.parse::<u64>().is_err()).map(str::to_owned);
-                let turn = words.next().and_then(|word| word.parse().ok());
-                Verb::Wire { session: named.or(session), turn }
-            }
-            _ => anyhow::bail!("there is no command {command}; /help lists them"),
-        };
+        let verb = commands::verb(command, rest, &self.session)?;
         let mut answers = self.link()?.ask(verb).await?;
         let (command, screen, tell) = (command.to_owned(), self.screen, self.tell.clone());
-        // On the side: a summary takes as long as a turn, and can be stopped like one.
         tokio::spawn(async move {
-            let told = match views::answer(&mut answers).await {
-                Ok(Some(answer)) => Told::Answer(shown(&command, &answer, screen)),
-                Ok(None) => Told::Failure("the host ended before it answered".to_owned()),
-                Err(error) => Told::Failure(format!("{error:#}")),
-            };
+            let answer = views::answer(&mut answers).await;
+            let answer =
+                answer.and_then(|answer| answer.context("the host ended before it answered"));
+            let text = answer.and_then(|answer| commands::shown(&command, &answer, screen));
             // Nobody is left to be told when the conversation is over.
-            let _ = tell.send(told);
+            let _ =
+                tell.send(text.unwrap_or_else(|error| complaint(&format!("{error:#}"), screen)));
         });
         Ok(())
     }
 
-    fn last(&self) {
-        let Some(last) = &self.view.last else {
-            return self.prompt.print("No tool was called here yet.");
-        };
-        let mut lines =
-            vec![self.screen.bold(&line(&preview(&last.tool, &last.input), usize::MAX))];
-        for (name, value) in last.input.as_object().into_iter().flatten() {
-            let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-            lines.push(format!("{}: {}", self.screen.dim(&clean(name)), clean(value.trim_end())));
-        }
-        lines.push(self.screen.dim("→"));
-        lines.push(clean(&last.text).trim_end().to_owned());
-        self.prompt.print(&lines.join("\n"));
-    }
-
     fn go(&mut self, session: String) -> Result<Next> {
         sessions::check_name(&session)?;
-        self.prompt.print(&self.screen.dim(&format!("Conversation {session}.")));
+        self.aside(&format!("Conversation {session}."));
         self.session = session;
         self.view = TurnView::new(self.screen);
         self.release();
@@ -472,12 +402,12 @@ impl Repl {
         self.mine.push(text.clone());
         let mut answers =
             self.link()?.ask(Verb::Run { session, text, key, model, steer: true }).await?;
-        let tell = self.tell.clone();
+        let (tell, screen) = (self.tell.clone(), self.screen);
         // What happens in the turn is heard by watching; here only a refusal counts.
         tokio::spawn(async move {
             while let Some(answer) = answers.recv().await {
                 if let Answer::Refused { why, .. } = answer {
-                    let _ = tell.send(Told::Failure(why));
+                    let _ = tell.send(complaint(&why, screen));
                 }
             }
         });
@@ -489,34 +419,17 @@ impl Repl {
 enum Next {
     /// The next one.
     Prompt,
+    /// The one that is there already.
+    Same,
     /// When the answer is there, if there is no room for a prompt beside it.
     Later,
     Elsewhere,
     Leave,
 }
 
-/// An answer of the host, as the command that asked for it shows it.
-fn shown(command: &str, answer: &serde_json::Value, screen: Screen) -> String {
-    let text = match command {
-        "/sessions" | "/resume" => {
-            views::sessions_text(answer, screen).unwrap_or_else(|error| format!("{error:#}"))
-        }
-        "/usage" => views::usage_text(answer, screen),
-        "/model" => clean(answer["model"]["name"].as_str().unwrap_or("no model")),
-        "/self" => wrapped(&views::about_text(answer), screen.width),
-        "/wire" => views::wire_text(answer, screen),
-        _ => {
-            let [before, after] = [0, 1].map(|at| &answer["messages"][at]);
-            format!("Summarised: {before} messages are now {after}.")
-        }
-    };
-    text.trim_end().to_owned()
-}
-
-fn help(width: usize) -> String {
-    let commands = COMMANDS.map(|(name, what)| row(&format!("{name:10} {what}"), width));
-    let typing = "While a turn runs, what you type steers it. Alt-Enter, or \\ at the end, continues the line.";
-    format!("{}\n{}", commands.join("\n"), wrapped(typing, width))
+/// What went wrong, ready to print.
+fn complaint(why: &str, screen: Screen) -> String {
+    screen.warn(&wrapped(why, screen))
 }
 
 async fn sleep_until(due: Option<tokio::time::Instant>) {

@@ -1,9 +1,10 @@
-//! `fledgling run`: one turn, its answer on stdout, everything else on stderr.
+//! Without a prompt: `fledgling run`, which is one turn, and lines from a pipe. The answer
+//! is on stdout, everything else on stderr.
 //!
-//! Owns what a single turn reads and writes. Knows neither where the host is nor how a
+//! Owns what such a turn reads and writes. Knows neither where the host is nor how a
 //! turn is drawn.
 
-use std::io::{IsTerminal as _, Read as _};
+use std::io::{BufRead as _, IsTerminal as _, Read as _};
 
 use anyhow::{Context as _, Result};
 
@@ -15,6 +16,7 @@ use crate::kernel::event::{End, Event};
 use crate::organs::host::Settings;
 use crate::organs::link::Link;
 use crate::organs::prompt::RIGHTS;
+use crate::organs::sessions;
 use crate::organs::verb::{Answer, Verb, exit};
 
 /// What the command line asks for.
@@ -39,8 +41,31 @@ pub async fn run(settings: impl FnOnce() -> Result<Settings>, request: Request) 
     Ok(code)
 }
 
+/// Lines from a pipe: each a turn, one after the other. The number is the exit code of the
+/// last.
+pub async fn lines(settings: Settings, session: Option<String>, json: bool) -> Result<u8> {
+    let home = settings.home.clone();
+    let model = settings.model.clone();
+    home.create_root()?;
+    let latest = if home.sessions().exists() { sessions::latest(&home)? } else { None };
+    let session = session.or(latest).map_or_else(|| sessions::fresh_name(&home), Ok)?;
+    let mut talk = Talk::new(Link::establish(move || Ok(settings)).await?, json)?;
+    let mut code = 0;
+    for line in std::io::stdin().lock().split(b'\n') {
+        let line = line.context("cannot read standard input")?;
+        let text = String::from_utf8_lossy(&line).trim().to_owned();
+        match text.as_str() {
+            "" => {}
+            "/quit" => break,
+            _ => code = talk.turn(text, Some(session.clone()), model.clone()).await?,
+        }
+    }
+    talk.finish().await?;
+    Ok(code)
+}
+
 /// Turns, one after the other, without a prompt.
-pub struct Talk {
+struct Talk {
     /// Gone only while the next host is looked for.
     link: Option<Link>,
     json: bool,
@@ -48,7 +73,7 @@ pub struct Talk {
 
 impl Talk {
     /// Over this link.
-    pub fn new(link: Link, json: bool) -> Result<Self> {
+    fn new(link: Link, json: bool) -> Result<Self> {
         if let Some(host) = link.host() {
             let mut output = Output::new(json);
             output.notices(host.take_notices())?;
@@ -58,7 +83,7 @@ impl Talk {
     }
 
     /// One turn. The number is its exit code.
-    pub async fn turn(
+    async fn turn(
         &mut self,
         text: String,
         session: Option<String>,
@@ -90,7 +115,7 @@ impl Talk {
     }
 
     /// Do not end under what others asked for.
-    pub async fn finish(self) -> Result<()> {
+    async fn finish(self) -> Result<()> {
         match &self.link {
             Some(link) => leave(link, self.json).await,
             None => Ok(()),

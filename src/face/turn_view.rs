@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::face::clean::line;
+use crate::face::clean::{clean, line};
 use crate::face::markdown::Markdown;
 use crate::face::screen::Screen;
 use crate::kernel::event::{Changes, End, Event};
@@ -140,18 +140,21 @@ impl TurnView {
     }
 
     fn around(&self, text: &str) -> Vec<Shown> {
-        let text = wrapped(text, self.screen.width);
+        let text = wrapped(text, self.screen);
         text.lines().map(|one| Shown::Aside(self.screen.dim(one))).collect()
     }
 
     fn warning(&self, text: &str) -> Shown {
-        Shown::Aside(self.screen.warn(&wrapped(text, self.screen.width)))
+        Shown::Aside(self.screen.warn(&wrapped(text, self.screen)))
     }
 }
 
-/// A plain text, cleaned and wrapped to a width.
-pub fn wrapped(text: &str, width: usize) -> String {
-    let mut markdown = Markdown::new(width, false);
+/// A plain text, cleaned, and wrapped where people read it: what a pipe gets is searched.
+pub fn wrapped(text: &str, screen: Screen) -> String {
+    if !screen.terminal {
+        return clean(text);
+    }
+    let mut markdown = Markdown::new(screen.width, false);
     let mut lines = markdown.push(text);
     lines.extend(markdown.finish());
     lines.join("\n")

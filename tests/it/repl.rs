@@ -3,7 +3,6 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
-use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
@@ -144,10 +143,9 @@ fn each_way_to_leave_leaves_the_terminal_as_it_was() {
         terminal.wait_end();
         let shown = terminal.text();
         assert!(shown.contains(&format!("code {code}\nsame")), "{keys:?}: {shown}");
-        assert!(
-            terminal.raw().ends_with("\x1b[?2004l")
-                || !terminal.raw().rsplit_once("\x1b[?2004").unwrap().1.starts_with('h')
-        );
+        let raw = terminal.raw();
+        let pasting = raw.rsplit_once("\x1b[?2004").map(|(_, rest)| rest.starts_with('h'));
+        assert_eq!(pasting, Some(false), "{raw:?}");
     }
 }
 
@@ -220,7 +218,7 @@ fn a_call_is_a_line_and_a_slow_one_says_that_it_runs() {
     assert!(ended.is_some_and(|line| line.ends_with(" s")), "{shown}");
     assert!(shown.contains("\n· write a.txt  "), "{shown}");
     let last = shown.lines().find(|line| line.ends_with(" tokens")).expect("an end");
-    assert!(last.starts_with("2 files +1 −0 · ") || last.starts_with("1 file +1 −0 · "), "{last}");
+    assert!(last.starts_with("1 file +1 −0 · "), "{last}");
     assert!(last.ends_with(" · 45 tokens"), "{last}");
     terminal.send("/last\r");
     terminal.wait_text("content: x");
@@ -500,11 +498,10 @@ fn a_key_is_asked_for_without_being_shown_checked_and_kept() {
 
 #[test]
 fn without_a_key_enter_begins_the_tour_and_ctrl_c_leaves() {
-    for port in [11434, 8080] {
-        let answers = TcpStream::connect(("127.0.0.1", port)).is_ok();
-        assert!(!answers, "something listens on port {port}, where a local model would be found");
-    }
-    let home = Home::new();
+    // A URL alone finds a model only where the server lets strangers in. This way the test
+    // does not depend on whether a local model runs on this machine.
+    let server = Server::start();
+    let home = Home::new().env("ANTHROPIC_BASE_URL", server.url());
     let mut terminal = Terminal::start(&home.command::<&str>(&[]), 80, 24);
     terminal.wait_text("key: ");
     terminal.send("\r");
