@@ -195,7 +195,7 @@ impl Catalog {
     }
 
     fn named(&self, spec: &str, named: &NamedModel) -> Result<(Wire, Endpoint), NoModel> {
-        let provider = self.provider_of(named.wire);
+        let provider = provider_of(named.wire);
         let key = match &named.key {
             None => None,
             Some(name) => Some(self.keys.get(name).map(str::to_owned).ok_or_else(|| {
@@ -248,7 +248,6 @@ impl Catalog {
         }
         let mut window = provider.window;
         let model = match (model, provider.model) {
-            ("", Some(model)) => model.to_owned(),
             ("", None) => {
                 let missing = || {
                     unusable(format!(
@@ -257,7 +256,7 @@ impl Catalog {
                 };
                 listed(&base_url, PROBE).await.ok_or_else(missing)?
             }
-            (model, _) => model.to_owned(),
+            ("", Some(model)) | (model, _) => model.to_owned(),
         };
         if provider.name == "llamacpp"
             && let Some(context) = context_of_llamacpp(&base_url).await
@@ -285,11 +284,12 @@ impl Catalog {
     fn base(&self, provider: &Provider) -> String {
         self.bases.get(provider.name).cloned().unwrap_or_else(|| provider.base_url.to_owned())
     }
+}
 
-    fn provider_of(&self, wire: Wire) -> &'static Provider {
-        let [anthropic, openai, ..] = &PROVIDERS;
-        if wire == Wire::Anthropic { anthropic } else { openai }
-    }
+/// The provider whose defaults a named model of this wire has.
+fn provider_of(wire: Wire) -> &'static Provider {
+    let [anthropic, openai, ..] = &PROVIDERS;
+    if wire == Wire::Anthropic { anthropic } else { openai }
 }
 
 fn unusable(why: impl std::fmt::Display) -> NoModel {

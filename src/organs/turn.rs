@@ -78,7 +78,9 @@ impl Host {
         let model = self.model_for(name, asked.as_deref()).await?;
         let turn = transcript.turn() + 1;
         let mut heard = self.listener(name, turn, lane, keys)?;
-        for text in transcript.take_notices() {
+        let telling = lane.first_telling();
+        let faults = transcript.take_notices();
+        for text in faults.into_iter().filter(|_| telling) {
             heard.event(Event::Notice { text });
         }
         let door = HandDoor::open(self.clone(), name)?;

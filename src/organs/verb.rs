@@ -120,10 +120,11 @@ impl Verb {
     pub fn needs(&self) -> Needs<'_> {
         match self {
             Self::Compact { .. } | Self::Choose { .. } | Self::TakeBack { .. } => Needs::Owner,
-            Self::Watch { session } => Needs::Reach(session),
-            Self::End { session } => Needs::Below(session),
-            Self::Run { session: Some(session), .. } => Needs::Below(session),
-            Self::Stop { session: Some(session) }
+            Self::End { session } | Self::Run { session: Some(session), .. } => {
+                Needs::Below(session)
+            }
+            Self::Watch { session }
+            | Self::Stop { session: Some(session) }
             | Self::Wire { session: Some(session), .. }
             | Self::About { session: Some(session) } => Needs::Reach(session),
             Self::Run { .. }
