@@ -3,16 +3,21 @@
 //!
 //! Owns the first conversation of all. Knows no provider but by the table of models.
 
+use std::time::Duration;
+
 use anyhow::Result;
 
 use crate::face::clean::clean;
 use crate::face::screen::{Place, Screen, write};
 use crate::face::tty::hidden_line;
 use crate::kernel::message::{Message, Origin};
-use crate::kernel::model::{Failure, Request};
+use crate::kernel::model::{Delta, Failure, Request};
 use crate::organs::host::Settings;
 use crate::organs::keys;
 use crate::organs::models::{NoModel, PROVIDERS, WAYS};
+
+/// How long the check of a key may take before it counts as failed.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What came of the welcome.
 pub enum Welcome {
@@ -81,10 +86,17 @@ async fn check(catalog: &crate::organs::models::Catalog, provider: &str) -> Resu
     let model = catalog.model(provider).await.map_err(|error| error.to_string())?;
     let messages = [Message::User { origin: Origin::Owner, text: "Say ok.".to_owned() }];
     let request = Request { system: "Answer in one word.", tools: &[], messages: &messages };
-    match model.ask(&request, &mut |_| {}).await {
+    let mut deltas = |delta: Delta<'_>| {
+        if let Delta::Retry { why, .. } = delta {
+            // A terminal that is gone ends the program at the next prompt.
+            let _ = write(Place::Out, &clean(&format!("{why}; trying again (Ctrl-C leaves)")));
+        }
+    };
+    match tokio::time::timeout(PATIENCE, model.ask(&request, &mut deltas)).await {
         // A full answer is not needed to know that the key is good.
-        Ok(_) | Err(Failure::Overflow(_)) => Ok(model.name().to_owned()),
-        Err(failure) => Err(failure.to_string()),
+        Ok(Ok(_) | Err(Failure::Overflow(_))) => Ok(model.name().to_owned()),
+        Ok(Err(failure)) => Err(failure.to_string()),
+        Err(_) => Err(format!("no answer in {} seconds", PATIENCE.as_secs())),
     }
 }
 

@@ -91,7 +91,7 @@ impl Conversation {
         let known = self.owed().iter().any(|call| call.id == result.id);
         match self.messages.last_mut() {
             _ if !known => {
-                let why = format!("a result without its call was skipped: {}", result.id);
+                let why = format!("a result without a call was skipped: {}", result.id);
                 self.notices.push(why);
             }
             Some(Message::Results(results)) => results.push(result),
