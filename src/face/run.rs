@@ -115,7 +115,7 @@ impl Talk {
                 }
                 // The message waits in the inbox under its key: asking again cannot double it.
                 Ended::HostGone if output.session.is_none() => {
-                    self.link = Some(link.again().await?)
+                    self.link = Some(link.again().await?);
                 }
                 Ended::HostGone => {
                     let session = output.session.unwrap_or_default();
