@@ -1,20 +1,27 @@
-//! The welcome of somebody who has no model yet: a key is taken, checked and kept, or the
-//! tour begins.
+//! Before the first prompt: somebody who has no model yet is welcomed, and everybody is
+//! told which conversation goes on.
 //!
-//! Owns the first conversation of all. Knows no provider but by the table of models.
+//! Owns the first conversation of all, in which a key is taken, checked and kept, or the
+//! tour begins. Knows no provider but by the table of models.
 
 use std::time::Duration;
 
 use anyhow::Result;
 
-use crate::face::clean::clean;
+use crate::face::clean::{clean, line};
 use crate::face::screen::{Place, Screen, write};
 use crate::face::tty::hidden_line;
+use crate::face::turn_view::wrapped;
+use crate::face::views;
 use crate::kernel::message::{Message, Origin};
 use crate::kernel::model::{Delta, Failure, Request};
+use crate::organs::home::Home;
 use crate::organs::host::Settings;
 use crate::organs::keys;
+use crate::organs::link::Link;
 use crate::organs::models::{NoModel, PROVIDERS, WAYS};
+use crate::organs::prompt::RIGHTS;
+use crate::organs::sessions;
 
 /// How long the check of a key may take before it counts as failed.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -80,6 +87,33 @@ pub async fn welcome(settings: &mut Settings) -> Result<Welcome> {
             }
         }
     }
+}
+
+/// Say what there is to say before the first prompt. Answers the session that goes on: the
+/// one named, else the latest, else a new one.
+pub fn opening(link: &Link, home: &Home, named: Option<String>, screen: Screen) -> Result<String> {
+    let version = env!("CARGO_PKG_VERSION");
+    let mut lines = vec![
+        format!("{} {version}  /help for commands", screen.bold("fledgling")),
+        screen.warn(&wrapped(RIGHTS, screen)),
+    ];
+    let attached = "Another process hosts this home; this terminal is attached to it.";
+    let mut said =
+        link.host().map_or_else(|| vec![attached.to_owned()], |host| host.take_notices());
+    let session = match named {
+        Some(name) => Some(name),
+        None => sessions::latest(home)?,
+    };
+    let session = session.map_or_else(|| sessions::fresh_name(home), Ok)?;
+    sessions::check_name(&session)?;
+    if let Some(one) = sessions::list(home)?.into_iter().find(|one| one.name == session) {
+        let begun = format!("Resuming {session} ({}, {}", one.last, views::turns(one.turns));
+        let about = line(&one.about, screen.width / 2);
+        said.push(format!("{begun}: {about}). /new begins another."));
+    }
+    lines.extend(said.iter().map(|text| screen.dim(&wrapped(text, screen))));
+    write(Place::Out, &lines.join("\n"))?;
+    Ok(session)
 }
 
 async fn check(catalog: &crate::organs::models::Catalog, provider: &str) -> Result<String, String> {

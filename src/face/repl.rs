@@ -9,17 +9,16 @@ use std::io::IsTerminal as _;
 use anyhow::{Context as _, Result};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use crate::face::clean::{clean, line};
-use crate::face::onboard::{Welcome, welcome};
+use crate::face::clean::clean;
+use crate::face::onboard::{Welcome, opening, welcome};
 use crate::face::prompt_line::{PromptLine, Typed};
-use crate::face::screen::{Place, Screen, write};
+use crate::face::screen::{Place, Screen};
 use crate::face::turn_view::{Shown, TurnView, wrapped};
 use crate::face::{commands, run, tour, views};
 use crate::kernel::event::Event;
 use crate::organs::home::Home;
 use crate::organs::host::Settings;
 use crate::organs::link::Link;
-use crate::organs::prompt::RIGHTS;
 use crate::organs::sessions;
 use crate::organs::verb::{Answer, Verb, exit};
 
@@ -41,20 +40,8 @@ pub async fn repl(mut settings: Settings, session: Option<String>, json: bool) -
     let model = settings.model.clone();
     let link = Link::establish(move || Ok(settings)).await?;
     let screen = Screen::of(Place::Out);
-    for text in opening(&link, screen) {
-        write(Place::Out, &text)?;
-    }
-    let session = match session {
-        Some(name) => {
-            sessions::check_name(&name)?;
-            name
-        }
-        None => match sessions::latest(&home)? {
-            Some(name) => name,
-            None => sessions::fresh_name(&home)?,
-        },
-    };
-    resumed(&home, &session, screen)?;
+    let session = opening(&link, &home, session, screen)?;
+    let heard = watch(&link, &session).await?;
     let prompt = PromptLine::start(&home, &commands::COMMANDS)?;
     let (tell, told) = unbounded_channel();
     let mut repl = Repl {
@@ -70,7 +57,7 @@ pub async fn repl(mut settings: Settings, session: Option<String>, json: bool) -
         mine: Vec::new(),
         held: false,
     };
-    let ended = repl.talk().await;
+    let ended = repl.talk(heard).await;
     let Repl { prompt, link, .. } = repl;
     if let Some(link) = &link {
         let running = link.host().map(|host| host.running()).unwrap_or_default();
@@ -81,30 +68,6 @@ pub async fn repl(mut settings: Settings, session: Option<String>, json: bool) -
     }
     prompt.finish();
     ended
-}
-
-/// What is said before the first prompt.
-fn opening(link: &Link, screen: Screen) -> Vec<String> {
-    let version = env!("CARGO_PKG_VERSION");
-    let mut lines = vec![format!("{} {version}  /help for commands", screen.bold("fledgling"))];
-    lines.push(screen.warn(&wrapped(RIGHTS, screen)));
-    let attached = "Another process hosts this home; this terminal is attached to it.";
-    let notices = link.host().map_or_else(|| vec![attached.to_owned()], |host| host.take_notices());
-    lines.extend(notices.iter().map(|text| screen.dim(&wrapped(text, screen))));
-    lines
-}
-
-/// Say that a conversation goes on, when it does.
-fn resumed(home: &Home, name: &str, screen: Screen) -> Result<()> {
-    let Some(one) = sessions::list(home)?.into_iter().find(|one| one.name == name) else {
-        return Ok(());
-    };
-    let turns = views::turns(one.turns);
-    let text = format!("Resuming {name} ({}, {turns}: {}). ", one.last, one.about);
-    let next = "/new begins another.";
-    let about = line(&text, screen.width.saturating_mul(2).saturating_sub(next.len() + 2));
-    let text = wrapped(&format!("{about} {next}"), screen);
-    Ok(write(Place::Out, &screen.dim(&text))?)
 }
 
 /// Whatever can wake the conversation.
@@ -136,13 +99,12 @@ struct Repl {
 
 impl Repl {
     /// Until somebody leaves. The number is the exit code.
-    async fn talk(&mut self) -> Result<u8> {
+    async fn talk(&mut self, mut heard: UnboundedReceiver<Answer>) -> Result<u8> {
         use tokio::signal::unix::{SignalKind, signal};
         let mut terminate = signal(SignalKind::terminate()).context("cannot catch SIGTERM")?;
         let mut hangup = signal(SignalKind::hangup()).context("cannot catch SIGHUP")?;
         // While no line is read, Ctrl-C is a signal and not a key.
         let mut interrupt = signal(SignalKind::interrupt()).context("cannot catch SIGINT")?;
-        let mut heard = self.watch().await?;
         loop {
             let due = self.view.due().map(tokio::time::Instant::from_std);
             let wake = tokio::select! {
@@ -246,7 +208,7 @@ impl Repl {
     }
 
     async fn watch(&self) -> Result<UnboundedReceiver<Answer>> {
-        self.link()?.ask(Verb::Watch { session: self.session.clone() }).await
+        watch(self.link()?, &self.session).await
     }
 
     /// The host ended: find the next one, or become it, and go on.
@@ -272,11 +234,9 @@ impl Repl {
 
     fn event(&mut self, event: &Event) {
         match event {
-            Event::TurnStarted { origin, text, .. } => {
-                if !self.is_mine(text) {
-                    let lines = self.view.said(origin, text);
-                    self.show(lines);
-                }
+            Event::TurnStarted { origin, text, .. } if !self.is_mine(text) => {
+                let lines = self.view.said(origin, text);
+                self.show(lines);
             }
             Event::Steered { text, .. } => _ = self.is_mine(text),
             _ => {}
@@ -345,10 +305,10 @@ impl Repl {
             }
             ("/stop", _) => self.stop().await?,
             ("/last", _) => {
-                self.prompt.print(&commands::last(self.view.last.as_ref(), self.screen))
+                self.prompt.print(&commands::last(self.view.last.as_ref(), self.screen));
             }
             ("/help", Some(topic)) => {
-                self.prompt.print(&clean(&crate::face::help::text(Some(topic))?))
+                self.prompt.print(&clean(&crate::face::help::text(Some(topic))?));
             }
             ("/help", None) => self.prompt.print(&commands::help(self.screen)),
             ("/model", Some(model)) => {
@@ -425,6 +385,17 @@ enum Next {
     Later,
     Elsewhere,
     Leave,
+}
+
+/// Hear a session from now on.
+async fn watch(link: &Link, session: &str) -> Result<UnboundedReceiver<Answer>> {
+    let mut heard = link.ask(Verb::Watch { session: session.to_owned() }).await?;
+    // The first answer says that nothing is missed any more. None comes from a host that
+    // has just ended, which is found out with the next.
+    match heard.recv().await {
+        Some(Answer::Refused { why, .. }) => anyhow::bail!(why),
+        _ => Ok(heard),
+    }
 }
 
 /// What went wrong, ready to print.

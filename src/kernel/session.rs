@@ -312,7 +312,11 @@ pub fn lines(file: &File) -> impl Iterator<Item = std::io::Result<Result<Entry, 
         }
         let torn = bytes.last() != Some(&b'\n');
         Some(Ok(serde_json::from_slice(&bytes).map_err(|error| {
-            let what = if torn { "was cut off while it was written" } else { "is not a line of a transcript" };
+            let what = if torn {
+                "was cut off while it was written"
+            } else {
+                "is not a line of a transcript"
+            };
             format!("it {what}: {error}")
         })))
     })

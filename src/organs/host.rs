@@ -171,7 +171,10 @@ impl Host {
                 return self.run(caller, saying, answers).await;
             }
             Verb::Watch { session } => {
-                let mut heard = self.lane(&session).watch();
+                let lane = self.lane(&session);
+                let mut heard = lane.watch();
+                let begun = serde_json::json!({ "running": lane.busy() });
+                let _ = answers.send(Answer::Value(begun));
                 while let Some(Heard { what, .. }) = heard.recv().await {
                     if let What::Event(event) = what
                         && answers.send(Answer::Event(event)).is_err()

@@ -28,7 +28,8 @@ pub enum Verb {
         /// Whether it may join a turn under way instead of waiting for its own.
         steer: bool,
     },
-    /// Everything that happens in a session, until the asker goes.
+    /// Everything that happens in a session, until the asker goes. A value comes first:
+    /// from then on nothing is missed.
     Watch {
         /// The session.
         session: String,

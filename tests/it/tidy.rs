@@ -20,7 +20,7 @@ const FLOORS: &[(&str, usize, &str)] = &[
     // have a line and a test, and the scripted model checks what it is asked.
     ("wires", 1_350, "two wires, a decoder, a script and a retry policy"),
     ("organs", 4500, "everything that can be cut off"),
-    ("face", 2500, "how people reach it must not outgrow what they reach"),
+    ("face", 2_750, "how people reach it must not outgrow what they reach"),
     ("main", 300, "a table of contents"),
 ];
 
