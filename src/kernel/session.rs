@@ -247,6 +247,7 @@ impl Session {
 
     /// Record something the model should know.
     pub fn record_note(&mut self, text: &str) -> Result<()> {
+        self.close_calls()?;
         self.append(Line::Note { text: text.to_owned() })
     }
 

@@ -97,10 +97,14 @@ impl Home {
         let workspace = self.workspace();
         let newborn = !workspace.exists();
         if newborn {
-            private(&workspace)?;
+            // Whole or not at all: a kill in between must not leave half an agent.
+            let unborn = self.file("workspace.new");
+            let _ = fs::remove_dir_all(&unborn);
+            private(&unborn)?;
             NEWBORN
-                .extract(&workspace)
-                .and_then(|()| fs::write(workspace.join("bootstrap.md"), BOOTSTRAP))
+                .extract(&unborn)
+                .and_then(|()| fs::write(unborn.join("bootstrap.md"), BOOTSTRAP))
+                .and_then(|()| fs::rename(&unborn, &workspace))
                 .with_context(|| format!("cannot fill {}", workspace.display()))?;
         }
         self.link_program()?;

@@ -121,6 +121,20 @@ fn a_refusal_and_an_empty_reply_are_said_and_not_asked_again() {
 }
 
 #[test]
+fn calls_of_a_refused_reply_are_not_carried_out() {
+    on_both(|_, server, home| {
+        server.queue(Reply::new().bash("touch ran").stop("refusal"));
+        let run = home.run(&["run", "--session", "s", "one"]).code(1).stdout_any();
+        run.stderr_holds(&["declined"]).check();
+        assert_eq!(home.read("ran"), None);
+        server.queue(Reply::text("Yes?"));
+        home.run(&["run", "--session", "s", "two"]).stdout("Yes?\n").stderr_any().check();
+        let results = server.asked(2)[1].results();
+        assert!(results[0].contains("not executed: the reply was declined"), "{results:?}");
+    });
+}
+
+#[test]
 fn a_wrong_key_is_tried_once() {
     on_both(|_, server, home| {
         server.queue(Reply::error(401, "authentication_error", "no such api key"));
