@@ -100,7 +100,7 @@ impl Tour {
         }
         let mut wrap = Wrap::new(self.screen.width, self.screen.colour);
         for line in lines {
-            wrap.begin(String::new(), INDENT.to_owned());
+            wrap.begin("", INDENT);
             wrap.push(Style::BOLD, line);
             wrap.end();
         }
