@@ -147,8 +147,7 @@ impl Cli {
         match command {
             None => repl::repl(settings()?, session, json).await,
             Some(Command::Run { task }) => {
-                let request = run::Request { task, session, model: model.clone(), json };
-                run::run(settings, request).await
+                run::run(settings, task, session, model.clone(), json).await
             }
             Some(Command::Init) => views::init(&Link::establish(settings).await?, &home).await,
             Some(Command::Sessions) => {

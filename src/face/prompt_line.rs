@@ -35,14 +35,12 @@ const TWICE: Duration = Duration::from_secs(2);
 const HISTORY: usize = 2_000;
 
 /// What the person at the prompt does.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Typed {
     /// A whole line, which may hold several.
     Line(String),
-    /// A message written in an editor.
-    Written(String),
-    /// An editor that could not be used, and why.
-    Unwritten(String),
+    /// A message written in an editor, or why that could not be used.
+    Written(Result<String>),
     /// Ctrl-C, once.
     Stop,
     /// Ctrl-C twice.
@@ -50,7 +48,7 @@ pub enum Typed {
     /// Ctrl-D.
     Leave,
     /// The terminal is gone.
-    Broken(String),
+    Broken(anyhow::Error),
 }
 
 /// The prompt, as the rest of the program holds it. Dropping it ends the editor.
@@ -186,14 +184,13 @@ fn read(
             assist.gate.turn(Prompt::Between, Prompt::Coming);
         }
         let typed = match editor.readline("> ") {
-            Ok(line) if line.trim() == "/edit" => match edit(editor.helper()) {
-                Ok(text) => Typed::Written(text),
-                Err(error) => Typed::Unwritten(format!("{error:#}")),
-            },
+            Ok(line) if line.trim() == "/edit" => Typed::Written(edit(editor.helper())),
             Ok(line) => Typed::Line(unfold(&line)),
             Err(ReadlineError::Eof) => Typed::Leave,
             Err(ReadlineError::Interrupted) => Typed::Abandon,
-            Err(error) => Typed::Broken(error.to_string()),
+            Err(error) => {
+                Typed::Broken(anyhow::Error::new(error).context("the terminal cannot be read"))
+            }
         };
         let leaving = matches!(typed, Typed::Abandon | Typed::Leave | Typed::Broken(_));
         let _ = editor.append_history(history);

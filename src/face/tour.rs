@@ -23,7 +23,7 @@ use crate::organs::home::Home;
 use crate::organs::host::{Host, Settings};
 use crate::organs::keys::Keys;
 use crate::organs::models::Catalog;
-use crate::organs::verb::{Answer, Caller, Verb, exit};
+use crate::organs::verb::{self, Answer, Caller, Verb, exit};
 use crate::wires::script;
 
 /// The recording: what the owner says and what the model replies.
@@ -108,7 +108,7 @@ impl Tour {
     }
 
     async fn turn(&self, text: String) -> Result<End> {
-        let key = format!("{:016x}", fastrand::u64(..));
+        let key = verb::fresh_key();
         let session = Some("tour".to_owned());
         let verb = Verb::Run { session, text, key, model: None, steer: false };
         let mut answers = self.host.ask(Caller::Owner, verb);

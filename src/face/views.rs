@@ -23,7 +23,7 @@ pub async fn once(mut link: Link, verb: Verb) -> Result<Value> {
         if let Some(value) = answered? {
             return Ok(value);
         }
-        link = link.again().await?;
+        link.again().await?;
     }
 }
 
@@ -34,12 +34,13 @@ pub async fn ask(link: &Link, verb: Verb) -> Result<Value> {
 
 /// The answer, and what the host had to say before.
 async fn aloud(link: &Link, verb: Verb) -> Result<Option<Value>> {
-    if let Some(host) = link.host() {
-        for notice in host.take_notices() {
-            write(Place::Err, &clean(&notice))?;
-        }
-    }
+    notices(link)?;
     answer(&mut link.ask(verb).await?).await
+}
+
+fn notices(link: &Link) -> Result<()> {
+    let notices = link.take_notices();
+    Ok(notices.iter().try_for_each(|notice| write(Place::Err, &clean(notice)))?)
 }
 
 /// The one thing that comes as an answer; none when the host ended before it came.
@@ -58,9 +59,7 @@ pub async fn answer(answers: &mut UnboundedReceiver<Answer>) -> Result<Option<Va
 
 /// `fledgling init`.
 pub async fn init(link: &Link, home: &Home) -> Result<u8> {
-    for notice in link.host().map(|host| host.take_notices()).unwrap_or_default() {
-        write(Place::Err, &clean(&notice))?;
-    }
+    notices(link)?;
     write(Place::Out, &format!("home       {}", home.path().display()))?;
     write(Place::Out, &format!("workspace  {}", home.workspace().display()))?;
     run::leave(link, false).await?;
