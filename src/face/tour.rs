@@ -80,7 +80,8 @@ impl Tour {
             if pauses {
                 pause(self.screen).await?;
             }
-            self.say(&format!("\nyou> {line}\n\n"))?;
+            self.say(&format!("\nyou> {line}"))?;
+            self.say("")?;
             if self.turn(line).await? != End::Done {
                 return Ok(exit::FAILED);
             }
