@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 
+use crate::face::rows::Layout;
 use crate::face::{doctor, help, repl, run, sql, tour, views};
 use crate::organs::config::Config;
 use crate::organs::home::Home;
@@ -124,13 +125,13 @@ impl Cli {
         let Common { session, model, json, home, safe } = common;
         match command {
             Some(Command::Sql { file, query, values, bare }) => {
-                let format = match (json, bare) {
-                    (true, _) => sql::Format::Json,
-                    (_, true) => sql::Format::Bare,
-                    _ => sql::Format::Readable,
+                let layout = match (json, bare) {
+                    (true, _) => Layout::Json,
+                    (_, true) => Layout::BARE,
+                    _ => Layout::readable(),
                 };
                 let mut out = std::io::stdout().lock();
-                return sql::sql(&file, query.as_deref(), &values, format, &mut out).map(|()| 0);
+                return sql::sql(&file, query.as_deref(), &values, layout, &mut out).map(|()| 0);
             }
             Some(Command::Help { topic }) => return help::show(topic.as_deref()),
             Some(Command::Tour) => return tour::tour(json).await,
@@ -147,8 +148,7 @@ impl Cli {
         match command {
             None => repl::repl(settings()?, session, json).await,
             Some(Command::Run { task }) => {
-                let request = run::Request { task, session, model: model.clone(), json };
-                run::run(settings, request).await
+                run::run(settings, task, session, model.clone(), json).await
             }
             Some(Command::Init) => views::init(&Link::establish(settings).await?, &home).await,
             Some(Command::Sessions) => {

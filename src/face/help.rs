@@ -9,7 +9,6 @@ use include_dir::{Dir, include_dir};
 use crate::face::Refusal;
 use crate::face::screen::{Place, write};
 use crate::files::edit::likeness;
-use crate::organs::verb::exit;
 
 static PAGES: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/src/face/help");
 /// Percent of likeness below which a topic cannot have been meant.
@@ -27,8 +26,7 @@ pub fn show(topic: Option<&str>) -> Result<u8> {
 pub fn text(topic: Option<&str>) -> Result<String> {
     let Some(topic) = topic else { return Ok(index()) };
     page(topic).map(str::to_owned).ok_or_else(|| {
-        let why = format!("there is no page on {topic:?}; {}", nearest(topic));
-        Refusal { why, exit: exit::USAGE }.into()
+        Refusal::usage(format!("there is no page on {topic:?}; {}", nearest(topic))).into()
     })
 }
 
@@ -73,6 +71,7 @@ mod tests {
     use crate::kernel::tool::{BASH_DEFAULT_SECONDS, BASH_LIMIT_SECONDS, OUTPUT_LIMIT, READ_LINES};
     use crate::organs::config::{Config, LimitSettings};
     use crate::organs::models::PROVIDERS;
+    use crate::organs::verb::exit;
 
     #[test]
     fn every_page_is_in_the_index_and_short() {

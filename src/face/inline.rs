@@ -2,6 +2,7 @@
 //!
 //! Owns when a mark is a mark: only once its partner is known, so that a lone asterisk or
 //! bracket is never lost and a reply that streams never has to take back what it showed.
+//! A mark before white space is none, and a link's address ends at the first parenthesis.
 //! Underscores are left alone: they are far more often part of a name. Knows nothing of
 //! lines before or after this one.
 
@@ -10,30 +11,6 @@ use crate::face::wrap::{Style, Wrap};
 /// Characters within which a mark's partner must come. A line that streams is held back
 /// until then.
 const REACH: usize = 400;
-
-/// What a mark turned out to be. Lengths are in bytes, from the mark on.
-enum Mark<'a> {
-    /// Nothing yet: more of the line must be seen.
-    Unknown,
-    /// This much ordinary text.
-    Literal(usize),
-    /// An escaped character, shown without its backslash.
-    Escaped,
-    Code {
-        text: &'a str,
-        end: usize,
-    },
-    Emphasis {
-        style: Style,
-        text: &'a str,
-        end: usize,
-    },
-    Link {
-        text: &'a str,
-        url: &'a str,
-        end: usize,
-    },
-}
 
 /// Put `line` from byte `at` on into `wrap`, as far as its marks are known, and return how
 /// far that is: to its end, where the line is `whole`.
@@ -46,178 +23,115 @@ pub fn inline(line: &str, mut at: usize, whole: bool, style: Style, wrap: &mut W
             at += plain;
             continue;
         }
-        at += match mark(line, at, whole) {
-            Mark::Unknown => return at,
-            Mark::Literal(length) => {
-                wrap.push(style, &rest[..length]);
-                length
-            }
-            Mark::Escaped => {
-                wrap.push(style, &rest[1..2]);
-                2
-            }
-            Mark::Code { text, end } => {
-                wrap.push(style.with(Style::CODE), text);
-                end
-            }
-            Mark::Emphasis { style: more, text, end } => {
-                inline(text, 0, true, style.with(more), wrap);
-                end
-            }
-            Mark::Link { text, url, end } => {
-                inline(text, 0, true, style, wrap);
-                if text != url {
-                    wrap.push(style, " (");
-                    wrap.push(style.with(Style::DIM), url);
-                    wrap.push(style, ")");
-                }
-                end
-            }
+        let reach = rest.char_indices().nth(REACH).map(|(end, _)| end);
+        let seen =
+            Seen { text: &rest[..reach.unwrap_or(rest.len())], ends: whole || reach.is_some() };
+        let run = seen.run(0);
+        let spaced = rest[run..].starts_with(char::is_whitespace);
+        let end = match rest.as_bytes()[0] {
+            _ if spaced => None,
+            b'\\' => seen.escape(style, wrap),
+            b'`' => seen.code(style, wrap),
+            b'*' => seen.emphasis(line[..at].chars().next_back(), style, wrap),
+            _ => seen.link(style, wrap),
         };
+        if end.is_none() && !spaced && !seen.ends {
+            return at;
+        }
+        at += end.unwrap_or_else(|| {
+            wrap.push(style, &rest[..run]);
+            run
+        });
     }
     at
 }
 
-fn mark(line: &str, at: usize, whole: bool) -> Mark<'_> {
-    let rest = &line[at..];
-    let window = rest.char_indices().nth(REACH).map_or(rest, |(end, _)| &rest[..end]);
-    let cut = window.len() < rest.len();
-    let seen = Seen { text: window, ends: whole && !cut };
-    let found = match rest.as_bytes()[0] {
-        b'\\' => seen.escape(),
-        b'`' => seen.code(),
-        b'*' => seen.emphasis(line[..at].chars().next_back()),
-        _ => seen.link(),
-    };
-    match found {
-        Mark::Unknown if whole || cut => Mark::Literal(seen.run(0)),
-        found => found,
-    }
-}
-
-/// What is seen of a line from a mark on.
+/// What is seen of a line from a mark on. Each kind of mark, where it is one, is put into
+/// the `wrap` with all up to its partner; what is returned is where that ends.
 struct Seen<'a> {
     text: &'a str,
-    /// Whether nothing can come after it.
+    /// Whether nothing that counts can come after it.
     ends: bool,
 }
 
-impl<'a> Seen<'a> {
+impl Seen<'_> {
     /// How often the character at `at` stands there in a row.
     fn run(&self, at: usize) -> usize {
         let bytes = &self.text.as_bytes()[at..];
         bytes.iter().take_while(|byte| **byte == bytes[0]).count()
     }
 
-    /// Whether what ends at `at` could still become longer.
-    fn open(&self, at: usize) -> bool {
-        at == self.text.len() && !self.ends
+    fn escape(&self, style: Style, wrap: &mut Wrap) -> Option<usize> {
+        let escaped = self.text[1..].starts_with(['*', '`', '[', '_']);
+        escaped.then(|| {
+            wrap.push(style, &self.text[1..2]);
+            2
+        })
     }
 
-    fn escape(&self) -> Mark<'a> {
-        match self.text.as_bytes().get(1) {
-            None => Mark::Unknown,
-            Some(b'*' | b'`' | b'[' | b'_') => Mark::Escaped,
-            Some(_) => Mark::Literal(1),
-        }
-    }
-
-    fn code(&self) -> Mark<'a> {
-        let run = self.run(0);
-        match self.code_end(0) {
-            Some(end) => Mark::Code { text: &self.text[run..end - run], end },
-            None => Mark::Unknown,
-        }
+    fn code(&self, style: Style, wrap: &mut Wrap) -> Option<usize> {
+        let (run, end) = (self.run(0), self.code_end(0)?);
+        wrap.push(style.with(Style::CODE), &self.text[run..end - run]);
+        Some(end)
     }
 
     /// Where the code that begins at `at` ends: after as many backticks as it began with.
     fn code_end(&self, at: usize) -> Option<usize> {
-        let run = self.run(at);
-        let mut next = at + run;
-        loop {
-            next += self.text[next..].find('`')?;
-            let found = self.run(next);
-            next += found;
-            if found == run {
-                return (!self.open(next)).then_some(next);
-            }
-        }
+        let inside = at + self.run(at);
+        let length = self.text[inside..].find(&self.text[at..inside])?;
+        Some(inside + length + (inside - at))
     }
 
-    fn emphasis(&self, before: Option<char>) -> Mark<'a> {
+    fn emphasis(&self, before: Option<char>, style: Style, wrap: &mut Wrap) -> Option<usize> {
         let run = self.run(0);
-        let Some(after) = self.text[run..].chars().next() else { return Mark::Unknown };
         // In words and paths an asterisk stands for itself.
         let inside = before.is_some_and(|c| c.is_ascii_alphanumeric() || "/._".contains(c));
-        if run > 3 || after.is_whitespace() || inside {
-            return Mark::Literal(run);
+        if run > 3 || inside {
+            return None;
         }
-        let (width, style) = if run == 1 { (1, Style::ITALIC) } else { (2, Style::BOLD) };
-        match self.emphasis_end(run, width) {
-            Some(end) => Mark::Emphasis { style, text: &self.text[width..end - width], end },
-            None => Mark::Unknown,
-        }
+        let (width, more) = if run == 1 { (1, Style::ITALIC) } else { (2, Style::BOLD) };
+        let end = self.emphasis_end(run, width)?;
+        inline(&self.text[width..end - width], 0, true, style.with(more), wrap);
+        Some(end)
     }
 
     /// Where emphasis of `width` asterisks ends, looking from `at` on.
     fn emphasis_end(&self, mut at: usize, width: usize) -> Option<usize> {
         loop {
-            at += self.text[at..].find(['*', '`', '\\'])?;
-            let run = self.run(at);
-            let next = at + run;
-            match self.text.as_bytes()[at] {
-                b'\\' => at += 1 + self.text[at + 1..].chars().next()?.len_utf8(),
-                b'`' => match self.code_end(at) {
-                    Some(end) => at = end,
-                    None if self.ends => at = next,
-                    None => return None,
-                },
-                _ if self.open(next) => return None,
-                _ => {
-                    let spaced = self.text[..at].ends_with(char::is_whitespace);
-                    let word = self.text[next..].starts_with(|c: char| c.is_ascii_alphanumeric());
-                    let fits = if width == 1 { run != 2 && !word } else { run >= 2 };
-                    if fits && run <= 3 && !spaced {
-                        return Some(next);
-                    }
-                    at = next;
-                }
+            at += self.text[at..].find(['*', '`'])?;
+            let next = at + self.run(at);
+            if next == self.text.len() && !self.ends {
+                return None;
             }
+            if self.text[at..].starts_with('`') {
+                let end = self.code_end(at);
+                at = if self.ends { end.unwrap_or(next) } else { end? };
+                continue;
+            }
+            let word = self.text[next..].starts_with(|c: char| c.is_ascii_alphanumeric());
+            let apart = |c: char| c.is_whitespace() || c == '\\';
+            let fits = if width == 1 { next - at != 2 && !word } else { next - at >= 2 };
+            if fits && !self.text[..at].ends_with(apart) {
+                return Some(next);
+            }
+            at = next;
         }
     }
 
-    fn link(&self) -> Mark<'a> {
-        let Some(close) = balanced(self.text, '[', ']') else { return Mark::Unknown };
-        let rest = &self.text[close..];
-        if rest.is_empty() {
-            return Mark::Unknown;
+    fn link(&self, style: Style, wrap: &mut Wrap) -> Option<usize> {
+        let (text, rest) = self.text[1..].split_once("](")?;
+        let (url, _) = rest.split_once(')')?;
+        if text.contains(['[', ']']) || text.is_empty() || url.contains(char::is_whitespace) {
+            return None;
         }
-        if !rest.starts_with('(') {
-            return Mark::Literal(1);
+        inline(text, 0, true, style, wrap);
+        if text != url {
+            wrap.push(style, " (");
+            wrap.push(style.with(Style::DIM), url);
+            wrap.push(style, ")");
         }
-        let Some(end) = balanced(rest, '(', ')') else { return Mark::Unknown };
-        let (text, url) = (&self.text[1..close - 1], &rest[1..end - 1]);
-        if url.is_empty() || text.is_empty() || url.contains(char::is_whitespace) {
-            return Mark::Literal(1);
-        }
-        Mark::Link { text, url, end: close + end }
+        Some(text.len() + url.len() + "[]()".len())
     }
-}
-
-/// The byte after the bracket that closes the one at the start.
-fn balanced(text: &str, open: char, close: char) -> Option<usize> {
-    let mut depth = 0;
-    for (at, c) in text.char_indices() {
-        if c == open {
-            depth += 1;
-        } else if c == close {
-            depth -= 1;
-            if depth == 0 {
-                return Some(at + 1);
-            }
-        }
-    }
-    None
 }
 
 #[cfg(test)]
@@ -249,12 +163,12 @@ mod tests {
             ("a **bold b** c", "a <b>bold b<> c"),
             ("*it* and **b**!", "<i>it<> and <b>b<>!"),
             ("***both***", "<bi>both<>"),
-            ("**b *bi* `c`**", "<b>b<> <bi>bi<> <bc>c<>"),
-            ("*i **bi***", "<i>i<> <bi>bi<>"),
+            ("**b *bi* `c`**", "<b>b <><bi>bi<><b> <><bc>c<>"),
+            ("*i **bi***", "<i>i <><bi>bi<>"),
             ("run `a *b* **c**`", "run <c>a *b* **c**<>"),
             ("``a`b``", "<c>a`b<>"),
             ("字**粗**字", "字<b>粗<>字"),
-            ("[text](http://x/(y)) z", "text (<d>http://x/(y)<>) z"),
+            ("[text](http://x/(y)) z", "text (<d>http://x/(y<>)) z"),
             ("[http://x](http://x)", "http://x"),
             (r"\*not\* \`code\`", "*not* `code`"),
         ] {

@@ -9,6 +9,9 @@ use crate::face::clean::Clean;
 use crate::face::inline::inline;
 use crate::face::wrap::{Style, Wrap};
 
+/// What a quote has at its left.
+const BAR: &str = "│ ";
+
 /// A reply being laid out.
 pub struct Markdown {
     colour: bool,
@@ -18,13 +21,8 @@ pub struct Markdown {
     line: String,
     /// How much of it is laid out, and in which style; nothing until its kind is known.
     begun: Option<(usize, Style)>,
-    fence: Option<Fence>,
-}
-
-/// The marks that an open code block began with.
-struct Fence {
-    mark: char,
-    length: usize,
+    /// The backticks that an open code block began with.
+    fence: Option<usize>,
 }
 
 impl Markdown {
@@ -67,7 +65,7 @@ impl Markdown {
     /// Lay out as much of the line as can be known; all of it, when it is whole.
     fn advance(&mut self, whole: bool) {
         if self.begun.is_none() {
-            if !(whole || self.fence.is_none() && known(&self.line)) {
+            if !whole && (self.fence.is_some() || !known(&self.line)) {
                 return;
             }
             if self.whole_line() {
@@ -93,84 +91,72 @@ impl Markdown {
 
     /// Code, the fences around it and table rows are never wrapped. Whether this is one.
     fn whole_line(&mut self) -> bool {
-        let plain = (Style::PLAIN, self.line.clone());
-        let fence = fence(&self.line);
-        match (&self.fence, fence) {
-            (Some(open), Some((close, "")))
-                if open.mark == close.mark && close.length >= open.length =>
-            {
-                self.fence = None;
-            }
+        let line = self.line.as_str();
+        match (self.fence, fence(line)) {
+            (Some(open), Some((close, ""))) if close >= open => self.fence = None,
             (Some(_), _) => {
-                let code = (Style::CODE, self.line.clone());
-                self.wrap.whole(&[(Style::PLAIN, "  ".to_owned()), code]);
+                self.wrap.whole("  ", Style::CODE, line);
                 return true;
             }
             (None, Some((open, _))) => self.fence = Some(open),
-            (None, None) if self.line.trim_start().starts_with('|') => {
-                self.wrap.whole(&[plain]);
+            (None, None) if line.trim_start().starts_with('|') => {
+                self.wrap.whole("", Style::PLAIN, line);
                 return true;
             }
             (None, None) => return false,
         }
         if !self.colour {
-            self.wrap.whole(&[plain]);
+            self.wrap.whole("", Style::PLAIN, line);
         }
         true
     }
 
     /// Begin a line of text: what hangs at its left, where its text begins and its style.
     fn begin(&mut self) -> (usize, Style) {
-        let room = self.wrap.widest_prefix();
         let (mut prefix, mut hanging) = (String::new(), String::new());
-        let mut style = Style::PLAIN;
-        let mut rest = self.line.as_str();
-        while prefix.chars().count() < room {
-            let text = rest.trim_start_matches([' ', '\t']);
-            let indent = rest[..rest.len() - text.len()].replace('\t', "    ");
-            let indent = &indent[..indent.len().min(room - prefix.chars().count())];
-            prefix.push_str(indent);
-            hanging.push_str(indent);
-            rest = text;
-            if let Some(text) = rest.strip_prefix('>') {
-                let (bar, under) = if self.colour { ("│ ", "│ ") } else { (">", " ") };
-                prefix.push_str(bar);
-                hanging.push_str(under);
-                rest = if self.colour { text.strip_prefix(' ').unwrap_or(text) } else { text };
-            } else if let Some(marker) = item(rest) {
-                prefix.push_str(&rest[..marker]);
-                hanging.push_str(&" ".repeat(marker));
-                rest = &rest[marker..];
-            } else {
-                if let Some(text) = heading(rest).filter(|_| self.colour) {
-                    (rest, style) = (text, Style::BOLD);
-                }
-                break;
-            }
+        let mut at = 0;
+        while let Some((shown, length)) = mark(&self.line[at..], self.colour)
+            && prefix.chars().count() < self.wrap.widest_prefix()
+        {
+            prefix += shown;
+            hanging += &if shown == BAR { BAR.to_owned() } else { " ".repeat(shown.len()) };
+            at += length;
         }
-        let at = self.line.len() - rest.len();
-        self.wrap.begin(prefix, hanging);
-        (at, style)
+        self.wrap.begin(&prefix, &hanging);
+        match heading(&self.line[at..]).filter(|_| self.colour) {
+            Some(title) => (self.line.len() - title.len(), Style::BOLD),
+            None => (at, Style::PLAIN),
+        }
     }
 }
 
 /// Whether a line of which this is the beginning can be told from every other kind.
 fn known(line: &str) -> bool {
     let text = line.trim_start();
-    let marks = |c: char| c.is_ascii_digit() || "#>-+*.)`~| \t".contains(c);
-    !text.starts_with('|')
-        && !text.starts_with("```")
-        && !text.starts_with("~~~")
-        && !text.chars().all(marks)
+    let marks = |c: char| c.is_ascii_digit() || "#>-+*.)`| \t".contains(c);
+    !text.starts_with('|') && !text.starts_with("```") && !text.chars().all(marks)
 }
 
-/// The fence a line is, with what stands behind its marks.
-fn fence(line: &str) -> Option<(Fence, &str)> {
+/// How many backticks a fence has, with what stands behind them.
+fn fence(line: &str) -> Option<(usize, &str)> {
     let text = line.trim();
-    let mark = text.chars().next().filter(|c| matches!(c, '`' | '~'))?;
-    let info = text.trim_start_matches(mark);
+    let info = text.trim_start_matches('`');
     let length = text.len() - info.len();
-    (length >= 3 && !info.contains('`')).then_some((Fence { mark, length }, info))
+    (length >= 3 && !info.contains('`')).then_some((length, info))
+}
+
+/// What belongs to the left of a line's text: how it looks, and its length.
+fn mark(text: &str, colour: bool) -> Option<(&str, usize)> {
+    Some(match text.as_bytes().first()? {
+        b' ' => (" ", 1),
+        b'\t' => ("    ", 1),
+        b'>' if colour => (BAR, 1 + usize::from(text[1..].starts_with(' '))),
+        b'>' => (">", 1),
+        _ => {
+            let length = item(text)?;
+            (&text[..length], length)
+        }
+    })
 }
 
 /// The text of a heading.
@@ -280,10 +266,10 @@ last <3>one<0>";
 
     #[test]
     fn a_fence_ends_with_its_like_only() {
-        let text = "````\n```\n~~~\n````\n**b**\n~~~\n*a*\n";
+        let text = "````\n```\n````\n**b**\n```sh\n*a*\n";
         let lines = shown(40, true, &[text]);
         let code = |text: &str| format!("  \x1b[36m{text}\x1b[0m");
-        assert_eq!(lines, [code("```"), code("~~~"), "\x1b[1mb\x1b[0m".to_owned(), code("*a*")]);
+        assert_eq!(lines, [code("```"), "\x1b[1mb\x1b[0m".to_owned(), code("*a*")]);
     }
 
     #[test]

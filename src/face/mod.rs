@@ -20,6 +20,8 @@ pub mod turn_view;
 pub mod views;
 pub mod wrap;
 
+use crate::organs::verb::exit;
+
 /// A request that was refused, with the exit code that makes.
 #[derive(Debug, thiserror::Error)]
 #[error("{why}")]
@@ -28,4 +30,11 @@ pub struct Refusal {
     pub why: String,
     /// The exit code.
     pub exit: u8,
+}
+
+impl Refusal {
+    /// Of what was asked for wrongly.
+    pub fn usage(why: impl Into<String>) -> Self {
+        Self { why: why.into(), exit: exit::USAGE }
+    }
 }

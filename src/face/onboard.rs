@@ -49,15 +49,11 @@ pub async fn welcome(settings: &mut Settings) -> Result<Welcome> {
         Some(NoModel::Nothing) => {}
     }
     let screen = Screen::of(Place::Out);
-    write(
-        Place::Out,
-        &screen.bold("Welcome. fledgling needs a model to talk to. There are three ways:"),
-    )?;
-    write(Place::Out, WAYS)?;
-    write(Place::Out, "")?;
+    let say = |text: &str| write(Place::Out, text);
+    let hello = "Welcome. fledgling needs a model to talk to. There are three ways:";
+    say(&format!("{}\n{WAYS}\n", screen.bold(hello)))?;
     loop {
-        write(
-            Place::Out,
+        say(
             "Paste an API key (it stays hidden), or press Enter for the tour, or Ctrl-C to leave.",
         )?;
         let Some(key) = hidden_line("key: ")? else { return Ok(Welcome::Leave) };
@@ -66,7 +62,7 @@ pub async fn welcome(settings: &mut Settings) -> Result<Welcome> {
             return Ok(Welcome::Tour);
         }
         let Some(provider) = provider_of(key)? else { continue };
-        write(Place::Out, &format!("Checking the key with one small request to {provider}…"))?;
+        say(&format!("Checking the key with one small request to {provider}…"))?;
         let name = PROVIDERS.iter().find(|one| one.name == provider).and_then(|one| one.key);
         let Some(name) = name else { continue };
         let catalog = settings.catalog.clone().with_key(name, key);
@@ -74,17 +70,11 @@ pub async fn welcome(settings: &mut Settings) -> Result<Welcome> {
             Ok(model) => {
                 keys::store(&settings.home.file("secrets.toml"), name, key)?;
                 settings.catalog = catalog;
-                write(
-                    Place::Out,
-                    &format!(
-                        "It works: {model}. The key is kept in secrets.toml, readable by you alone."
-                    ),
-                )?;
+                let kept = "The key is kept in secrets.toml, readable by you alone.";
+                say(&format!("It works: {model}. {kept}"))?;
                 return Ok(Welcome::Ready);
             }
-            Err(why) => {
-                write(Place::Out, &screen.warn(&clean(&format!("That did not work: {why}"))))?;
-            }
+            Err(why) => say(&screen.warn(&clean(&format!("That did not work: {why}"))))?,
         }
     }
 }

@@ -5,12 +5,12 @@
 //! live prompt: what is printed keeps its order, and the terminal is left as it was found.
 //! Knows nothing of what a line means.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use rustyline::completion::{Completer, FilenameCompleter, Pair};
+use rustyline::completion::{Completer, Pair};
 use rustyline::error::ReadlineError;
 use rustyline::highlight::Highlighter;
 use rustyline::hint::Hinter;
@@ -31,18 +31,18 @@ use crate::organs::sessions;
 
 /// Two presses of Ctrl-C within this time mean "leave".
 const TWICE: Duration = Duration::from_secs(2);
+/// The commands that the name of a session follows.
+const SESSION_COMMANDS: [&str; 2] = ["/resume ", "/wire "];
 /// Lines of history kept.
 const HISTORY: usize = 2_000;
 
 /// What the person at the prompt does.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Typed {
     /// A whole line, which may hold several.
     Line(String),
-    /// A message written in an editor.
-    Written(String),
-    /// An editor that could not be used, and why.
-    Unwritten(String),
+    /// A message written in an editor, or why that could not be used.
+    Written(Result<String>),
     /// Ctrl-C, once.
     Stop,
     /// Ctrl-C twice.
@@ -50,7 +50,7 @@ pub enum Typed {
     /// Ctrl-D.
     Leave,
     /// The terminal is gone.
-    Broken(String),
+    Broken(anyhow::Error),
 }
 
 /// The prompt, as the rest of the program holds it. Dropping it ends the editor.
@@ -59,7 +59,7 @@ pub struct PromptLine {
     pub typed: UnboundedReceiver<Typed>,
     next: std::sync::mpsc::Sender<()>,
     printer: std::sync::mpsc::Sender<String>,
-    printing: Option<std::thread::JoinHandle<()>>,
+    printing: std::thread::JoinHandle<()>,
     gate: Arc<Gate>,
     presses: Arc<Presses>,
     kept: Option<Kept>,
@@ -73,12 +73,7 @@ impl PromptLine {
         let (sender, typed) = unbounded_channel();
         let (gate, presses) = (Arc::<Gate>::default(), Arc::<Presses>::default());
         let kept = Kept::now();
-        let assist = Assist {
-            commands,
-            home: home.clone(),
-            files: FilenameCompleter::new(),
-            gate: gate.clone(),
-        };
+        let assist = Assist { commands, home: home.clone(), gate: gate.clone() };
         let mut editor = editor(assist)?;
         let stop = OnStop { sender: sender.clone(), presses: presses.clone() };
         editor.bind_sequence(KeyEvent::ctrl('C'), EventHandler::Conditional(Box::new(stop)));
@@ -114,7 +109,6 @@ impl PromptLine {
             read(&mut editor, &sender, &asked, &history);
             ended.set(Prompt::Gone);
         });
-        let printing = Some(printing);
         let prompt = Self { typed, next, printer, printing, gate, presses, kept, dumb };
         prompt.next();
         Ok(prompt)
@@ -143,20 +137,18 @@ impl PromptLine {
     }
 
     /// Print what is left and leave the terminal as it was found.
-    pub fn finish(mut self) {
-        let live = self.gate.set(Prompt::Gone) == Prompt::Live;
-        if let Some(kept) = &self.kept {
+    pub fn finish(self) {
+        let Self { gate, kept, printer, printing, .. } = self;
+        let live = gate.set(Prompt::Gone) == Prompt::Live;
+        if let Some(kept) = &kept {
             kept.restore();
         }
         if live {
             // The editor was not asked to end: its line is left, and its way of pasting.
             let _ = write(Place::Out, "\x1b[?2004l");
         }
-        let (closed, _) = std::sync::mpsc::channel();
-        self.printer = closed;
-        if let Some(printing) = self.printing.take() {
-            let _ = printing.join();
-        }
+        drop(printer);
+        let _ = printing.join();
     }
 }
 
@@ -186,14 +178,13 @@ fn read(
             assist.gate.turn(Prompt::Between, Prompt::Coming);
         }
         let typed = match editor.readline("> ") {
-            Ok(line) if line.trim() == "/edit" => match edit(editor.helper()) {
-                Ok(text) => Typed::Written(text),
-                Err(error) => Typed::Unwritten(format!("{error:#}")),
-            },
+            Ok(line) if line.trim() == "/edit" => Typed::Written(edit(editor.helper())),
             Ok(line) => Typed::Line(unfold(&line)),
             Err(ReadlineError::Eof) => Typed::Leave,
             Err(ReadlineError::Interrupted) => Typed::Abandon,
-            Err(error) => Typed::Broken(error.to_string()),
+            Err(error) => {
+                Typed::Broken(anyhow::Error::new(error).context("the terminal cannot be read"))
+            }
         };
         let leaving = matches!(typed, Typed::Abandon | Typed::Leave | Typed::Broken(_));
         let _ = editor.append_history(history);
@@ -297,7 +288,6 @@ impl ConditionalEventHandler for OnStop {
 struct Assist {
     commands: &'static [(&'static str, &'static str)],
     home: Home,
-    files: FilenameCompleter,
     gate: Arc<Gate>,
 }
 
@@ -334,58 +324,45 @@ impl Completer for Assist {
         &self,
         line: &str,
         at: usize,
-        context: &rustyline::Context<'_>,
+        _: &rustyline::Context<'_>,
     ) -> rustyline::Result<(usize, Vec<Pair>)> {
         let typed = &line[..at];
-        let pair = |text: &str| Pair { display: text.to_owned(), replacement: format!("{text} ") };
-        if typed.starts_with('/') && !typed.contains(' ') {
-            let commands = self.commands.iter().map(|(name, _)| *name);
-            return Ok((0, commands.filter(|name| name.starts_with(typed)).map(pair).collect()));
+        let (start, names) = if typed.starts_with('/') && !typed.contains([' ', '\t']) {
+            (0, self.commands.iter().map(|(name, _)| (*name).to_owned()).collect())
+        } else if let Some(command) = SESSION_COMMANDS.iter().find(|name| typed.starts_with(*name))
+        {
+            let sessions = sessions::list(&self.home).unwrap_or_default();
+            (command.len(), sessions.into_iter().map(|one| one.name).collect())
+        } else {
+            (typed.rfind(char::is_whitespace).map_or(0, |space| space + 1), Vec::new())
+        };
+        let named = names.into_iter().filter(|name| name.starts_with(&typed[start..]));
+        let mut found: Vec<_> =
+            named.map(|name| Pair { replacement: format!("{name} "), display: name }).collect();
+        if found.is_empty() {
+            found = self.paths(&typed[start..]);
         }
-        for command in ["/resume ", "/wire "] {
-            if let Some(start) = typed.strip_prefix(command) {
-                let names = sessions::list(&self.home).unwrap_or_default();
-                let names = names.iter().map(|one| one.name.as_str());
-                let found = names.filter(|name| name.starts_with(start)).map(pair).collect();
-                return Ok((command.len(), found));
-            }
-        }
-        self.path(line, at, context)
+        Ok((start, found))
     }
 }
 
 impl Assist {
     /// Paths in a message are meant as the agent sees them: from the workspace.
-    fn path(
-        &self,
-        line: &str,
-        at: usize,
-        context: &rustyline::Context<'_>,
-    ) -> rustyline::Result<(usize, Vec<Pair>)> {
-        let start = line[..at].rfind(char::is_whitespace).map_or(0, |space| space + 1);
-        let word = &line[start..at];
-        if word.starts_with(['/', '~']) {
-            return self.files.complete(line, at, context);
-        }
-        let (folder, name) =
-            word.rsplit_once('/').map_or(("", word), |(folder, name)| (folder, name));
-        let entries =
-            std::fs::read_dir(self.home.workspace().join(folder)).into_iter().flatten().flatten();
-        let mut found: Vec<Pair> = entries
-            .filter_map(|entry| {
-                let found = entry.file_name().into_string().ok()?;
-                let hidden = found.starts_with('.') && !name.starts_with('.');
-                (!name.is_empty() && found.starts_with(name) && !hidden).then(|| {
-                    let slash = if entry.path().is_dir() { "/" } else { "" };
-                    let path: PathBuf = Path::new(folder).join(&found);
-                    Pair {
-                        display: format!("{found}{slash}"),
-                        replacement: format!("{}{slash}", path.display()),
-                    }
-                })
-            })
-            .collect();
+    fn paths(&self, word: &str) -> Vec<Pair> {
+        let (folder, name) = word.split_at(word.rfind('/').map_or(0, |slash| slash + 1));
+        let user = std::env::var("HOME").unwrap_or_default();
+        let at = self.home.workspace().join(folder.replacen('~', &user, 1));
+        let entries = std::fs::read_dir(at).into_iter().flatten().flatten();
+        let pair = |entry: std::fs::DirEntry| {
+            let slash = if entry.path().is_dir() { "/" } else { "" };
+            let found = entry.file_name().into_string().ok()? + slash;
+            let hidden = found.starts_with('.') && !name.starts_with('.');
+            let replacement = format!("{folder}{found}");
+            let fits = found.starts_with(name) && !hidden;
+            fits.then_some(Pair { display: found, replacement })
+        };
+        let mut found: Vec<_> = entries.filter_map(pair).collect();
         found.sort_by(|a, b| a.display.cmp(&b.display));
-        Ok((start, found))
+        found
     }
 }

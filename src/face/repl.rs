@@ -7,6 +7,7 @@
 use std::io::IsTerminal as _;
 
 use anyhow::{Context as _, Result};
+use serde_json::Value;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::face::clean::clean;
@@ -20,7 +21,7 @@ use crate::organs::home::Home;
 use crate::organs::host::Settings;
 use crate::organs::link::Link;
 use crate::organs::sessions;
-use crate::organs::verb::{Answer, Verb, exit};
+use crate::organs::verb::{self, Answer, Verb, exit};
 
 /// Talk. The number is the exit code.
 pub async fn repl(mut settings: Settings, session: Option<String>, json: bool) -> Result<u8> {
@@ -44,47 +45,38 @@ pub async fn repl(mut settings: Settings, session: Option<String>, json: bool) -
     let heard = watch(&link, &session).await?;
     let prompt = PromptLine::start(&home, &commands::COMMANDS)?;
     let (tell, told) = unbounded_channel();
-    let mut repl = Repl {
-        home,
-        link: Some(link),
-        model,
-        session,
-        view: TurnView::new(screen),
-        screen,
-        prompt,
-        tell,
-        told,
-        mine: Vec::new(),
-        held: false,
-    };
-    let ended = repl.talk(heard).await;
+    let view = TurnView::new(screen);
+    let mine = Vec::new();
+    let held = false;
+    let mut repl =
+        Repl { home, link, model, session, heard, view, screen, prompt, tell, told, mine, held };
+    let ended = repl.talk().await;
     let Repl { prompt, link, .. } = repl;
-    if let Some(link) = &link {
-        let running = link.host().map(|host| host.running()).unwrap_or_default();
-        if !running.is_empty() {
-            prompt.print(&format!("Stopping what still runs here: {}.", running.join(", ")));
-        }
-        link.stop_all().await;
+    let running = link.host().map(|host| host.running()).unwrap_or_default();
+    if !running.is_empty() {
+        prompt.print(&format!("Stopping what still runs here: {}.", running.join(", ")));
     }
+    link.stop_all().await;
     prompt.finish();
     ended
 }
 
 /// Whatever can wake the conversation.
 enum Wake {
-    Typed(Option<Typed>),
+    Typed(Typed),
     Heard(Option<Answer>),
     Told(String),
-    Due,
+    Slow(Vec<Shown>),
     Signal,
 }
 
 struct Repl {
     home: Home,
-    /// Gone only while the next host is looked for.
-    link: Option<Link>,
+    link: Link,
     model: Option<String>,
     session: String,
+    /// What happens in it.
+    heard: UnboundedReceiver<Answer>,
     view: TurnView,
     screen: Screen,
     prompt: PromptLine,
@@ -99,84 +91,74 @@ struct Repl {
 
 impl Repl {
     /// Until somebody leaves. The number is the exit code.
-    async fn talk(&mut self, mut heard: UnboundedReceiver<Answer>) -> Result<u8> {
+    async fn talk(&mut self) -> Result<u8> {
         use tokio::signal::unix::{SignalKind, signal};
         let mut terminate = signal(SignalKind::terminate()).context("cannot catch SIGTERM")?;
         let mut hangup = signal(SignalKind::hangup()).context("cannot catch SIGHUP")?;
         // While no line is read, Ctrl-C is a signal and not a key.
         let mut interrupt = signal(SignalKind::interrupt()).context("cannot catch SIGINT")?;
         loop {
-            let due = self.view.due().map(tokio::time::Instant::from_std);
             let wake = tokio::select! {
-                typed = self.prompt.typed.recv() => Wake::Typed(typed),
-                answer = heard.recv() => Wake::Heard(answer),
+                typed = self.prompt.typed.recv() => Wake::Typed(typed.unwrap_or(Typed::Leave)),
+                answer = self.heard.recv() => Wake::Heard(answer),
                 Some(told) = self.told.recv() => Wake::Told(told),
-                () = sleep_until(due), if due.is_some() => Wake::Due,
-                _ = interrupt.recv() => Wake::Typed(Some(self.prompt.pressed())),
+                lines = self.view.slow() => Wake::Slow(lines),
+                _ = interrupt.recv() => Wake::Typed(self.prompt.pressed()),
                 _ = terminate.recv() => Wake::Signal,
                 _ = hangup.recv() => Wake::Signal,
             };
             self.measure();
             match wake {
-                Wake::Typed(Some(Typed::Leave) | None) => return Ok(0),
-                Wake::Typed(Some(Typed::Abandon)) | Wake::Signal => return Ok(exit::INTERRUPTED),
-                Wake::Typed(Some(Typed::Broken(why))) => {
-                    anyhow::bail!("the terminal cannot be read: {why}")
-                }
-                Wake::Typed(Some(typed)) => match self.typed(typed).await {
+                Wake::Signal => return Ok(exit::INTERRUPTED),
+                Wake::Typed(typed) => match self.typed(typed).await {
                     Ok(Next::Prompt) => self.prompt.next(),
                     Ok(Next::Later) => self.prompt_beside(),
-                    Ok(Next::Elsewhere) => {
-                        heard = self.watch().await?;
-                        self.prompt.next();
-                    }
                     Ok(Next::Same) => {}
-                    Ok(Next::Leave) => return Ok(0),
+                    Ok(Next::Leave(code)) => return Ok(code),
                     Err(error) => {
-                        self.prompt.print(&complaint(&format!("{error:#}"), self.screen));
+                        self.complain(&error);
                         self.prompt.next();
                     }
                 },
                 Wake::Heard(Some(Answer::Event(event))) => self.event(&event),
                 Wake::Heard(Some(Answer::Refused { why, .. })) => {
-                    self.prompt.print(&complaint(&why, self.screen));
+                    self.complain(&anyhow::Error::msg(why));
                 }
+                Wake::Heard(Some(_)) => {}
+                Wake::Heard(None) => self.take_over().await?,
                 Wake::Told(text) => {
                     self.prompt.print(&text);
                     self.release();
                 }
-                Wake::Heard(Some(_)) => {}
-                Wake::Heard(None) => heard = self.take_over().await?,
-                Wake::Due => {
-                    let lines = self.view.tick();
-                    self.show(lines);
-                }
+                Wake::Slow(lines) => self.show(lines),
             }
         }
     }
 
     async fn typed(&mut self, typed: Typed) -> Result<Next> {
         match typed {
-            Typed::Line(line) => self.line(line.trim()).await,
-            Typed::Written(text) if text.is_empty() => {
-                self.aside("Nothing was written.");
-                Ok(Next::Prompt)
+            Typed::Line(line) => return self.line(line.trim()).await,
+            Typed::Written(written) => return self.written(written?).await,
+            Typed::Abandon => return Ok(Next::Leave(exit::INTERRUPTED)),
+            Typed::Leave => return Ok(Next::Leave(0)),
+            Typed::Broken(error) => {
+                self.complain(&error);
+                return Ok(Next::Leave(exit::FAILED));
             }
-            Typed::Written(text) => {
-                // The screen has not shown it yet.
-                self.aside(&text);
-                self.say(text).await?;
-                Ok(Next::Later)
-            }
-            Typed::Unwritten(why) => anyhow::bail!(why),
-            _ => {
-                // The line that is being typed stays: no error here may prompt for another.
-                if let Err(error) = self.stop().await {
-                    self.prompt.print(&complaint(&format!("{error:#}"), self.screen));
-                }
-                Ok(Next::Same)
-            }
+            // The line that is being typed stays: no error here may prompt for another.
+            Typed::Stop => self.stop().await.unwrap_or_else(|error| self.complain(&error)),
         }
+        Ok(Next::Same)
+    }
+
+    async fn written(&mut self, text: String) -> Result<Next> {
+        if text.is_empty() {
+            self.aside("Nothing was written.");
+            return Ok(Next::Prompt);
+        }
+        // The screen has not shown it yet.
+        self.aside(&text);
+        self.say(text).await
     }
 
     /// The terminal may have another width by now.
@@ -203,43 +185,27 @@ impl Repl {
         }
     }
 
-    fn link(&self) -> Result<&Link> {
-        self.link.as_ref().context("there is no host")
-    }
-
-    async fn watch(&self) -> Result<UnboundedReceiver<Answer>> {
-        watch(self.link()?, &self.session).await
-    }
-
     /// The host ended: find the next one, or become it, and go on.
-    async fn take_over(&mut self) -> Result<UnboundedReceiver<Answer>> {
-        let link = self.link.take().context("there is no host")?;
-        let link = link.again().await?;
-        let text = match link.host() {
-            Some(host) => {
-                let mut lines = vec!["The host ended; this terminal hosts now.".to_owned()];
-                lines.extend(host.take_notices());
-                lines.join("\n")
-            }
-            None => "The host ended; another process hosts now.".to_owned(),
-        };
-        self.link = Some(link);
+    async fn take_over(&mut self) -> Result<()> {
+        self.link.again().await?;
+        let next = if self.link.host().is_some() { "this terminal" } else { "another process" };
+        let mut lines = vec![format!("The host ended; {next} hosts now.")];
+        lines.extend(self.link.take_notices());
         let rest = self.view.finish();
         self.show(rest);
         self.view = TurnView::new(self.screen);
-        self.aside(&text);
+        self.aside(&lines.join("\n"));
         self.release();
-        self.watch().await
+        self.heard = watch(&self.link, &self.session).await?;
+        Ok(())
     }
 
     fn event(&mut self, event: &Event) {
-        match event {
-            Event::TurnStarted { origin, text, .. } if !self.is_mine(text) => {
-                let lines = self.view.said(origin, text);
-                self.show(lines);
+        if let Event::TurnStarted { text, .. } | Event::Steered { text, .. } = event {
+            let mine = self.is_mine(text);
+            if let (Event::TurnStarted { origin, .. }, false) = (event, mine) {
+                self.show(self.view.said(origin, text));
             }
-            Event::Steered { text, .. } => _ = self.is_mine(text),
-            _ => {}
         }
         let lines = self.view.event(event);
         self.show(lines);
@@ -269,7 +235,7 @@ impl Repl {
 
     async fn stop(&mut self) -> Result<()> {
         let session = Some(self.session.clone());
-        let stopped = views::ask(self.link()?, Verb::Stop { session }).await?;
+        let stopped = views::ask(&self.link, Verb::Stop { session }).await?;
         if stopped["stopped"].as_array().is_none_or(Vec::is_empty) {
             self.aside("Nothing runs. Ctrl-C again (or Ctrl-D) leaves.");
         }
@@ -283,25 +249,22 @@ impl Repl {
         // A command is one word with one slash: a message may well begin with a path.
         let first = line.split_whitespace().next().unwrap_or_default();
         if !first.starts_with('/') || first.matches('/').count() > 1 {
-            self.say(line.to_owned()).await?;
-            return Ok(Next::Later);
+            return self.say(line.to_owned()).await;
         }
         let (command, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
         let rest = Some(rest.trim()).filter(|rest| !rest.is_empty());
         match (command, rest) {
-            ("/quit" | "/exit", _) => return Ok(Next::Leave),
+            ("/quit" | "/exit", _) => return Ok(Next::Leave(0)),
             ("/new", name) => {
-                return self.go(name.map_or_else(
-                    || sessions::fresh_name(&self.home),
-                    |name| Ok(name.to_owned()),
-                )?);
+                let fresh = || sessions::fresh_name(&self.home);
+                self.go(name.map_or_else(fresh, |name| Ok(name.to_owned()))?).await?;
             }
             ("/resume", Some(name)) => {
                 anyhow::ensure!(
                     self.home.transcript(name).exists(),
                     "there is no session {name}; /sessions lists them"
                 );
-                return self.go(name.to_owned());
+                self.go(name.to_owned()).await?;
             }
             ("/stop", _) => self.stop().await?,
             ("/last", _) => {
@@ -313,65 +276,67 @@ impl Repl {
             ("/help", None) => self.prompt.print(&commands::help(self.screen)),
             ("/model", Some(model)) => {
                 let (session, model) = (self.session.clone(), model.to_owned());
-                let chosen = views::ask(self.link()?, Verb::Choose { session, model }).await?;
+                let chosen = views::ask(&self.link, Verb::Choose { session, model }).await?;
                 // From now on the choice counts, not what the command line named.
                 self.model = None;
-                self.prompt.print(&format!(
-                    "This conversation now talks to {}.",
-                    chosen["model"].as_str().unwrap_or_default()
-                ));
+                let name = chosen["model"].as_str().unwrap_or_default();
+                self.prompt.print(&format!("This conversation now talks to {name}."));
             }
             _ => {
-                self.look(command, rest).await?;
-                return Ok(Next::Later);
+                // A summary takes as long as a turn, and can be stopped so.
+                let verb = commands::verb(command, rest, &self.session)?;
+                let (command, screen) = (command.to_owned(), self.screen);
+                return self
+                    .beside(verb, move |answer| {
+                        let answer = answer.context("the host ended before it answered")?;
+                        commands::shown(&command, &answer, screen)
+                    })
+                    .await;
             }
         }
         Ok(Next::Prompt)
     }
 
-    /// Ask the host on the side: a summary takes as long as a turn, and can be stopped so.
-    async fn look(&mut self, command: &str, rest: Option<&str>) -> Result<()> {
-        let verb = commands::verb(command, rest, &self.session)?;
-        let mut answers = self.link()?.ask(verb).await?;
-        let (command, screen, tell) = (command.to_owned(), self.screen, self.tell.clone());
-        tokio::spawn(async move {
-            let answer = views::answer(&mut answers).await;
-            let answer =
-                answer.and_then(|answer| answer.context("the host ended before it answered"));
-            let text = answer.and_then(|answer| commands::shown(&command, &answer, screen));
-            // Nobody is left to be told when the conversation is over.
-            let _ =
-                tell.send(text.unwrap_or_else(|error| complaint(&format!("{error:#}"), screen)));
-        });
-        Ok(())
-    }
-
-    fn go(&mut self, session: String) -> Result<Next> {
+    async fn go(&mut self, session: String) -> Result<()> {
         sessions::check_name(&session)?;
         self.aside(&format!("Conversation {session}."));
+        self.heard = watch(&self.link, &session).await?;
         self.session = session;
         self.view = TurnView::new(self.screen);
         self.release();
-        Ok(Next::Elsewhere)
+        Ok(())
     }
 
     /// Say something: it begins a turn, or steers the one that runs.
-    async fn say(&mut self, text: String) -> Result<()> {
-        let key = format!("{:016x}", fastrand::u64(..));
+    async fn say(&mut self, text: String) -> Result<Next> {
+        let key = verb::fresh_key();
         let (session, model) = (Some(self.session.clone()), self.model.clone());
         self.mine.push(text.clone());
-        let mut answers =
-            self.link()?.ask(Verb::Run { session, text, key, model, steer: true }).await?;
-        let (tell, screen) = (self.tell.clone(), self.screen);
         // What happens in the turn is heard by watching; here only a refusal counts.
+        let verb = Verb::Run { session, text, key, model, steer: true };
+        self.beside(verb, |_| Ok(String::new())).await
+    }
+
+    /// Ask the host while the conversation goes on, and tell what the answer is shown as.
+    async fn beside<S>(&self, verb: Verb, shown: S) -> Result<Next>
+    where
+        S: FnOnce(Option<Value>) -> Result<String> + Send + 'static,
+    {
+        let mut answers = self.link.ask(verb).await?;
+        let (tell, screen) = (self.tell.clone(), self.screen);
         tokio::spawn(async move {
-            while let Some(answer) = answers.recv().await {
-                if let Answer::Refused { why, .. } = answer {
-                    let _ = tell.send(complaint(&why, screen));
-                }
+            let told = views::answer(&mut answers).await.and_then(shown);
+            let text = told.unwrap_or_else(|error| complaint(&error, screen));
+            if !text.is_empty() {
+                // Nobody is left to be told when the conversation is over.
+                let _ = tell.send(text);
             }
         });
-        Ok(())
+        Ok(Next::Later)
+    }
+
+    fn complain(&self, error: &anyhow::Error) {
+        self.prompt.print(&complaint(error, self.screen));
     }
 }
 
@@ -383,8 +348,8 @@ enum Next {
     Same,
     /// When the answer is there, if there is no room for a prompt beside it.
     Later,
-    Elsewhere,
-    Leave,
+    /// None, but the end, with this exit code.
+    Leave(u8),
 }
 
 /// Hear a session from now on.
@@ -399,13 +364,6 @@ async fn watch(link: &Link, session: &str) -> Result<UnboundedReceiver<Answer>> 
 }
 
 /// What went wrong, ready to print.
-fn complaint(why: &str, screen: Screen) -> String {
-    screen.warn(&wrapped(why, screen))
-}
-
-async fn sleep_until(due: Option<tokio::time::Instant>) {
-    match due {
-        Some(due) => tokio::time::sleep_until(due).await,
-        None => std::future::pending().await,
-    }
+fn complaint(error: &anyhow::Error, screen: Screen) -> String {
+    screen.warn(&wrapped(&format!("{error:#}"), screen))
 }

@@ -3,7 +3,7 @@
 //! Owns how values look: NULL, numbers, blobs, text that holds tabs and newlines. Does not
 //! know the query or where the text goes.
 
-use std::io::Write;
+use std::io::{IsTerminal as _, Write};
 
 use anyhow::Result;
 use rusqlite::Statement;
@@ -30,11 +30,21 @@ pub enum Layout {
     Json,
 }
 
+impl Layout {
+    /// For scripts.
+    pub const BARE: Self = Self::Tabs { header: false };
+
+    /// For people, and for the programs that they pipe it to.
+    pub fn readable() -> Self {
+        if std::io::stdout().is_terminal() { Self::Aligned } else { Self::Tabs { header: true } }
+    }
+}
+
 /// Run a statement whose values are bound, and write its rows.
 pub fn show(statement: &mut Statement<'_>, layout: Layout, out: &mut impl Write) -> Result<()> {
     let names = names(statement);
     let mut rows = statement.raw_query();
-    let mut table = Vec::new();
+    let mut table = vec![names.iter().map(|name| (clean(&escaped(name)), false)).collect()];
     if layout == (Layout::Tabs { header: true }) && !names.is_empty() {
         let names: Vec<_> = names.iter().map(|name| escaped(name)).collect();
         writeln!(out, "{}", names.join("\t"))?;
@@ -55,8 +65,7 @@ pub fn show(statement: &mut Statement<'_>, layout: Layout, out: &mut impl Write)
         }
     }
     if layout == Layout::Aligned && !names.is_empty() {
-        let names: Vec<_> = names.iter().map(|name| clean(&escaped(name))).collect();
-        align(&names, &table, out)?;
+        align(table, out)?;
     }
     Ok(())
 }
@@ -82,24 +91,19 @@ fn cell(value: ValueRef<'_>) -> (String, bool) {
     (clean(&text(value)), number)
 }
 
-fn align(names: &[String], table: &[Vec<(String, bool)>], out: &mut impl Write) -> Result<()> {
-    let widths: Vec<_> = (0..names.len())
-        .map(|column| {
-            let cells = table.iter().map(|row| row[column].0.width());
-            cells.max().unwrap_or(0).max(names[column].width())
-        })
-        .collect();
-    let mut write = |cells: Vec<(String, bool)>| {
+/// Rows of one length, the first of them the header.
+fn align(mut table: Vec<Vec<(String, bool)>>, out: &mut impl Write) -> Result<()> {
+    let widest = |column: usize| table.iter().map(|row| row[column].0.width()).max().unwrap_or(0);
+    let widths: Vec<_> = (0..table[0].len()).map(widest).collect();
+    table.insert(1, widths.iter().map(|width| ("-".repeat(*width), false)).collect());
+    for row in table {
         let mut line = String::new();
-        for ((cell, number), width) in cells.into_iter().zip(&widths) {
+        for ((cell, number), width) in row.into_iter().zip(&widths) {
             let space = " ".repeat(width - cell.width());
             line += &if number { format!("{space}{cell}  ") } else { format!("{cell}{space}  ") };
         }
-        writeln!(out, "{}", line.trim_end())
-    };
-    write(names.iter().map(|name| (name.clone(), false)).collect())?;
-    write(widths.iter().map(|width| ("-".repeat(*width), false)).collect())?;
-    table.iter().try_for_each(|row| write(row.clone()))?;
+        writeln!(out, "{}", line.trim_end())?;
+    }
     Ok(())
 }
 

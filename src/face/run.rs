@@ -17,39 +17,29 @@ use crate::organs::host::Settings;
 use crate::organs::link::Link;
 use crate::organs::prompt::RIGHTS;
 use crate::organs::sessions;
-use crate::organs::verb::{Answer, Verb, exit};
-
-/// What the command line asks for.
-#[derive(Debug)]
-pub struct Request {
-    /// The task.
-    pub task: Option<String>,
-    /// The session.
-    pub session: Option<String>,
-    /// The model.
-    pub model: Option<String>,
-    /// Whether events are printed as JSON.
-    pub json: bool,
-}
+use crate::organs::verb::{self, Answer, Verb, exit};
 
 /// Run the turn. The number is the exit code.
-pub async fn run(settings: impl FnOnce() -> Result<Settings>, request: Request) -> Result<u8> {
-    let text = task(request.task)?;
-    let mut talk = Talk::new(Link::establish(settings).await?, request.json)?;
-    let code = talk.turn(text, request.session, request.model).await?;
-    talk.finish().await?;
+pub async fn run(
+    settings: impl FnOnce() -> Result<Settings>,
+    given: Option<String>,
+    session: Option<String>,
+    model: Option<String>,
+    json: bool,
+) -> Result<u8> {
+    let text = task(given)?;
+    let mut talk = Talk::new(Link::establish(settings).await?, json)?;
+    let code = talk.turn(text, session, model).await?;
+    leave(&talk.link, json).await?;
     Ok(code)
 }
 
 /// Lines from a pipe: each a turn, one after the other. The number is the exit code of the
 /// last.
 pub async fn lines(settings: Settings, session: Option<String>, json: bool) -> Result<u8> {
-    let home = settings.home.clone();
-    let model = settings.model.clone();
-    home.create_root()?;
-    let latest = if home.sessions().exists() { sessions::latest(&home)? } else { None };
-    let session = session.or(latest).map_or_else(|| sessions::fresh_name(&home), Ok)?;
+    let (home, model) = (settings.home.clone(), settings.model.clone());
     let mut talk = Talk::new(Link::establish(move || Ok(settings)).await?, json)?;
+    let session = sessions::chosen(&home, session)?;
     let mut code = 0;
     for line in std::io::stdin().lock().split(b'\n') {
         let line = line.context("cannot read standard input")?;
@@ -60,26 +50,25 @@ pub async fn lines(settings: Settings, session: Option<String>, json: bool) -> R
             _ => code = talk.turn(text, Some(session.clone()), model.clone()).await?,
         }
     }
-    talk.finish().await?;
+    leave(&talk.link, json).await?;
     Ok(code)
 }
 
 /// Turns, one after the other, without a prompt.
 struct Talk {
-    /// Gone only while the next host is looked for.
-    link: Option<Link>,
+    link: Link,
     json: bool,
 }
 
 impl Talk {
     /// Over this link.
     fn new(link: Link, json: bool) -> Result<Self> {
-        if let Some(host) = link.host() {
+        if link.host().is_some() {
             let mut output = Output::new(json);
-            output.notices(host.take_notices())?;
+            output.notices(link.take_notices())?;
             output.notices([RIGHTS.to_owned()])?;
         }
-        Ok(Self { link: Some(link), json })
+        Ok(Self { link, json })
     }
 
     /// One turn. The number is its exit code.
@@ -90,13 +79,10 @@ impl Talk {
         model: Option<String>,
     ) -> Result<u8> {
         let mut output = Output::new(self.json);
-        let key = format!("{:016x}", fastrand::u64(..));
+        let key = verb::fresh_key();
         let verb = Verb::Run { session, text, key: key.clone(), model, steer: false };
         loop {
-            let link = self.link.take().context("there is no host")?;
-            let code = ask(&link, verb.clone(), &key, &mut output).await?;
-            if let Some(code) = code {
-                self.link = Some(link);
+            if let Some(code) = ask(&self.link, verb.clone(), &key, &mut output).await? {
                 return Ok(code);
             }
             if let Some(session) = output.session {
@@ -105,20 +91,11 @@ impl Talk {
                 );
             }
             // The message waits in the inbox under its key: asking again cannot double it.
-            let link = link.again().await?;
-            if let Some(host) = link.host() {
+            self.link.again().await?;
+            if self.link.host().is_some() {
                 output.notices(["The host ended; this process hosts now.".to_owned()])?;
-                output.notices(host.take_notices())?;
+                output.notices(self.link.take_notices())?;
             }
-            self.link = Some(link);
-        }
-    }
-
-    /// Do not end under what others asked for.
-    async fn finish(self) -> Result<()> {
-        match &self.link {
-            Some(link) => leave(link, self.json).await,
-            None => Ok(()),
         }
     }
 }
@@ -147,11 +124,9 @@ async fn ask(link: &Link, verb: Verb, key: &str, output: &mut Output) -> Result<
     let mut stop = Box::pin(interrupted());
     let mut stopping = false;
     loop {
-        let due = output.view.due().map(tokio::time::Instant::from_std);
         let answer = tokio::select! {
             answer = answers.recv() => answer,
-            () = async { tokio::time::sleep_until(due.unwrap_or_else(tokio::time::Instant::now)).await }, if due.is_some() => {
-                let lines = output.view.tick();
+            lines = output.view.slow() => {
                 output.lines(lines)?;
                 continue;
             }
@@ -198,25 +173,19 @@ fn task(argument: Option<String>) -> Result<String> {
     if !std::io::stdin().is_terminal() {
         let mut bytes = Vec::new();
         std::io::stdin().read_to_end(&mut bytes).context("cannot read standard input")?;
-        let text = match String::from_utf8(bytes) {
-            Ok(text) => text.trim_end().to_owned(),
-            Err(error) => {
-                let at = error.utf8_error().valid_up_to();
-                let why = format!(
-                    "stdin is not UTF-8 text (byte {}): save it as a file and name that in the task",
-                    at + 1
-                );
-                return Err(Refusal { why, exit: exit::USAGE }.into());
-            }
-        };
-        if !text.is_empty() {
-            parts.push(text);
-        }
+        let text = String::from_utf8(bytes).map_err(|error| {
+            let at = error.utf8_error().valid_up_to() + 1;
+            Refusal::usage(format!(
+                "stdin is not UTF-8 text (byte {at}): save it as a file and name that in the task"
+            ))
+        })?;
+        parts.push(text.trim_end().to_owned());
+        parts.retain(|part| !part.is_empty());
     }
     let task = parts.join("\n\n");
     if task.trim().is_empty() {
-        let why = "nothing to do: give the task as an argument or on standard input".to_owned();
-        return Err(Refusal { why, exit: exit::USAGE }.into());
+        let why = "nothing to do: give the task as an argument or on standard input";
+        return Err(Refusal::usage(why).into());
     }
     Ok(task)
 }
@@ -278,14 +247,6 @@ impl Output {
     }
 
     fn notices(&mut self, notices: impl IntoIterator<Item = String>) -> Result<()> {
-        for text in notices {
-            if self.json {
-                write(Place::Out, &serde_json::to_string(&Event::Notice { text })?)?;
-            } else {
-                let lines = self.view.event(&Event::Notice { text });
-                self.lines(lines)?;
-            }
-        }
-        Ok(())
+        notices.into_iter().try_for_each(|text| self.event(&Event::Notice { text }))
     }
 }

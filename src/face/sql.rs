@@ -5,13 +5,14 @@
 //! (rows changed, file created) goes to standard error, so that scripts can take the answer
 //! as it is. Does not know who asks: a person at a prompt, an agent's script or a pipe.
 
+use std::convert::identity;
 use std::ffi::CString;
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::mem::take;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context as _, Error, Result, anyhow, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use rusqlite::fallible_iterator::FallibleIterator as _;
 use rusqlite::{Batch, Connection, ErrorCode, OpenFlags, Statement};
 
@@ -20,58 +21,44 @@ use crate::face::rows::{Layout, show};
 
 /// How long a statement waits for another writer.
 const BUSY: Duration = Duration::from_secs(5);
+const TABLES: &str = "SELECT name FROM sqlite_schema WHERE type IN ('table', 'view') \
+    AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' AND (?1 = '' OR name LIKE ?1) ORDER BY name";
+const SCHEMA: &str = "SELECT sql || ';' FROM sqlite_schema WHERE sql IS NOT NULL \
+    AND (?1 = '' OR tbl_name LIKE ?1) ORDER BY tbl_name, type DESC, name";
+const HELP: &str = "\
+.tables [T]  list the tables
+.schema [T]  how they were made
+.quit        leave";
 /// Columns of a statement that an error shows: enough to find it.
 const STATEMENT_SHOWN: usize = 100;
 
-/// How rows are shown.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
-    /// A header, then a line a row: columns aligned for people, parted by tabs for all
-    /// else. Within a value `\t`, `\n`, `\r` and `\\` stand for the characters they name.
-    Readable,
-    /// The same without a header, parted by tabs everywhere, and nothing said of changes:
-    /// for scripts.
-    Bare,
-    /// One JSON object a row.
-    Json,
-}
-
 /// Run `query`, or what comes on standard input, on the database `file`, which is created
-/// where it is missing. The values are bound to `?1`, `?2` … of every statement.
+/// where it is missing. The values are bound to `?1`, `?2` … of every statement. Bare rows
+/// are for scripts: nothing is said of changes.
 pub fn sql(
     file: &Path,
     query: Option<&str>,
     values: &[String],
-    format: Format,
+    layout: Layout,
     out: &mut impl Write,
 ) -> Result<()> {
     let shown = file.display();
     let missing = !file.exists();
-    let stdin = io::stdin();
-    let layout = match format {
-        Format::Readable if io::stdout().is_terminal() => Layout::Aligned,
-        Format::Readable => Layout::Tabs { header: true },
-        Format::Bare => Layout::Tabs { header: false },
-        Format::Json => Layout::Json,
-    };
-    let prompt = query.is_none() && stdin.is_terminal();
+    let prompt = query.is_none() && io::stdin().is_terminal();
     let db = open(file)?;
-    let mut notes: Box<dyn Write> = match format {
-        Format::Bare => Box::new(io::sink()),
-        _ => Box::new(io::stderr()),
-    };
+    let mut notes: Box<dyn Write> =
+        if layout == Layout::BARE { Box::new(io::sink()) } else { Box::new(io::stderr()) };
     let mut shell = Shell { db, values, layout, out, notes: &mut notes, prompt };
     let ran = match query {
         Some(query) => shell.run(query.as_bytes()),
-        None => shell.run(stdin.lock()),
+        None => shell.run(io::stdin().lock()),
     };
-    let ran = ran.with_context(|| format!("sql {shown}"));
     drop(shell);
     if missing && let Ok(found) = file.metadata() {
         let empty = if found.len() == 0 { ", which is empty" } else { "" };
         writeln!(notes, "created {shown}{empty}").ok();
     }
-    ran
+    ran.with_context(|| format!("sql {shown}"))
 }
 
 fn open(file: &Path) -> Result<Connection> {
@@ -116,23 +103,23 @@ impl<O: Write, N: Write> Shell<'_, O, N> {
     fn run(&mut self, mut input: impl BufRead) -> Result<()> {
         let mut pending = String::new();
         loop {
-            self.ask(&pending)?;
-            let mut line = String::new();
-            let ended = input.read_line(&mut line).context("cannot read the statements")? == 0;
+            if self.prompt {
+                let prompt = if pending.is_empty() { "sql> " } else { "...> " };
+                write!(self.notes, "{prompt}")?;
+                self.notes.flush()?;
+            }
+            let begun = pending.len();
+            let ended = input.read_line(&mut pending).context("cannot read the statements")? == 0;
+            let line = &pending[begun..];
+            // To look at all that is pending is only worth it after a semicolon.
+            let whole = ended || line.contains(';') && complete(&pending);
             let ran = match line.trim() {
-                ".quit" if pending.is_empty() => return Ok(()),
-                command if pending.is_empty() && command.starts_with('.') => self.command(command),
-                _ => {
-                    pending.push_str(&line);
-                    // To look at all that is pending is only worth it after a semicolon.
-                    let ready = ended || line.contains(';') && complete(&pending);
-                    let text = if ready || pending.trim().is_empty() {
-                        take(&mut pending)
-                    } else {
-                        String::new()
-                    };
-                    self.statements(&text)
+                ".quit" if begun == 0 => return Ok(()),
+                command if begun == 0 && command.starts_with('.') => {
+                    self.command(take(&mut pending).trim())
                 }
+                _ if whole || pending.trim().is_empty() => self.statements(&take(&mut pending)),
+                _ => Ok(()),
             };
             match ran {
                 Err(error) if self.prompt => writeln!(self.notes, "error: {error:#}")?,
@@ -144,37 +131,18 @@ impl<O: Write, N: Write> Shell<'_, O, N> {
         }
     }
 
-    fn ask(&mut self, pending: &str) -> Result<()> {
-        if self.prompt {
-            write!(self.notes, "{}", if pending.is_empty() { "sql> " } else { "...> " })?;
-            self.notes.flush()?;
-        }
-        Ok(())
-    }
-
     fn command(&mut self, line: &str) -> Result<()> {
-        let (command, argument) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
-        let tables = "SELECT name FROM sqlite_schema WHERE type IN ('table', 'view') \
-                      AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY name";
-        let schema = "SELECT sql || ';' FROM sqlite_schema WHERE sql IS NOT NULL \
-                      AND (?1 = '' OR tbl_name LIKE ?1) ORDER BY tbl_name, type DESC, name";
-        let help =
-            ".tables      list the tables\n.schema [T]  how they were made\n.quit        leave";
-        match command {
-            ".tables" => self.list(tables, []),
-            ".schema" => self.list(schema, [argument.trim()]),
-            ".help" => Ok(writeln!(self.out, "{help}")?),
+        let (command, pattern) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
+        let query = match command {
+            ".tables" => TABLES,
+            ".schema" => SCHEMA,
+            ".help" => return Ok(writeln!(self.out, "{HELP}")?),
             _ => bail!("unknown command {command}; .help lists them"),
-        }
-    }
-
-    /// The one text column of a query, as it is.
-    fn list<P: rusqlite::Params>(&mut self, query: &str, values: P) -> Result<()> {
+        };
         let mut statement = self.db.prepare(query)?;
-        let mut rows = statement.query(values)?;
+        let mut rows = statement.query([pattern.trim()])?;
         while let Some(row) = rows.next()? {
-            let text = row.get_ref(0)?.as_str()?;
-            writeln!(self.out, "{}", clean::clean(text))?;
+            writeln!(self.out, "{}", clean::clean(row.get_ref(0)?.as_str()?))?;
         }
         Ok(())
     }
@@ -186,28 +154,23 @@ impl<O: Write, N: Write> Shell<'_, O, N> {
                 rusqlite::Error::SqlInputError { msg, sql, offset, .. } => {
                     anyhow!("{msg}, at: {}", brief(sql.get(offset as usize..).unwrap_or(&sql)))
                 }
-                error => plain(error.into()).context(format!("in {}", brief(text))),
+                error => anyhow!("in {}: {error}", brief(text)),
             })?;
             let Some(mut statement) = next else { return Ok(()) };
             bind(&mut statement, self.values)?;
             let asked = statement.expanded_sql().map_or_else(String::new, |sql| brief(&sql));
-            show(&mut statement, self.layout, self.out)
-                .map_err(|error| plain(error).context(format!("in {asked}")))?;
+            // Of what SQLite says only the words: the library adds its number for them.
+            show(&mut statement, self.layout, self.out).map_err(|error| {
+                error
+                    .downcast()
+                    .map_or_else(identity, |error: rusqlite::Error| anyhow!("in {asked}: {error}"))
+            })?;
             if changes_rows(&asked) {
                 let changed = self.db.changes();
                 let rows = if changed == 1 { "row" } else { "rows" };
                 writeln!(self.notes, "{changed} {rows} changed")?;
             }
         }
-    }
-}
-
-/// What SQLite said, without the library's number for it.
-fn plain(error: Error) -> Error {
-    match error.downcast() {
-        Ok(rusqlite::Error::SqliteFailure(_, Some(said))) => anyhow!(said),
-        Ok(error) => error.into(),
-        Err(error) => error,
     }
 }
 
@@ -303,10 +266,9 @@ CREATE TABLE t(a, b);";
         let folder = folder();
         let file = folder.path().join("a.db");
         let text = "CREATE TABLE t(name, n INTEGER); INSERT INTO t VALUES (?1, ?2); SELECT * FROM t WHERE n < ?2 + 1";
-        let bare = Layout::Tabs { header: false };
-        let done = ran(&file, bare, &["Ender's \"Game\"; --", "324"], false, text);
+        let done = ran(&file, Layout::BARE, &["Ender's \"Game\"; --", "324"], false, text);
         assert_eq!(done.out, "Ender's \"Game\"; --\t324\n");
-        let failed = ran(&file, bare, &["one"], false, "SELECT ?1, ?2");
+        let failed = ran(&file, Layout::BARE, &["one"], false, "SELECT ?1, ?2");
         let error = format!("{:#}", failed.result.unwrap_err());
         assert_eq!(error, "a statement takes 2 values; 1 came with the query");
     }
@@ -357,7 +319,7 @@ CREATE TABLE t(a, b);";
         let folder = folder();
         let file = folder.path().join("new.db");
         let mut out = Vec::new();
-        sql(&file, Some("CREATE TABLE t(a)"), &[], Format::Json, &mut out).unwrap();
+        sql(&file, Some("CREATE TABLE t(a)"), &[], Layout::Json, &mut out).unwrap();
         assert!(file.metadata().unwrap().len() > 0 && out.is_empty());
     }
 }

@@ -15,29 +15,25 @@ use serde_json::Value;
 use crate::face::clean::row;
 use crate::face::run;
 use crate::face::screen::{Place, Screen, write};
-use crate::face::turn_view::{Looked, Shown, TurnView};
-use crate::face::wrap::{Style, Wrap};
+use crate::face::turn_view::{Looked, Shown, TurnView, wrapped};
 use crate::kernel::event::{End, Event};
 use crate::organs::config::Config;
 use crate::organs::home::Home;
 use crate::organs::host::{Host, Settings};
 use crate::organs::keys::Keys;
 use crate::organs::models::Catalog;
-use crate::organs::verb::{Answer, Caller, Verb, exit};
+use crate::organs::verb::{self, Answer, Caller, Verb, exit};
 use crate::wires::script;
 
 /// The recording: what the owner says and what the model replies.
 const RECORDING: &str = include_str!("tour.jsonl");
-const INTRO: &[&str] = &[
-    "A recorded conversation: the agent's words are played, its tools are real.",
-    "It happens in a temporary folder, removed at the end.",
-];
-const OUTRO: &[&str] = &[
-    "",
-    "That was the tour. Now you:",
-    "- fledgling: a conversation of your own; it helps you to a model first",
-    "- fledgling help: short pages on how everything works",
-];
+const INTRO: &str = "\
+A recorded conversation: the agent's words are played, its tools are real.
+It happens in a temporary folder, removed at the end.";
+const OUTRO: &str = "
+That was the tour. Now you:
+- fledgling: a conversation of your own; it helps you to a model first
+- fledgling help: short pages on how everything works";
 const INDENT: &str = "    ";
 /// Lines shown of a file that is read: it is not what the tour is about.
 const READ_LINES: usize = 3;
@@ -84,7 +80,8 @@ impl Tour {
             if pauses {
                 pause(self.screen).await?;
             }
-            self.say(&["", &format!("you> {line}"), ""])?;
+            self.say(&format!("\nyou> {line}"))?;
+            self.say("")?;
             if self.turn(line).await? != End::Done {
                 return Ok(exit::FAILED);
             }
@@ -93,22 +90,16 @@ impl Tour {
         Ok(0)
     }
 
-    /// Lines of the tour's own, wrapped. Those that read JSON need none.
-    fn say(&self, lines: &[&str]) -> Result<()> {
+    /// Words of the tour's own. Those that read JSON need none.
+    fn say(&self, text: &str) -> Result<()> {
         if self.json {
             return Ok(());
         }
-        let mut wrap = Wrap::new(self.screen.width, self.screen.colour);
-        for line in lines {
-            wrap.begin(String::new(), INDENT.to_owned());
-            wrap.push(Style::BOLD, line);
-            wrap.end();
-        }
-        Ok(wrap.take().iter().try_for_each(|line| write(Place::Out, line))?)
+        Ok(write(Place::Out, &self.screen.bold(&wrapped(text, self.screen)))?)
     }
 
     async fn turn(&self, text: String) -> Result<End> {
-        let key = format!("{:016x}", fastrand::u64(..));
+        let key = verb::fresh_key();
         let session = Some("tour".to_owned());
         let verb = Verb::Run { session, text, key, model: None, steer: false };
         let mut answers = self.host.ask(Caller::Owner, verb);

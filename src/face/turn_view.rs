@@ -4,9 +4,11 @@
 //! Owns what a turn looks like, alike in every face. Does no output and knows no terminal
 //! but its width and colour.
 
-use std::time::{Duration, Instant};
+use std::future::pending;
+use std::time::Duration;
 
 use serde_json::Value;
+use tokio::time::{Instant, sleep_until};
 
 use crate::face::clean::{clean, line};
 use crate::face::markdown::Markdown;
@@ -41,9 +43,9 @@ pub struct Looked {
 pub struct TurnView {
     screen: Screen,
     markdown: Markdown,
-    /// The call under way, since when, and whether its slowness was told.
-    call: Option<(String, Instant, bool)>,
-    input: Value,
+    /// Whether a call is under way, and when it is to be told that it is slow.
+    calling: bool,
+    slow: Option<Instant>,
     /// The latest call.
     pub last: Option<Looked>,
 }
@@ -52,7 +54,7 @@ impl TurnView {
     /// For lines of this screen.
     pub fn new(screen: Screen) -> Self {
         let markdown = Markdown::new(screen.width, screen.colour);
-        Self { screen, markdown, call: None, input: Value::Null, last: None }
+        Self { screen, markdown, calling: false, slow: None, last: None }
     }
 
     /// The screen has changed.
@@ -77,18 +79,21 @@ impl TurnView {
             Event::Text { text } => self.markdown.push(text).into_iter().map(Shown::Said).collect(),
             Event::Reply { .. } => self.finish(),
             Event::Call { tool, input, .. } => {
-                let preview = preview(tool, input);
-                self.call = Some((preview, Instant::now(), false));
-                input.clone_into(&mut self.input);
+                let (tool, input) = (tool.clone(), input.clone());
+                self.last = Some(Looked { tool, input, text: String::new() });
+                (self.calling, self.slow) = (true, Some(Instant::now() + SLOW));
                 Vec::new()
             }
             Event::Result { tool, text, error, ms, .. } => {
-                let preview =
-                    self.call.take().map_or_else(|| tool.clone(), |(preview, ..)| preview);
-                let input = std::mem::take(&mut self.input);
-                self.last = Some(Looked { tool: tool.clone(), input, text: text.clone() });
+                // Whoever comes in the middle of a call hears of its end alone.
+                let begun = self.last.take().filter(|_| std::mem::take(&mut self.calling));
+                let input = begun.map_or(Value::Null, |begun| begun.input);
                 let mark = if *error { "✗" } else { "·" };
-                vec![self.call_line(mark, &preview, &seconds(Duration::from_millis(*ms)))]
+                let time = seconds(Duration::from_millis(*ms));
+                let line = self.call_line(mark, &preview(tool, &input), &time);
+                self.last = Some(Looked { tool: tool.clone(), input, text: text.clone() });
+                self.slow = None;
+                vec![line]
             }
             Event::Steered { origin, text } => self.said(origin, text),
             Event::Retry { wait_ms, why } => {
@@ -110,21 +115,12 @@ impl TurnView {
         }
     }
 
-    /// When something is to be said though nothing happens.
-    pub fn due(&self) -> Option<Instant> {
-        self.call.as_ref().filter(|(.., told)| !told).map(|(_, since, _)| *since + SLOW)
-    }
-
-    /// What is to be said when it is due.
-    pub fn tick(&mut self) -> Vec<Shown> {
-        match &mut self.call {
-            Some((preview, since, told)) if !*told && since.elapsed() >= SLOW => {
-                *told = true;
-                let preview = preview.clone();
-                vec![self.call_line("…", &preview, "still running")]
-            }
-            _ => Vec::new(),
-        }
+    /// What is to be said though nothing happens: it comes when it is due.
+    pub async fn slow(&mut self) -> Vec<Shown> {
+        let (Some(due), Some(call)) = (self.slow, &self.last) else { return pending().await };
+        sleep_until(due).await;
+        self.slow = None;
+        vec![self.call_line("…", &preview(&call.tool, &call.input), "still running")]
     }
 
     /// The end of the words so far.

@@ -23,7 +23,7 @@ pub async fn once(mut link: Link, verb: Verb) -> Result<Value> {
         if let Some(value) = answered? {
             return Ok(value);
         }
-        link = link.again().await?;
+        link.again().await?;
     }
 }
 
@@ -34,12 +34,13 @@ pub async fn ask(link: &Link, verb: Verb) -> Result<Value> {
 
 /// The answer, and what the host had to say before.
 async fn aloud(link: &Link, verb: Verb) -> Result<Option<Value>> {
-    if let Some(host) = link.host() {
-        for notice in host.take_notices() {
-            write(Place::Err, &clean(&notice))?;
-        }
-    }
+    notices(link)?;
     answer(&mut link.ask(verb).await?).await
+}
+
+fn notices(link: &Link) -> Result<()> {
+    let notices = link.take_notices();
+    Ok(notices.iter().try_for_each(|notice| write(Place::Err, &clean(notice)))?)
 }
 
 /// The one thing that comes as an answer; none when the host ended before it came.
@@ -58,9 +59,7 @@ pub async fn answer(answers: &mut UnboundedReceiver<Answer>) -> Result<Option<Va
 
 /// `fledgling init`.
 pub async fn init(link: &Link, home: &Home) -> Result<u8> {
-    for notice in link.host().map(|host| host.take_notices()).unwrap_or_default() {
-        write(Place::Err, &clean(&notice))?;
-    }
+    notices(link)?;
     write(Place::Out, &format!("home       {}", home.path().display()))?;
     write(Place::Out, &format!("workspace  {}", home.workspace().display()))?;
     run::leave(link, false).await?;
@@ -96,15 +95,15 @@ pub fn turns(count: u64) -> String {
 
 /// `fledgling end`.
 pub fn ended(answer: &Value) -> Result<u8> {
-    let name = answer.get("ended").and_then(Value::as_str).unwrap_or_default();
+    let name = answer["ended"].as_str().unwrap_or_default();
     write(Place::Err, &format!("Session {name} is ended; its transcript stays."))?;
     Ok(0)
 }
 
 /// `fledgling stop`.
 pub fn stopped(answer: &Value) -> Result<u8> {
-    let stopped = answer.get("stopped").and_then(Value::as_array).cloned().unwrap_or_default();
-    let names: Vec<&str> = stopped.iter().filter_map(Value::as_str).collect();
+    let stopped = answer["stopped"].as_array().into_iter().flatten();
+    let names: Vec<&str> = stopped.filter_map(Value::as_str).collect();
     let text = match names.as_slice() {
         [] => "Nothing was running.".to_owned(),
         names => format!("Stopped: {}.", names.join(", ")),
@@ -117,9 +116,8 @@ pub fn stopped(answer: &Value) -> Result<u8> {
 pub fn wire_text(answer: &Value, screen: Screen) -> String {
     let mut lines = Vec::new();
     for exchange in answer.as_array().into_iter().flatten() {
-        let text = |name: &str| exchange.get(name).and_then(Value::as_str).unwrap_or_default();
-        let turn = exchange.get("turn").and_then(Value::as_u64).unwrap_or_default();
-        lines.push(screen.bold(&format!("→ turn {turn}, {}", text("at"))));
+        let text = |name: &str| exchange[name].as_str().unwrap_or_default();
+        lines.push(screen.bold(&format!("→ turn {}, {}", exchange["turn"], text("at"))));
         let request = serde_json::from_str::<Value>(text("request"))
             .and_then(|body| serde_json::to_string_pretty(&body))
             .unwrap_or_else(|_| text("request").to_owned());
@@ -139,11 +137,7 @@ pub fn usage_text(answer: &Value, screen: Screen) -> String {
     if rows.is_empty() {
         return "Nothing was used yet.".to_owned();
     }
-    let number =
-        |row: &Value, name: &str| row.get(name).and_then(Value::as_u64).unwrap_or_default();
-    let text = |row: &Value, name: &str| {
-        row.get(name).and_then(Value::as_str).unwrap_or_default().to_owned()
-    };
+    let text = |row: &Value, name: &str| row[name].as_str().unwrap_or_default().to_owned();
     let head = format!(
         "{:10}  {:>5}  {:>7}  {:>7}  {:>7}  session, model",
         "day", "turns", "input", "cached", "output"
@@ -151,7 +145,8 @@ pub fn usage_text(answer: &Value, screen: Screen) -> String {
     let mut lines = vec![screen.bold(&row(&head, screen.width))];
     let mut total = [0; 4];
     for one in rows {
-        let numbers = ["turns", "input", "cache_read", "output"].map(|name| number(one, name));
+        let numbers =
+            ["turns", "input", "cache_read", "output"].map(|name| one[name].as_u64().unwrap_or(0));
         total.iter_mut().zip(numbers).for_each(|(sum, number)| *sum += number);
         let label = format!("{}, {}", text(one, "session"), text(one, "model"));
         lines.push(row(&usage_line(&text(one, "day"), numbers, &label), screen.width));
@@ -167,21 +162,19 @@ fn usage_line(day: &str, [turns, input, cached, output]: [u64; 4], label: &str) 
 
 /// The harness as a session sees it.
 pub fn about_text(answer: &Value) -> String {
+    fields(answer, "").join("\n")
+}
+
+/// A line for each field, those of an object in it below its name.
+fn fields(value: &Value, indent: &str) -> Vec<String> {
     let mut lines = Vec::new();
-    for (name, value) in answer.as_object().into_iter().flatten() {
-        let name = name.replace('_', " ");
-        match value {
-            Value::Object(fields) => {
-                lines.push(format!("{name}:"));
-                let field = |(name, value): (&String, &Value)| {
-                    format!("  {}: {}", name.replace('_', " "), plain(value))
-                };
-                lines.extend(fields.iter().map(field));
-            }
-            value => lines.push(format!("{name}: {}", plain(value))),
-        }
+    for (name, value) in value.as_object().into_iter().flatten() {
+        let shown = value.as_str().map_or_else(|| value.to_string(), clean);
+        let shown = if value.is_object() { String::new() } else { format!(" {shown}") };
+        lines.push(format!("{indent}{}:{shown}", name.replace('_', " ")));
+        lines.extend(fields(value, &format!("{indent}  ")));
     }
-    lines.join("\n")
+    lines
 }
 
 /// Print an answer: as text, or as one JSON object a line.
@@ -198,8 +191,4 @@ pub fn print(
         (false, answer) => write(Place::Out, &text(answer, Screen::of(Place::Out))?)?,
     }
     Ok(0)
-}
-
-fn plain(value: &Value) -> String {
-    value.as_str().map_or_else(|| value.to_string(), clean)
 }

@@ -4,6 +4,8 @@
 //! every line closes the styles it opens, so each can be printed alone, and without colour
 //! no line holds an escape. Knows nothing of markdown.
 
+use std::mem::take;
+
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 /// How text looks: any set of the constants.
@@ -25,25 +27,33 @@ impl Style {
     fn open(self) -> String {
         let codes = [(Self::BOLD, "1"), (Self::ITALIC, "3"), (Self::CODE, "36"), (Self::DIM, "2")];
         let on = codes.iter().filter(|(style, _)| self.0 & style.0 != 0);
-        format!("\x1b[{}m", on.map(|(_, code)| *code).collect::<Vec<_>>().join(";"))
+        let codes: Vec<_> = on.map(|(_, code)| *code).collect();
+        if codes.is_empty() { String::new() } else { format!("\x1b[{}m", codes.join(";")) }
+    }
+
+    fn close(self) -> &'static str {
+        if self == Self::PLAIN { "" } else { "\x1b[0m" }
     }
 }
 
-/// Text with its style.
-pub type Piece = (Style, String);
+/// A character with its style.
+type Cell = (Style, char);
 
 /// Lines being filled.
+#[derive(Default)]
 pub struct Wrap {
     width: usize,
     colour: bool,
     done: Vec<String>,
-    /// What stands at the left of the current line, and of those that it runs on into.
-    prefix: String,
+    line: Vec<Cell>,
+    /// Cells of the line that stand at its left, before its text.
+    prefix: usize,
+    /// What stands at the left of the lines that this one runs on into.
     hanging: String,
-    line: Vec<Piece>,
+    /// Columns of the line that are taken.
     used: usize,
-    gap: usize,
-    word: Vec<Piece>,
+    gap: Vec<Cell>,
+    word: Vec<Cell>,
 }
 
 impl Wrap {
@@ -53,17 +63,7 @@ impl Wrap {
     const TAB: usize = 4;
 
     pub fn new(width: usize, colour: bool) -> Self {
-        Self {
-            width: width.max(Self::NARROWEST),
-            colour,
-            done: Vec::new(),
-            prefix: String::new(),
-            hanging: String::new(),
-            line: Vec::new(),
-            used: 0,
-            gap: 0,
-            word: Vec::new(),
-        }
+        Self { width: width.max(Self::NARROWEST), colour, ..Self::default() }
     }
 
     /// What is not laid out yet goes into lines of this width.
@@ -77,9 +77,12 @@ impl Wrap {
     }
 
     /// Begin a line with this at its left, and `hanging` at the left of its continuations.
-    pub fn begin(&mut self, prefix: String, hanging: String) {
+    pub fn begin(&mut self, prefix: &str, hanging: &str) {
+        let style = if prefix.trim().is_empty() { Style::PLAIN } else { Style::DIM };
+        self.line = prefix.chars().map(|c| (style, c)).collect();
+        self.prefix = self.line.len();
         self.used = prefix.width();
-        (self.prefix, self.hanging) = (prefix, hanging);
+        hanging.clone_into(&mut self.hanging);
     }
 
     /// Add text to the line. It may end within a word.
@@ -87,14 +90,14 @@ impl Wrap {
         for c in text.chars() {
             if c.is_whitespace() {
                 self.end_word();
-                self.gap += if c == '\t' { Self::TAB } else { 1 };
+                let columns = if c == '\t' { Self::TAB } else { 1 };
+                self.gap.extend([(style, ' ')].repeat(columns));
                 continue;
             }
-            let before = self.word.last().and_then(|(_, text)| text.chars().next_back());
-            if before.is_some_and(|before| breakable(before, c)) {
+            if self.word.last().is_some_and(|(_, before)| breakable(*before, c)) {
                 self.end_word();
             }
-            append(&mut self.word, style, c);
+            self.word.push((style, c));
         }
     }
 
@@ -102,88 +105,70 @@ impl Wrap {
     pub fn end(&mut self) {
         self.end_word();
         self.emit();
-        self.begin(String::new(), String::new());
+        self.begin("", "");
     }
 
-    /// A line as it is, however long.
-    pub fn whole(&mut self, line: &[Piece]) {
-        self.done.push(self.render(line));
+    /// A line as it is, however long, with `indent` at its left.
+    pub fn whole(&mut self, indent: &str, style: Style, text: &str) {
+        let indent = indent.chars().map(|c| (Style::PLAIN, c));
+        let line: Vec<_> = indent.chain(text.chars().map(|c| (style, c))).collect();
+        self.done.push(self.render(&line));
     }
 
     /// The lines finished since the last time.
     pub fn take(&mut self) -> Vec<String> {
-        std::mem::take(&mut self.done)
+        take(&mut self.done)
     }
 
     fn end_word(&mut self) {
-        let word = std::mem::take(&mut self.word);
-        if word.is_empty() {
+        if self.word.is_empty() {
             return;
         }
-        let wide: usize = word.iter().map(|(_, text)| text.width()).sum();
-        if self.used + self.gap + wide > self.width {
-            self.gap = 0;
-            if !self.line.is_empty() {
+        let (mut gap, word) = (take(&mut self.gap), take(&mut self.word));
+        let wide: usize = word.iter().map(columns).sum();
+        if self.used + gap.len() + wide > self.width {
+            gap.clear();
+            if self.line.len() > self.prefix {
                 self.emit();
             }
         }
-        if self.gap > 0 {
-            // A space of the same style as both its neighbours needs no escapes.
-            let last = self.line.last().map(|(style, _)| *style);
-            let style = if last == Some(word[0].0) { word[0].0 } else { Style::PLAIN };
-            (0..self.gap).for_each(|_| append(&mut self.line, style, ' '));
-        }
-        self.used += self.gap;
-        self.gap = 0;
-        for (style, text) in word {
-            for c in text.chars() {
-                // The selector makes an emoji of a character, which may widen it.
-                let wide = if c == '\u{fe0f}' { 1 } else { c.width().unwrap_or(0) };
-                if self.used + wide > self.width {
-                    self.emit();
-                }
-                append(&mut self.line, style, c);
-                self.used += wide;
+        for cell in gap.into_iter().chain(word) {
+            if self.used + columns(&cell) > self.width {
+                self.emit();
             }
+            self.used += columns(&cell);
+            self.line.push(cell);
         }
     }
 
     fn emit(&mut self) {
-        let prefix = std::mem::replace(&mut self.prefix, self.hanging.clone());
-        let style = if prefix.trim().is_empty() { Style::PLAIN } else { Style::DIM };
-        let mut line = std::mem::take(&mut self.line);
-        let prefix = if line.is_empty() { prefix.trim_end() } else { &prefix };
-        line.insert(0, (style, prefix.to_owned()));
-        self.whole(&line);
-        self.used = self.prefix.width();
-        self.gap = 0;
+        let inked = self.line.iter().rposition(|(_, c)| *c != ' ').map_or(0, |last| last + 1);
+        self.done.push(self.render(&self.line[..inked]));
+        let hanging = take(&mut self.hanging);
+        self.begin(&hanging, &hanging);
+        self.gap.clear();
     }
 
-    fn render(&self, line: &[Piece]) -> String {
+    fn render(&self, line: &[Cell]) -> String {
         let mut out = String::new();
         let mut now = Style::PLAIN;
-        let end = (Style::PLAIN, String::new());
-        for (style, text) in line.iter().filter(|(_, text)| !text.is_empty()).chain([&end]) {
+        for (style, c) in line {
             if self.colour && *style != now {
-                if now != Style::PLAIN {
-                    out.push_str("\x1b[0m");
-                }
-                if *style != Style::PLAIN {
-                    out.push_str(&style.open());
-                }
+                out.push_str(now.close());
+                out.push_str(&style.open());
                 now = *style;
             }
-            out.push_str(text);
+            out.push(*c);
         }
+        out.push_str(now.close());
         out
     }
 }
 
-fn append(pieces: &mut Vec<Piece>, style: Style, c: char) {
-    match pieces.last_mut() {
-        Some((last, text)) if *last == style => text.push(c),
-        _ => pieces.push((style, c.to_string())),
-    }
+/// Columns that a character takes at most.
+fn columns((_, c): &Cell) -> usize {
+    // The selector makes an emoji of a character, which may widen it.
+    if *c == '\u{fe0f}' { 1 } else { c.width().unwrap_or(0) }
 }
 
 /// Whether a line may break between two characters without a space between them: beside

@@ -30,7 +30,7 @@ use crate::organs::verb::{Answer, Caller, Needs, Verb, exit};
 use crate::organs::wirelog;
 
 /// What a host is started with.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Settings {
     /// The home.
     pub home: Home,

@@ -84,14 +84,13 @@ impl Link {
     }
 
     /// After the host ended: find the next one, or become it.
-    pub async fn again(self) -> Result<Self> {
+    pub async fn again(&mut self) -> Result<()> {
         match self {
-            Self::Door(settings) => Self::outside(*settings).await,
-            Self::Own(..) => Ok(self),
-            Self::Hand(folder) => {
-                anyhow::bail!("the host behind {} ended", folder.display())
-            }
+            Self::Door(settings) => *self = Self::outside((**settings).clone()).await?,
+            Self::Own(..) => {}
+            Self::Hand(folder) => anyhow::bail!("the host behind {} ended", folder.display()),
         }
+        Ok(())
     }
 
     /// Before this process ends: wait until everything is answered that others asked of it.
@@ -117,6 +116,11 @@ impl Link {
     /// Whether requests come to the host as the owner's.
     pub fn is_owners(&self) -> bool {
         !matches!(self, Self::Hand(_))
+    }
+
+    /// What there is to know about the host, once, when it is this process.
+    pub fn take_notices(&self) -> Vec<String> {
+        self.host().map(|host| host.take_notices()).unwrap_or_default()
     }
 
     /// The host, when it is this process.

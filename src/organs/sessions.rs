@@ -55,6 +55,14 @@ pub fn fresh_name(home: &Home) -> Result<String> {
     names.into_iter().find(|name| !home.transcript(name).exists()).context("no name is free")
 }
 
+/// The session to go on with: the one that is named, else the latest, else a new one.
+pub fn chosen(home: &Home, named: Option<String>) -> Result<String> {
+    match named {
+        Some(name) => check_name(&name).map(|()| name),
+        None => latest(home)?.map_or_else(|| fresh_name(home), Ok),
+    }
+}
+
 /// All sessions, the latest first.
 pub fn list(home: &Home) -> Result<Vec<Listed>> {
     files(home)?.into_iter().map(|(name, modified)| read(home, name, modified)).collect()

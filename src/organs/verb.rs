@@ -79,6 +79,11 @@ pub enum Verb {
     },
 }
 
+/// A key for something said.
+pub fn fresh_key() -> String {
+    format!("{:016x}", fastrand::u64(..))
+}
+
 /// Who asks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Caller {
