@@ -71,17 +71,21 @@ enum Command {
     /// End a conversation for good; its transcript stays
     End {
         /// Which
-        session: String,
+        #[arg(value_name = "SESSION")]
+        named: String,
     },
     /// Stop the running turn, of one conversation or of all
     Stop {
         /// Which
-        session: Option<String>,
+        #[arg(value_name = "SESSION")]
+        named: Option<String>,
     },
     /// Show the requests and raw replies of a turn, as they went over the wire
     Wire {
+        // Not `session`: clap would take it for the value of `--session` as well.
         /// Which conversation [default: the latest]
-        session: Option<String>,
+        #[arg(value_name = "SESSION")]
+        named: Option<String>,
         /// Which turn [default: the latest]
         turn: Option<u64>,
     },
@@ -95,8 +99,10 @@ enum Command {
         /// The database; made when there is none
         file: PathBuf,
         /// The statements [default: from standard input]
+        #[arg(allow_hyphen_values = true)]
         query: Option<String>,
         /// Values for ?1, ?2 … of the statements: nothing in them needs quoting
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         values: Vec<String>,
         /// Rows without a header, parted by tabs: for scripts
         #[arg(long)]
@@ -137,23 +143,25 @@ impl Cli {
             let catalog = Catalog::new(config.clone(), keys);
             Ok(Settings { home: home.clone(), config, catalog, model: model.clone(), safe })
         };
-        let simple = async |verb| views::ask(&Link::establish(&settings).await?, verb).await;
+        let simple = async |verb| views::once(Link::establish(&settings).await?, verb).await;
         match command {
             None => repl::repl(settings()?, session, json).await,
             Some(Command::Run { task }) => {
                 let request = run::Request { task, session, model: model.clone(), json };
                 run::run(settings, request).await
             }
-            Some(Command::Init) => views::init(&Link::establish(settings).await?, &home),
+            Some(Command::Init) => views::init(&Link::establish(settings).await?, &home).await,
             Some(Command::Sessions) => {
                 views::print(&simple(Verb::Sessions).await?, json, views::sessions_text)
             }
-            Some(Command::End { session }) => views::ended(&simple(Verb::End { session }).await?),
-            Some(Command::Stop { session: named }) => {
+            Some(Command::End { named: session }) => {
+                views::ended(&simple(Verb::End { session }).await?)
+            }
+            Some(Command::Stop { named }) => {
                 let session = named.or(session);
                 views::stopped(&simple(Verb::Stop { session }).await?)
             }
-            Some(Command::Wire { session: named, turn }) => {
+            Some(Command::Wire { named, turn }) => {
                 // `wire 3` is a turn of the latest conversation.
                 let (named, turn) = match (named, turn) {
                     (Some(number), None) if number.parse::<u64>().is_ok() => {

@@ -8,6 +8,7 @@ use std::path::Path;
 use anyhow::Result;
 
 use crate::face::clean::clean;
+use crate::face::run;
 use crate::face::screen::{Place, Screen, write};
 use crate::kernel::session::Session;
 use crate::organs::host::Settings;
@@ -85,6 +86,7 @@ pub async fn doctor(settings: impl FnOnce() -> Result<Settings>) -> Result<u8> {
             }
         }
     }
+    run::leave(&link, false).await?;
     for text in Sources::new(home, safe).prompt().notices {
         report("prompt", Found::Note(text))?;
     }

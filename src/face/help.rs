@@ -1,7 +1,163 @@
-//! Temporary.
-pub fn show(_: Option<&str>) -> anyhow::Result<u8> {
+//! `fledgling help TOPIC`: short pages, which the agent reads to extend itself.
+//!
+//! Owns the pages and the list of them, which is made of their first lines and so cannot
+//! lack one. Does not know who reads them.
+
+use anyhow::Result;
+use include_dir::{Dir, include_dir};
+
+use crate::face::Refusal;
+use crate::face::screen::{Place, write};
+use crate::files::edit::likeness;
+use crate::organs::verb::exit;
+
+static PAGES: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/src/face/help");
+/// Percent of likeness below which a topic cannot have been meant.
+const ALIKE: usize = 40;
+/// Topics that are named where one was mistyped.
+const NAMED: usize = 2;
+
+/// Print the page on a topic, or the list. The number is the exit code.
+pub fn show(topic: Option<&str>) -> Result<u8> {
+    write(Place::Out, text(topic)?.trim_end())?;
     Ok(0)
 }
-pub fn text(_: Option<&str>) -> anyhow::Result<String> {
-    Ok(String::new())
+
+/// The page on a topic, or the list where none is named.
+pub fn text(topic: Option<&str>) -> Result<String> {
+    let Some(topic) = topic else { return Ok(index()) };
+    page(topic).map(str::to_owned).ok_or_else(|| {
+        let why = format!("there is no page on {topic:?}; {}", nearest(topic));
+        Refusal { why, exit: exit::USAGE }.into()
+    })
+}
+
+fn page(topic: &str) -> Option<&'static str> {
+    PAGES.get_file(format!("{topic}.md"))?.contents_utf8()
+}
+
+/// The topics with what each is about.
+fn index() -> String {
+    let mut out = "fledgling help TOPIC\n\n".to_owned();
+    for topic in topics() {
+        let title = page(topic).and_then(|page| page.lines().next()).unwrap_or_default();
+        let about = title.split_once(": ").map_or("", |(_, about)| about);
+        out += &format!("  {topic:<10}{about}\n");
+    }
+    out
+}
+
+fn topics() -> Vec<&'static str> {
+    let stems = PAGES.files().filter_map(|file| file.path().file_stem()?.to_str());
+    let mut topics: Vec<_> = stems.collect();
+    topics.sort_unstable();
+    topics
+}
+
+/// Says which topics were most likely meant, or where all of them are listed.
+fn nearest(word: &str) -> String {
+    let word = word.to_lowercase();
+    let rated =
+        topics().into_iter().map(|topic| (likeness(word.as_bytes(), topic.as_bytes()), topic));
+    let mut alike: Vec<_> = rated.filter(|(alike, _)| *alike >= ALIKE).collect();
+    alike.sort_by(|one, other| other.cmp(one));
+    match alike.iter().take(NAMED).map(|(_, topic)| *topic).collect::<Vec<_>>().as_slice() {
+        [] => "`fledgling help` lists the topics".to_owned(),
+        topics => format!("did you mean {}?", topics.join(" or ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::tool::{BASH_DEFAULT_SECONDS, BASH_LIMIT_SECONDS, OUTPUT_LIMIT, READ_LINES};
+    use crate::organs::config::{Config, LimitSettings};
+    use crate::organs::models::PROVIDERS;
+
+    #[test]
+    fn every_page_is_in_the_index_and_short() {
+        let index = index();
+        for topic in [
+            "config", "context", "door", "history", "layout", "memory", "models", "safety",
+            "scripts", "sessions", "skills", "sql", "tools",
+        ] {
+            assert!(topics().contains(&topic), "{topic}");
+        }
+        for topic in topics() {
+            let page = page(topic).unwrap();
+            assert!(page.starts_with(&format!("# {topic}: ")), "{topic}");
+            assert!(page.len() < 3_000, "{topic}: {} bytes", page.len());
+            assert!((10..=40).contains(&page.lines().count()), "{topic}");
+            assert!(page.lines().all(|line| line.chars().count() <= 92), "{topic}");
+            let about = page.lines().next().unwrap().split_once(": ").unwrap().1;
+            assert!(index.contains(&format!("  {topic:<10}{about}\n")), "{topic}");
+        }
+    }
+
+    #[test]
+    fn pages_refer_to_pages_that_are_there() {
+        for topic in topics() {
+            let page = page(topic).unwrap();
+            for named in page.split("`fledgling help ").skip(1) {
+                let named = named.split('`').next().unwrap();
+                assert!(super::page(named).is_some(), "{topic} names {named}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_mistyped_topic_names_the_nearest_and_is_wrong_usage() {
+        for (word, near) in [("skill", "skills"), ("Model", "models"), ("confg", "config")] {
+            let error = text(Some(word)).unwrap_err();
+            assert_eq!(error.downcast_ref::<Refusal>().unwrap().exit, exit::USAGE);
+            assert!(error.to_string().contains(&format!("did you mean {near}")), "{error}");
+        }
+        let error = text(Some("xyzzy")).unwrap_err().to_string();
+        assert!(error.ends_with("`fledgling help` lists the topics"), "{error}");
+        assert!(page("../help").is_none());
+    }
+
+    #[test]
+    fn the_page_on_models_knows_the_table_of_providers() {
+        let page = page("models").unwrap();
+        for provider in &PROVIDERS {
+            let named = [Some(provider.name), provider.key, provider.model];
+            let missing: Vec<_> =
+                named.into_iter().flatten().filter(|name| !page.contains(name)).collect();
+            assert!(missing.is_empty(), "{missing:?}");
+        }
+    }
+
+    #[test]
+    fn the_page_on_tools_and_the_one_on_config_know_the_limits() {
+        let (tools, config) = (page("tools").unwrap(), page("config").unwrap());
+        for limit in [BASH_DEFAULT_SECONDS, BASH_LIMIT_SECONDS, READ_LINES as u64] {
+            assert!(tools.contains(&limit.to_string()), "{limit}");
+        }
+        assert!(tools.contains("30,000") && OUTPUT_LIMIT == 30_000);
+        let example: Vec<_> = config.lines().filter_map(|line| line.strip_prefix("    ")).collect();
+        let example = example.join("\n").replace("WORK_KEY = \"…\"", "");
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("config.toml"), example).unwrap();
+        let read = Config::read(&folder.path().join("config.toml")).unwrap();
+        assert_eq!(read.limits, LimitSettings::default());
+        assert_eq!(read.models["work"].key.as_deref(), Some("WORK_KEY"));
+    }
+
+    #[test]
+    fn the_newborn_workspace_costs_little_of_each_request() {
+        let bootstrap = include_str!("../../bootstrap.md");
+        assert!(bootstrap.len() < 2_000, "{} bytes", bootstrap.len());
+        assert!(bootstrap.split_whitespace().count() < 400);
+        let skills = include_dir!("$CARGO_MANIFEST_DIR/workspace/skills");
+        for folder in skills.dirs() {
+            let name = folder.path().file_name().unwrap().to_str().unwrap();
+            let file = folder.get_file(folder.path().join("SKILL.md")).unwrap();
+            let text = file.contents_utf8().unwrap();
+            let head = text.strip_prefix(&format!("---\nname: {name}\ndescription: "));
+            let description = head.unwrap().split_once("\n---\n").unwrap().0;
+            assert!(description.len() < 60, "{name}: {description}");
+        }
+        assert!(skills.dirs().count() >= 3);
+    }
 }

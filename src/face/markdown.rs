@@ -40,6 +40,11 @@ impl Markdown {
         }
     }
 
+    /// From now on the terminal has this width.
+    pub fn resize(&mut self, width: usize) {
+        self.wrap.resize(width);
+    }
+
     /// The display lines that are complete with this piece, each ready to print.
     pub fn push(&mut self, text: &str) -> Vec<String> {
         for piece in self.clean.push(text).split_inclusive('\n') {

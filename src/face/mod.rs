@@ -2,6 +2,7 @@
 //! Owns everything that is looked at; decides nothing.
 
 pub mod clean;
+pub mod commands;
 pub mod doctor;
 pub mod help;
 pub mod inline;
@@ -14,6 +15,7 @@ pub mod run;
 pub mod screen;
 pub mod sql;
 pub mod tour;
+pub mod tty;
 pub mod turn_view;
 pub mod views;
 pub mod wrap;

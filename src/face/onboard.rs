@@ -1,17 +1,30 @@
-//! The welcome of somebody who has no model yet: a key is taken, checked and kept, or the
-//! tour begins.
+//! Before the first prompt: somebody who has no model yet is welcomed, and everybody is
+//! told which conversation goes on.
 //!
-//! Owns the first conversation of all. Knows no provider but by the table of models.
+//! Owns the first conversation of all, in which a key is taken, checked and kept, or the
+//! tour begins. Knows no provider but by the table of models.
+
+use std::time::Duration;
 
 use anyhow::Result;
 
-use crate::face::clean::clean;
+use crate::face::clean::{clean, line};
 use crate::face::screen::{Place, Screen, write};
+use crate::face::tty::hidden_line;
+use crate::face::turn_view::wrapped;
+use crate::face::views;
 use crate::kernel::message::{Message, Origin};
-use crate::kernel::model::{Failure, Request};
+use crate::kernel::model::{Delta, Failure, Request};
+use crate::organs::home::Home;
 use crate::organs::host::Settings;
 use crate::organs::keys;
+use crate::organs::link::Link;
 use crate::organs::models::{NoModel, PROVIDERS, WAYS};
+use crate::organs::prompt::RIGHTS;
+use crate::organs::sessions;
+
+/// How long the check of a key may take before it counts as failed.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What came of the welcome.
 pub enum Welcome {
@@ -27,6 +40,7 @@ pub enum Welcome {
 pub async fn welcome(settings: &mut Settings) -> Result<Welcome> {
     let missing = match &settings.model {
         Some(spec) => settings.catalog.model(spec).await.err(),
+        None if settings.catalog.wants_key().await => Some(NoModel::Nothing),
         None => settings.catalog.default_spec().await.err(),
     };
     match missing {
@@ -46,7 +60,7 @@ pub async fn welcome(settings: &mut Settings) -> Result<Welcome> {
             Place::Out,
             "Paste an API key (it stays hidden), or press Enter for the tour, or Ctrl-C to leave.",
         )?;
-        let Ok(key) = rpassword::prompt_password("key: ") else { return Ok(Welcome::Leave) };
+        let Some(key) = hidden_line("key: ")? else { return Ok(Welcome::Leave) };
         let key = key.trim();
         if key.is_empty() {
             return Ok(Welcome::Tour);
@@ -69,20 +83,54 @@ pub async fn welcome(settings: &mut Settings) -> Result<Welcome> {
                 return Ok(Welcome::Ready);
             }
             Err(why) => {
-                write(Place::Out, &screen.warn(&clean(&format!("That did not work: {why}"))))?
+                write(Place::Out, &screen.warn(&clean(&format!("That did not work: {why}"))))?;
             }
         }
     }
+}
+
+/// Say what there is to say before the first prompt. Answers the session that goes on: the
+/// one named, else the latest, else a new one.
+pub fn opening(link: &Link, home: &Home, named: Option<String>, screen: Screen) -> Result<String> {
+    let version = env!("CARGO_PKG_VERSION");
+    let mut lines = vec![
+        format!("{} {version}  /help for commands", screen.bold("fledgling")),
+        screen.warn(&wrapped(RIGHTS, screen)),
+    ];
+    let attached = "Another process hosts this home; this terminal is attached to it.";
+    let mut said =
+        link.host().map_or_else(|| vec![attached.to_owned()], |host| host.take_notices());
+    let session = match named {
+        Some(name) => Some(name),
+        None => sessions::latest(home)?,
+    };
+    let session = session.map_or_else(|| sessions::fresh_name(home), Ok)?;
+    sessions::check_name(&session)?;
+    if let Some(one) = sessions::list(home)?.into_iter().find(|one| one.name == session) {
+        let begun = format!("Resuming {session} ({}, {}", one.last, views::turns(one.turns));
+        let about = line(&one.about, screen.width / 2);
+        said.push(format!("{begun}: {about}). /new begins another."));
+    }
+    lines.extend(said.iter().map(|text| screen.dim(&wrapped(text, screen))));
+    write(Place::Out, &lines.join("\n"))?;
+    Ok(session)
 }
 
 async fn check(catalog: &crate::organs::models::Catalog, provider: &str) -> Result<String, String> {
     let model = catalog.model(provider).await.map_err(|error| error.to_string())?;
     let messages = [Message::User { origin: Origin::Owner, text: "Say ok.".to_owned() }];
     let request = Request { system: "Answer in one word.", tools: &[], messages: &messages };
-    match model.ask(&request, &mut |_| {}).await {
+    let mut deltas = |delta: Delta<'_>| {
+        if let Delta::Retry { why, .. } = delta {
+            // A terminal that is gone ends the program at the next prompt.
+            let _ = write(Place::Out, &clean(&format!("{why}; trying again (Ctrl-C leaves)")));
+        }
+    };
+    match tokio::time::timeout(PATIENCE, model.ask(&request, &mut deltas)).await {
         // A full answer is not needed to know that the key is good.
-        Ok(_) | Err(Failure::Overflow(_)) => Ok(model.name().to_owned()),
-        Err(failure) => Err(failure.to_string()),
+        Ok(Ok(_) | Err(Failure::Overflow(_))) => Ok(model.name().to_owned()),
+        Ok(Err(failure)) => Err(failure.to_string()),
+        Err(_) => Err(format!("no answer in {} seconds", PATIENCE.as_secs())),
     }
 }
 

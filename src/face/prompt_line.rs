@@ -2,11 +2,11 @@
 //! anything else is printed.
 //!
 //! Owns the keys, the completion, the history of lines and the one way to print beside a
-//! live prompt. Knows nothing of what a line means.
+//! live prompt: what is printed keeps its order, and the terminal is left as it was found.
+//! Knows nothing of what a line means.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
@@ -22,6 +22,8 @@ use rustyline::{
 };
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
+use crate::face::screen::{Place, write};
+use crate::face::tty::Kept;
 use crate::guard::supervisor;
 use crate::organs::home::{Home, write_private};
 use crate::organs::lane::lock;
@@ -37,47 +39,49 @@ const HISTORY: usize = 2_000;
 pub enum Typed {
     /// A whole line, which may hold several.
     Line(String),
+    /// A message written in an editor.
+    Written(String),
+    /// An editor that could not be used, and why.
+    Unwritten(String),
     /// Ctrl-C, once.
     Stop,
-    /// Ctrl-D, or Ctrl-C twice.
+    /// Ctrl-C twice.
+    Abandon,
+    /// Ctrl-D.
     Leave,
     /// The terminal is gone.
     Broken(String),
 }
 
-/// The prompt, as the rest of the program holds it.
+/// The prompt, as the rest of the program holds it. Dropping it ends the editor.
 pub struct PromptLine {
     /// What is typed.
     pub typed: UnboundedReceiver<Typed>,
+    next: std::sync::mpsc::Sender<()>,
     printer: std::sync::mpsc::Sender<String>,
     printing: Option<std::thread::JoinHandle<()>>,
-    over: Arc<AtomicBool>,
+    gate: Arc<Gate>,
+    presses: Arc<Presses>,
+    kept: Option<Kept>,
+    /// Whether the terminal is too dumb for a prompt that lives beside other lines.
+    pub dumb: bool,
 }
 
 impl PromptLine {
     /// Begin to read lines.
     pub fn start(home: &Home, commands: &'static [(&'static str, &'static str)]) -> Result<Self> {
         let (sender, typed) = unbounded_channel();
-        let config = Config::builder()
-            .max_history_size(HISTORY)
-            .and_then(|config| config.history_ignore_dups(true))
-            .context("cannot set the line editor up")?
-            .auto_add_history(true)
-            .bracketed_paste(true)
-            .build();
-        let mut editor: Editor<Assist, DefaultHistory> =
-            Editor::with_config(config).context("cannot open the terminal")?;
-        editor.set_helper(Some(Assist {
+        let (gate, presses) = (Arc::<Gate>::default(), Arc::<Presses>::default());
+        let kept = Kept::now();
+        let assist = Assist {
             commands,
             home: home.clone(),
             files: FilenameCompleter::new(),
-        }));
-        let stop = OnStop { sender: sender.clone(), last: Mutex::new(None) };
+            gate: gate.clone(),
+        };
+        let mut editor = editor(assist)?;
+        let stop = OnStop { sender: sender.clone(), presses: presses.clone() };
         editor.bind_sequence(KeyEvent::ctrl('C'), EventHandler::Conditional(Box::new(stop)));
-        editor.bind_sequence(
-            KeyEvent(KeyCode::Enter, Modifiers::ALT),
-            EventHandler::Simple(Cmd::Newline),
-        );
         let history = home.file("lines.txt");
         if history.exists() {
             // A history that cannot be read is no reason not to talk.
@@ -85,36 +89,69 @@ impl PromptLine {
         } else {
             let _ = write_private(&history, b"");
         }
-        let mut external =
-            editor.create_external_printer().context("cannot print beside the prompt")?;
+        // A dumb terminal has no editor: there, lines are printed wherever the cursor is.
+        let mut external = editor.create_external_printer().ok();
+        let dumb = external.is_none();
+        if dumb {
+            gate.set(Prompt::Gone);
+        }
         let (printer, lines) = std::sync::mpsc::channel::<String>();
-        let over = Arc::new(AtomicBool::new(false));
+        let open = gate.clone();
         // A thread of its own: printing waits for the editor, and the runtime must not.
         let printing = std::thread::spawn(move || {
             while let Ok(line) = lines.recv() {
-                let _ = external.print(format!("{line}\n"));
+                let beside = open.pass() == Prompt::Live;
+                let above = external.as_mut().filter(|_| beside);
+                if above.is_none_or(|above| above.print(format!("{line}\n")).is_err()) {
+                    // A terminal that is gone shows nothing, however it is printed.
+                    let _ = write(Place::Out, &line);
+                }
             }
         });
-        let ended = over.clone();
+        let (next, asked) = std::sync::mpsc::channel();
+        let ended = gate.clone();
         std::thread::spawn(move || {
-            read(&mut editor, &sender, &history);
-            ended.store(true, Ordering::SeqCst);
+            read(&mut editor, &sender, &asked, &history);
+            ended.set(Prompt::Gone);
         });
-        Ok(Self { typed, printer, printing: Some(printing), over })
+        let printing = Some(printing);
+        let prompt = Self { typed, next, printer, printing, gate, presses, kept, dumb };
+        prompt.next();
+        Ok(prompt)
     }
 
-    /// Print a line above the prompt. It must have been cleaned.
-    pub fn print(&self, line: &str) {
-        if self.over.load(Ordering::SeqCst) {
-            let _ = crate::face::screen::write(crate::face::screen::Place::Out, line);
+    /// Prompt for the next line. Until then nothing is read, and what is printed waits.
+    pub fn next(&self) {
+        // An editor that is gone needs no prompting.
+        let _ = self.next.send(());
+    }
+
+    /// Print lines above the prompt. They must have been cleaned.
+    pub fn print(&self, lines: &str) {
+        if self.dumb {
+            // There is nothing to wait for, and the next prompt must not come first.
+            let _ = write(Place::Out, lines);
         } else {
             // The thread lives as long as this value.
-            let _ = self.printer.send(line.to_owned());
+            let _ = self.printer.send(lines.to_owned());
         }
     }
 
-    /// Wait until everything is printed.
+    /// Ctrl-C came as a signal: what it means.
+    pub fn pressed(&self) -> Typed {
+        if self.presses.twice() { Typed::Abandon } else { Typed::Stop }
+    }
+
+    /// Print what is left and leave the terminal as it was found.
     pub fn finish(mut self) {
+        let live = self.gate.set(Prompt::Gone) == Prompt::Live;
+        if let Some(kept) = &self.kept {
+            kept.restore();
+        }
+        if live {
+            // The editor was not asked to end: its line is left, and its way of pasting.
+            let _ = write(Place::Out, "\x1b[?2004l");
+        }
         let (closed, _) = std::sync::mpsc::channel();
         self.printer = closed;
         if let Some(printing) = self.printing.take() {
@@ -123,27 +160,88 @@ impl PromptLine {
     }
 }
 
+fn editor(assist: Assist) -> Result<Editor<Assist, DefaultHistory>> {
+    let config = Config::builder()
+        .max_history_size(HISTORY)
+        .and_then(|config| config.history_ignore_dups(true))
+        .context("cannot set the line editor up")?
+        .auto_add_history(true)
+        .bracketed_paste(true)
+        .build();
+    let mut editor = Editor::with_config(config).context("cannot open the terminal")?;
+    editor.set_helper(Some(assist));
+    let enter = KeyEvent(KeyCode::Enter, Modifiers::ALT);
+    editor.bind_sequence(enter, EventHandler::Simple(Cmd::Newline));
+    Ok(editor)
+}
+
 fn read(
     editor: &mut Editor<Assist, DefaultHistory>,
     sender: &UnboundedSender<Typed>,
+    next: &std::sync::mpsc::Receiver<()>,
     history: &Path,
 ) {
-    loop {
+    while next.recv().is_ok() {
+        if let Some(assist) = editor.helper() {
+            assist.gate.turn(Prompt::Between, Prompt::Coming);
+        }
         let typed = match editor.readline("> ") {
             Ok(line) if line.trim() == "/edit" => match edit(editor.helper()) {
-                Ok(Some(text)) => Typed::Line(text),
-                Ok(None) => continue,
-                Err(error) => Typed::Broken(format!("{error:#}")),
+                Ok(text) => Typed::Written(text),
+                Err(error) => Typed::Unwritten(format!("{error:#}")),
             },
             Ok(line) => Typed::Line(unfold(&line)),
-            Err(ReadlineError::Eof | ReadlineError::Interrupted) => Typed::Leave,
+            Err(ReadlineError::Eof) => Typed::Leave,
+            Err(ReadlineError::Interrupted) => Typed::Abandon,
             Err(error) => Typed::Broken(error.to_string()),
         };
-        let leaving = matches!(typed, Typed::Leave | Typed::Broken(_));
+        let leaving = matches!(typed, Typed::Abandon | Typed::Leave | Typed::Broken(_));
         let _ = editor.append_history(history);
         if sender.send(typed).is_err() || leaving {
             return;
         }
+    }
+}
+
+/// How it stands with the prompt.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Prompt {
+    /// The editor is between two lines.
+    #[default]
+    Between,
+    /// It has been told to read, and has not drawn the prompt yet.
+    Coming,
+    /// The prompt is there: lines can be printed above it.
+    Live,
+    /// There is no editor any more.
+    Gone,
+}
+
+/// What holds printing back while the editor is between two lines: it would print at once
+/// then, before what it has been given earlier and will show above the next prompt.
+#[derive(Default)]
+struct Gate(Mutex<Prompt>, Condvar);
+
+impl Gate {
+    fn set(&self, prompt: Prompt) -> Prompt {
+        let before = std::mem::replace(&mut *lock(&self.0), prompt);
+        self.1.notify_all();
+        before
+    }
+
+    /// From one state to another; nothing, in any third.
+    fn turn(&self, from: Prompt, to: Prompt) {
+        let mut prompt = lock(&self.0);
+        if *prompt == from {
+            *prompt = to;
+            self.1.notify_all();
+        }
+    }
+
+    /// Wait until something may be printed.
+    fn pass(&self) -> Prompt {
+        let waits = |prompt: &mut Prompt| matches!(prompt, Prompt::Between | Prompt::Coming);
+        *self.1.wait_while(lock(&self.0), waits).unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -152,35 +250,44 @@ fn unfold(line: &str) -> String {
     line.replace("\\\n", "\n")
 }
 
-/// Write a message in the owner's editor. `None` when nothing was written.
-fn edit(helper: Option<&Assist>) -> Result<Option<String>> {
-    let Some(helper) = helper else { return Ok(None) };
+/// Write a message in the owner's editor. Nothing, when nothing was written.
+fn edit(helper: Option<&Assist>) -> Result<String> {
+    let helper = helper.context("there is no home to write in")?;
     let path = helper.home.file("message.md");
     write_private(&path, b"").with_context(|| format!("cannot write {}", path.display()))?;
     let editor = ["VISUAL", "EDITOR"].into_iter().find_map(|name| std::env::var(name).ok());
     let editor =
         editor.filter(|editor| !editor.trim().is_empty()).unwrap_or_else(|| "vi".to_owned());
-    supervisor::run_for_owner(&editor, &path)?;
+    supervisor::run_for_owner(&editor, &path).context("set EDITOR to the editor you use")?;
     let text = std::fs::read_to_string(&path)
         .with_context(|| format!("cannot read {}", path.display()))?;
     let _ = std::fs::remove_file(&path);
-    let text = text.trim().to_owned();
-    Ok((!text.is_empty()).then_some(text))
+    Ok(text.trim().to_owned())
+}
+
+/// When Ctrl-C was pressed last, as a key or as a signal.
+#[derive(Default)]
+struct Presses(Mutex<Option<Instant>>);
+
+impl Presses {
+    /// It is pressed. Whether for the second time.
+    fn twice(&self) -> bool {
+        let before = lock(&self.0).replace(Instant::now());
+        before.is_some_and(|before| before.elapsed() < TWICE)
+    }
 }
 
 /// Ctrl-C: the first press stops what runs and leaves the line as it is, the second leaves.
 struct OnStop {
     sender: UnboundedSender<Typed>,
-    last: Mutex<Option<Instant>>,
+    presses: Arc<Presses>,
 }
 
 impl ConditionalEventHandler for OnStop {
     fn handle(&self, _: &Event, _: RepeatCount, _: bool, _: &EventContext<'_>) -> Option<Cmd> {
-        let mut last = lock(&self.last);
-        if last.is_some_and(|last| last.elapsed() < TWICE) {
+        if self.presses.twice() {
             return Some(Cmd::Interrupt);
         }
-        *last = Some(Instant::now());
         let _ = self.sender.send(Typed::Stop);
         Some(Cmd::Noop)
     }
@@ -191,6 +298,7 @@ struct Assist {
     commands: &'static [(&'static str, &'static str)],
     home: Home,
     files: FilenameCompleter,
+    gate: Arc<Gate>,
 }
 
 impl Helper for Assist {}
@@ -198,6 +306,12 @@ impl Highlighter for Assist {}
 
 impl Hinter for Assist {
     type Hint = String;
+
+    /// Gives no hint: it is asked whenever the prompt is drawn, and that is what it tells.
+    fn hint(&self, _: &str, _: usize, _: &rustyline::Context<'_>) -> Option<String> {
+        self.gate.turn(Prompt::Coming, Prompt::Live);
+        None
+    }
 }
 
 impl Validator for Assist {
@@ -205,7 +319,11 @@ impl Validator for Assist {
         let text = context.input();
         let fences = text.lines().filter(|line| line.trim_start().starts_with("```")).count();
         let open = text.ends_with('\\') || fences % 2 == 1;
-        Ok(if open { ValidationResult::Incomplete } else { ValidationResult::Valid(None) })
+        if open {
+            return Ok(ValidationResult::Incomplete);
+        }
+        self.gate.turn(Prompt::Live, Prompt::Between);
+        Ok(ValidationResult::Valid(None))
     }
 }
 

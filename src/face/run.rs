@@ -1,9 +1,10 @@
-//! `fledgling run`: one turn, its answer on stdout, everything else on stderr.
+//! Without a prompt: `fledgling run`, which is one turn, and lines from a pipe. The answer
+//! is on stdout, everything else on stderr.
 //!
-//! Owns what a single turn reads and writes. Knows neither where the host is nor how a
+//! Owns what such a turn reads and writes. Knows neither where the host is nor how a
 //! turn is drawn.
 
-use std::io::{IsTerminal as _, Read as _};
+use std::io::{BufRead as _, IsTerminal as _, Read as _};
 
 use anyhow::{Context as _, Result};
 
@@ -15,6 +16,7 @@ use crate::kernel::event::{End, Event};
 use crate::organs::host::Settings;
 use crate::organs::link::Link;
 use crate::organs::prompt::RIGHTS;
+use crate::organs::sessions;
 use crate::organs::verb::{Answer, Verb, exit};
 
 /// What the command line asks for.
@@ -39,8 +41,31 @@ pub async fn run(settings: impl FnOnce() -> Result<Settings>, request: Request) 
     Ok(code)
 }
 
+/// Lines from a pipe: each a turn, one after the other. The number is the exit code of the
+/// last.
+pub async fn lines(settings: Settings, session: Option<String>, json: bool) -> Result<u8> {
+    let home = settings.home.clone();
+    let model = settings.model.clone();
+    home.create_root()?;
+    let latest = if home.sessions().exists() { sessions::latest(&home)? } else { None };
+    let session = session.or(latest).map_or_else(|| sessions::fresh_name(&home), Ok)?;
+    let mut talk = Talk::new(Link::establish(move || Ok(settings)).await?, json)?;
+    let mut code = 0;
+    for line in std::io::stdin().lock().split(b'\n') {
+        let line = line.context("cannot read standard input")?;
+        let text = String::from_utf8_lossy(&line).trim().to_owned();
+        match text.as_str() {
+            "" => {}
+            "/quit" => break,
+            _ => code = talk.turn(text, Some(session.clone()), model.clone()).await?,
+        }
+    }
+    talk.finish().await?;
+    Ok(code)
+}
+
 /// Turns, one after the other, without a prompt.
-pub struct Talk {
+struct Talk {
     /// Gone only while the next host is looked for.
     link: Option<Link>,
     json: bool,
@@ -48,7 +73,7 @@ pub struct Talk {
 
 impl Talk {
     /// Over this link.
-    pub fn new(link: Link, json: bool) -> Result<Self> {
+    fn new(link: Link, json: bool) -> Result<Self> {
         if let Some(host) = link.host() {
             let mut output = Output::new(json);
             output.notices(host.take_notices())?;
@@ -58,7 +83,7 @@ impl Talk {
     }
 
     /// One turn. The number is its exit code.
-    pub async fn turn(
+    async fn turn(
         &mut self,
         text: String,
         session: Option<String>,
@@ -66,69 +91,61 @@ impl Talk {
     ) -> Result<u8> {
         let mut output = Output::new(self.json);
         let key = format!("{:016x}", fastrand::u64(..));
-        let verb = Verb::Run { session, text, key, model, steer: false };
+        let verb = Verb::Run { session, text, key: key.clone(), model, steer: false };
         loop {
             let link = self.link.take().context("there is no host")?;
-            let ended = tokio::select! {
-                ended = ask(&link, verb.clone(), &mut output) => ended?,
-                () = interrupted() => Ended::Interrupt,
-            };
-            match ended {
-                Ended::Code(code) => {
-                    self.link = Some(link);
-                    return Ok(code);
-                }
-                Ended::Interrupt => {
-                    let session = output.session.clone();
-                    link.ask(Verb::Stop { session }).await?.recv().await;
-                    if let Some(host) = link.host() {
-                        host.idle().await;
-                    }
-                    output.notices(["Interrupted.".to_owned()])?;
-                    self.link = Some(link);
-                    return Ok(exit::INTERRUPTED);
-                }
-                // The message waits in the inbox under its key: asking again cannot double it.
-                Ended::HostGone if output.session.is_none() => {
-                    self.link = Some(link.again().await?)
-                }
-                Ended::HostGone => {
-                    let session = output.session.unwrap_or_default();
-                    anyhow::bail!(
-                        "the host ended in the middle of the turn; what was finished is kept: continue with --session {session}"
-                    );
-                }
+            let code = ask(&link, verb.clone(), &key, &mut output).await?;
+            if let Some(code) = code {
+                self.link = Some(link);
+                return Ok(code);
             }
+            if let Some(session) = output.session {
+                anyhow::bail!(
+                    "the host ended in the middle of the turn; what was finished is kept: continue with --session {session}"
+                );
+            }
+            // The message waits in the inbox under its key: asking again cannot double it.
+            let link = link.again().await?;
+            if let Some(host) = link.host() {
+                output.notices(["The host ended; this process hosts now.".to_owned()])?;
+                output.notices(host.take_notices())?;
+            }
+            self.link = Some(link);
         }
     }
 
-    /// Do not end under the turns that others asked for.
-    pub async fn finish(self) -> Result<()> {
-        let Some(host) = self.link.as_ref().and_then(Link::host) else { return Ok(()) };
-        let running = host.running();
-        if !running.is_empty() {
-            let names = running.join(", ");
-            let text =
-                format!("Asked for from elsewhere and still running here: {names}. Waiting.");
-            Output::new(self.json).notices([text])?;
-            tokio::select! {
-                () = host.idle() => {}
-                () = interrupted() => host.stop_all().await,
-            }
+    /// Do not end under what others asked for.
+    async fn finish(self) -> Result<()> {
+        match &self.link {
+            Some(link) => leave(link, self.json).await,
+            None => Ok(()),
         }
-        Ok(())
     }
 }
 
-/// How asking ended.
-enum Ended {
-    Code(u8),
-    Interrupt,
-    HostGone,
+/// Before this process ends: wait for what others asked of it, and say so. Ctrl-C stops
+/// it all.
+pub async fn leave(link: &Link, json: bool) -> Result<()> {
+    let Some(host) = link.host() else { return Ok(()) };
+    let running = host.running();
+    if !running.is_empty() {
+        let names = running.join(", ");
+        let text = format!("Asked for from elsewhere and still running here: {names}. Waiting.");
+        Output::new(json).notices([text])?;
+    }
+    tokio::select! {
+        () = link.settle() => {}
+        () = interrupted() => link.stop_all().await,
+    }
+    Ok(())
 }
 
-async fn ask(link: &Link, verb: Verb, output: &mut Output) -> Result<Ended> {
+/// Ask, and show the answer. The exit code; none when the host ended before its last word.
+/// The first Ctrl-C takes back what was said and waits for the last word, a second leaves.
+async fn ask(link: &Link, verb: Verb, key: &str, output: &mut Output) -> Result<Option<u8>> {
     let mut answers = link.ask(verb).await?;
+    let mut stop = Box::pin(interrupted());
+    let mut stopping = false;
     loop {
         let due = output.view.due().map(tokio::time::Instant::from_std);
         let answer = tokio::select! {
@@ -138,19 +155,28 @@ async fn ask(link: &Link, verb: Verb, output: &mut Output) -> Result<Ended> {
                 output.lines(lines)?;
                 continue;
             }
+            () = &mut stop => {
+                if stopping || !link.is_owners() {
+                    return Ok(Some(exit::INTERRUPTED));
+                }
+                stopping = true;
+                stop.set(interrupted());
+                link.ask(Verb::TakeBack { key: key.to_owned() }).await?;
+                continue;
+            }
         };
         match answer {
-            None => return Ok(Ended::HostGone),
+            None => return Ok(output.ended.or(stopping.then_some(exit::INTERRUPTED))),
             Some(Answer::Event(event)) => output.event(&event)?,
             Some(Answer::Refused { why, exit }) => return Err(Refusal { why, exit }.into()),
             Some(Answer::Value(_)) => {}
-            Some(Answer::Done) => return Ok(Ended::Code(output.code)),
+            Some(Answer::Done) => return Ok(Some(output.ended.unwrap_or(exit::FAILED))),
         }
     }
 }
 
 /// Returns at Ctrl-C or when the process is asked to end.
-async fn interrupted() {
+pub async fn interrupted() {
     use tokio::signal::unix::{SignalKind, signal};
     let (Ok(mut interrupt), Ok(mut terminate)) =
         (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
@@ -201,7 +227,8 @@ struct Output {
     out: Screen,
     view: TurnView,
     session: Option<String>,
-    code: u8,
+    /// The exit code, once the turn is over.
+    ended: Option<u8>,
 }
 
 impl Output {
@@ -209,18 +236,18 @@ impl Output {
         let out = Screen::of(Place::Out);
         let screen = if out.terminal { out } else { Screen::of(Place::Err) };
         let view = TurnView::new(screen);
-        Self { json, out, view, session: None, code: exit::FAILED }
+        Self { json, out, view, session: None, ended: None }
     }
 
     fn event(&mut self, event: &Event) -> Result<()> {
         match event {
             Event::TurnStarted { session, .. } => self.session = Some(session.clone()),
             Event::TurnEnded { end, .. } => {
-                self.code = match end {
+                self.ended = Some(match end {
                     End::Done => 0,
                     End::Failed => exit::FAILED,
                     End::Interrupted => exit::INTERRUPTED,
-                };
+                });
             }
             _ => {}
         }
@@ -243,9 +270,8 @@ impl Output {
         for shown in lines {
             match shown {
                 Shown::Said(line) if self.out.terminal => write(Place::Out, &line)?,
-                Shown::Said(_) => {}
                 Shown::Aside(line) if !self.json => write(Place::Err, &line)?,
-                Shown::Aside(_) => {}
+                Shown::Said(_) | Shown::Aside(_) => {}
             }
         }
         Ok(())

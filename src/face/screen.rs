@@ -25,8 +25,10 @@ pub struct Screen {
     pub colour: bool,
 }
 
-/// Columns where nobody says how many there are.
+/// Columns of a terminal that does not say how many it has.
 const WIDTH: usize = 80;
+/// Columns of what is no terminal: whoever reads it there breaks lines as they like.
+const UNBROKEN: usize = 100_000;
 /// Fewer columns than this make no readable text.
 const NARROWEST: usize = 20;
 
@@ -41,7 +43,8 @@ impl Screen {
             Place::Out => terminal_size::terminal_size_of(io::stdout()),
             Place::Err => terminal_size::terminal_size_of(io::stderr()),
         };
-        let width = size.map_or(WIDTH, |(width, _)| usize::from(width.0)).max(NARROWEST);
+        let known = size.map(|(width, _)| usize::from(width.0).max(NARROWEST));
+        let width = known.unwrap_or(if terminal { WIDTH } else { UNBROKEN });
         let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
         let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
         Self { terminal, width, colour: terminal && !dumb && !set("NO_COLOR") }

@@ -65,7 +65,7 @@ pub fn sql(
         Some(query) => shell.run(query.as_bytes()),
         None => shell.run(stdin.lock()),
     };
-    let ran = ran.with_context(|| format!("cannot run SQL on {shown}"));
+    let ran = ran.with_context(|| format!("sql {shown}"));
     drop(shell);
     if missing && let Ok(found) = file.metadata() {
         let empty = if found.len() == 0 { ", which is empty" } else { "" };

@@ -1,33 +1,64 @@
 //! `fledgling tour`: a recorded conversation on the real loop, with real tools, in a home
 //! of its own that is gone afterwards.
 //!
-//! Owns the recording's way to the screen. Everything else is what any conversation uses:
-//! the host, the scripted model, the view of a turn.
+//! Owns the recording's way to the screen, where it shows more of each call than a
+//! conversation does. Everything else is what any conversation uses: the host, the scripted
+//! model, the view of a turn.
 
 use std::io::{BufRead as _, IsTerminal as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
+use serde_json::Value;
 
+use crate::face::clean::row;
+use crate::face::run;
 use crate::face::screen::{Place, Screen, write};
-use crate::face::turn_view::{Shown, TurnView};
+use crate::face::turn_view::{Looked, Shown, TurnView};
+use crate::face::wrap::{Style, Wrap};
 use crate::kernel::event::{End, Event};
 use crate::organs::config::Config;
 use crate::organs::home::Home;
 use crate::organs::host::{Host, Settings};
 use crate::organs::keys::Keys;
 use crate::organs::models::Catalog;
-use crate::organs::verb::{Answer, Caller, Verb};
+use crate::organs::verb::{Answer, Caller, Verb, exit};
 use crate::wires::script;
 
 /// The recording: what the owner says and what the model replies.
 const RECORDING: &str = include_str!("tour.jsonl");
+const INTRO: &[&str] = &[
+    "A recorded conversation: the agent's words are played, its tools are real.",
+    "It happens in a temporary folder, removed at the end.",
+];
+const OUTRO: &[&str] = &[
+    "",
+    "That was the tour. Now you:",
+    "- fledgling: a conversation of your own; it helps you to a model first",
+    "- fledgling help: short pages on how everything works",
+];
+const INDENT: &str = "    ";
+/// Lines shown of a file that is read: it is not what the tour is about.
+const READ_LINES: usize = 3;
+/// Lines shown of all else.
+const LINES: usize = 24;
 
 /// Play it. The exit code is 1 when it did not go as recorded.
 pub async fn tour(json: bool) -> Result<u8> {
     let folder = Folder::new()?;
-    let screen = Screen::of(Place::Out);
-    let pauses = screen.terminal && std::io::stdin().is_terminal() && !json;
+    let host = host(&folder).await?;
+    let tour = Tour { host: host.clone(), screen: Screen::of(Place::Out), json };
+    tokio::select! {
+        code = tour.play() => code,
+        () = run::interrupted() => {
+            host.stop_all().await;
+            Ok(exit::INTERRUPTED)
+        }
+    }
+}
+
+async fn host(folder: &Folder) -> Result<Arc<Host>> {
     let recording = folder.0.join("tour.jsonl");
     std::fs::write(&recording, RECORDING).context("cannot write the recording")?;
     let home = Home::resolve(Some(folder.0.join("home")))?;
@@ -36,94 +67,122 @@ pub async fn tour(json: bool) -> Result<u8> {
     let config = Config::default();
     let catalog = Catalog::new(config.clone(), Keys::default());
     let model = Some(format!("script:{}", recording.display()));
-    let host = Host::open(Settings { home, config, catalog, model, safe: false }, lock).await?;
-    host.take_notices();
-    say(
-        json,
-        &screen.bold(
-            "A recorded conversation: the words are played, the loop and the tools are real.",
-        ),
-    )?;
-    say(json, "Everything happens in a temporary folder that is removed at the end.")?;
-    for line in script::owner_lines(RECORDING) {
-        if pauses && !pause()? {
-            return Ok(0);
-        }
-        say(json, &format!("\n{} {line}", screen.bold("you>")))?;
-        if turn(&host, line, screen, json).await? != End::Done {
-            return Ok(1);
-        }
-    }
-    say(json, &format!("\n{}", screen.bold("That was the tour. Now you:")))?;
-    say(
-        json,
-        "  fledgling         a conversation of your own; it asks for a key or finds a local model",
-    )?;
-    say(json, "  fledgling help    short pages on how everything works")?;
-    Ok(0)
+    Host::open(Settings { home, config, catalog, model, safe: false }, lock).await
 }
 
-fn say(json: bool, text: &str) -> Result<()> {
-    if json { Ok(()) } else { Ok(write(Place::Out, text)?) }
-}
-
-/// Wait for Enter. Whether to go on.
-fn pause() -> Result<bool> {
-    write(Place::Out, "")?;
-    write(Place::Out, &Screen::of(Place::Out).dim("[Enter goes on, q leaves]"))?;
-    let mut line = String::new();
-    let read =
-        std::io::stdin().lock().read_line(&mut line).context("cannot read standard input")?;
-    Ok(read > 0 && !line.trim().eq_ignore_ascii_case("q"))
-}
-
-async fn turn(
-    host: &std::sync::Arc<Host>,
-    text: String,
+struct Tour {
+    host: Arc<Host>,
     screen: Screen,
     json: bool,
-) -> Result<End> {
-    let key = format!("{:016x}", fastrand::u64(..));
-    let session = Some("tour".to_owned());
-    let verb = Verb::Run { session, text, key, model: None, steer: false };
-    let mut answers = host.ask(Caller::Owner, verb);
-    let mut view = TurnView::new(screen);
-    let mut ended = End::Failed;
-    while let Some(answer) = answers.recv().await {
-        match answer {
-            Answer::Event(event) => {
-                if let Event::TurnEnded { end, .. } = &event {
-                    ended = *end;
-                }
-                if json {
-                    write(Place::Out, &serde_json::to_string(&event)?)?;
-                    continue;
-                }
-                for shown in view.event(&event) {
-                    let (Shown::Said(line) | Shown::Aside(line)) = shown;
-                    write(Place::Out, &line)?;
-                }
-                if let Event::Result { tool, text, .. } = &event
-                    && tool == "bash"
-                {
-                    output(text, screen)?;
-                }
-            }
-            Answer::Refused { why, .. } => anyhow::bail!("the tour cannot go on: {why}"),
-            Answer::Value(_) | Answer::Done => {}
-        }
-    }
-    Ok(ended)
 }
 
-/// The first lines of what a command printed: the tour is there to show them.
-fn output(text: &str, screen: Screen) -> Result<()> {
-    const LINES: usize = 12;
-    for line in text.lines().take(LINES) {
-        let line = crate::face::clean::line(line, screen.width.saturating_sub(4));
-        write(Place::Out, &screen.dim(&format!("    {line}")))?;
+impl Tour {
+    async fn play(&self) -> Result<u8> {
+        let pauses = self.screen.terminal && std::io::stdin().is_terminal() && !self.json;
+        self.say(INTRO)?;
+        for line in script::owner_lines(RECORDING) {
+            if pauses {
+                pause(self.screen).await?;
+            }
+            self.say(&["", &format!("you> {line}"), ""])?;
+            if self.turn(line).await? != End::Done {
+                return Ok(exit::FAILED);
+            }
+        }
+        self.say(OUTRO)?;
+        Ok(0)
     }
-    Ok(())
+
+    /// Lines of the tour's own, wrapped. Those that read JSON need none.
+    fn say(&self, lines: &[&str]) -> Result<()> {
+        if self.json {
+            return Ok(());
+        }
+        let mut wrap = Wrap::new(self.screen.width, self.screen.colour);
+        for line in lines {
+            wrap.begin(String::new(), INDENT.to_owned());
+            wrap.push(Style::BOLD, line);
+            wrap.end();
+        }
+        Ok(wrap.take().iter().try_for_each(|line| write(Place::Out, line))?)
+    }
+
+    async fn turn(&self, text: String) -> Result<End> {
+        let key = format!("{:016x}", fastrand::u64(..));
+        let session = Some("tour".to_owned());
+        let verb = Verb::Run { session, text, key, model: None, steer: false };
+        let mut answers = self.host.ask(Caller::Owner, verb);
+        let mut view = TurnView::new(self.screen);
+        let mut speaks = None;
+        let mut ended = End::Failed;
+        while let Some(answer) = answers.recv().await {
+            let event = match answer {
+                Answer::Event(event) => event,
+                Answer::Refused { why, .. } => anyhow::bail!("the tour cannot go on: {why}"),
+                Answer::Value(_) | Answer::Done => continue,
+            };
+            if let Event::TurnEnded { end, .. } = &event {
+                ended = *end;
+            }
+            if self.json {
+                write(Place::Out, &serde_json::to_string(&event)?)?;
+                continue;
+            }
+            for shown in view.event(&event) {
+                // Words and deeds stand apart.
+                let said = matches!(shown, Shown::Said(_));
+                let (Shown::Said(line) | Shown::Aside(line)) = shown;
+                if speaks.replace(said).is_some_and(|before| before != said) {
+                    write(Place::Out, "")?;
+                }
+                write(Place::Out, &line)?;
+            }
+            if let (Event::Result { .. }, Some(looked)) = (&event, &view.last) {
+                for line in details(looked) {
+                    let line = row(&line, self.screen.width.saturating_sub(INDENT.len() + 1));
+                    write(Place::Out, &self.screen.dim(&format!("{INDENT}{line}")))?;
+                }
+            }
+        }
+        Ok(ended)
+    }
+}
+
+/// A call in more than the one line that a conversation gives it.
+fn details(Looked { tool, input, text }: &Looked) -> Vec<String> {
+    let field = |of: &Value, name: &str| of[name].as_str().unwrap_or_default().to_owned();
+    let (limit, parts) = match tool.as_str() {
+        "bash" => {
+            let command = Some(field(input, "command")).filter(|command| command.contains('\n'));
+            (LINES, vec![("$ ", command.unwrap_or_default()), ("", text.clone())])
+        }
+        "write" => (LINES, vec![("+ ", field(input, "content"))]),
+        "edit" => {
+            let edits = input["edits"].as_array().into_iter().flatten();
+            let sides = |edit| [("- ", field(edit, "old")), ("+ ", field(edit, "new"))];
+            (LINES, edits.flat_map(sides).collect())
+        }
+        _ => (READ_LINES, vec![("", text.clone())]),
+    };
+    let marked = |(mark, text): &(&str, String)| -> Vec<_> {
+        text.lines().map(|line| format!("{mark}{line}")).collect()
+    };
+    let mut lines: Vec<_> = parts.iter().flat_map(marked).collect();
+    let more = lines.len().saturating_sub(limit);
+    if more > 0 {
+        lines.truncate(limit);
+        lines.push(format!("… {more} more lines"));
+    }
+    lines
+}
+
+/// Wait for Enter.
+async fn pause(screen: Screen) -> Result<()> {
+    write(Place::Out, &screen.dim("\n[Enter goes on, Ctrl-C leaves]"))?;
+    let (sender, entered) = tokio::sync::oneshot::channel();
+    // A thread of its own: whoever presses Ctrl-C must not wait for it.
+    std::thread::spawn(move || sender.send(std::io::stdin().lock().read_line(&mut String::new())));
+    entered.await?.context("cannot read standard input").map(drop)
 }
 
 /// A temporary folder, removed with everything in it.
@@ -131,8 +190,7 @@ struct Folder(PathBuf);
 
 impl Folder {
     fn new() -> Result<Self> {
-        let path: &Path = &std::env::temp_dir();
-        let path = path.join(format!("fledgling-tour-{:08x}", fastrand::u32(..)));
+        let path = std::env::temp_dir().join(format!("fledgling-tour-{:08x}", fastrand::u32(..)));
         std::fs::create_dir(&path).with_context(|| format!("cannot create {}", path.display()))?;
         Ok(Self(path))
     }

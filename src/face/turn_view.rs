@@ -12,7 +12,7 @@ use crate::face::clean::{clean, line};
 use crate::face::markdown::Markdown;
 use crate::face::screen::Screen;
 use crate::kernel::event::{Changes, End, Event};
-use crate::kernel::message::Usage;
+use crate::kernel::message::{Origin, Usage};
 
 /// A call that runs longer than this is worth a line of its own.
 const SLOW: Duration = Duration::from_secs(2);
@@ -46,14 +46,24 @@ pub struct TurnView {
     input: Value,
     /// The latest call.
     pub last: Option<Looked>,
-    spoke: bool,
 }
 
 impl TurnView {
     /// For lines of this screen.
     pub fn new(screen: Screen) -> Self {
         let markdown = Markdown::new(screen.width, screen.colour);
-        Self { screen, markdown, call: None, input: Value::Null, last: None, spoke: false }
+        Self { screen, markdown, call: None, input: Value::Null, last: None }
+    }
+
+    /// The screen has changed.
+    pub fn resize(&mut self, screen: Screen) {
+        self.screen = screen;
+        self.markdown.resize(screen.width);
+    }
+
+    /// Words that were not typed here.
+    pub fn said(&self, origin: &Origin, text: &str) -> Vec<Shown> {
+        self.around(&format!("({origin}) {text}"))
     }
 
     /// What an event adds.
@@ -64,10 +74,7 @@ impl TurnView {
                 Vec::new()
             }
             Event::Thinking { .. } => Vec::new(),
-            Event::Text { text } => {
-                self.spoke = true;
-                self.markdown.push(text).into_iter().map(Shown::Said).collect()
-            }
+            Event::Text { text } => self.markdown.push(text).into_iter().map(Shown::Said).collect(),
             Event::Reply { .. } => self.finish(),
             Event::Call { tool, input, .. } => {
                 let preview = preview(tool, input);
@@ -83,7 +90,7 @@ impl TurnView {
                 let mark = if *error { "✗" } else { "·" };
                 vec![self.call_line(mark, &preview, &seconds(Duration::from_millis(*ms)))]
             }
-            Event::Steered { origin, text } => self.around(&format!("({origin}) {text}")),
+            Event::Steered { origin, text } => self.said(origin, text),
             Event::Retry { wait_ms, why } => {
                 let wait = seconds(Duration::from_millis(*wait_ms));
                 self.around(&format!("{why}; trying again in {wait} (Ctrl-C stops)"))
@@ -121,8 +128,7 @@ impl TurnView {
     }
 
     /// The end of the words so far.
-    fn finish(&mut self) -> Vec<Shown> {
-        self.spoke = false;
+    pub fn finish(&mut self) -> Vec<Shown> {
         self.markdown.finish().into_iter().map(Shown::Said).collect()
     }
 
@@ -134,17 +140,24 @@ impl TurnView {
     }
 
     fn around(&self, text: &str) -> Vec<Shown> {
-        let lines = clean(text);
-        let mut markdown = Markdown::new(self.screen.width, false);
-        let mut wrapped: Vec<String> =
-            lines.lines().flat_map(|one| markdown.push(&format!("{one}\n"))).collect();
-        wrapped.extend(markdown.finish());
-        wrapped.into_iter().map(|one| Shown::Aside(self.screen.dim(&one))).collect()
+        let text = wrapped(text, self.screen);
+        text.lines().map(|one| Shown::Aside(self.screen.dim(one))).collect()
     }
 
     fn warning(&self, text: &str) -> Shown {
-        Shown::Aside(self.screen.warn(&clean(text)))
+        Shown::Aside(self.screen.warn(&wrapped(text, self.screen)))
     }
+}
+
+/// A plain text, cleaned, and wrapped where people read it: what a pipe gets is searched.
+pub fn wrapped(text: &str, screen: Screen) -> String {
+    if !screen.terminal {
+        return clean(text);
+    }
+    let mut markdown = Markdown::new(screen.width, false);
+    let mut lines = markdown.push(text);
+    lines.extend(markdown.finish());
+    lines.join("\n")
 }
 
 /// A call in a few words.

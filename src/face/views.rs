@@ -4,43 +4,66 @@
 
 use anyhow::{Context as _, Result};
 use serde_json::Value;
+use tokio::sync::mpsc::UnboundedReceiver;
 
-use crate::face::Refusal;
 use crate::face::clean::{clean, row};
 use crate::face::screen::{Place, Screen, write};
 use crate::face::turn_view::count;
+use crate::face::{Refusal, run};
 use crate::organs::home::Home;
 use crate::organs::link::Link;
 use crate::organs::sessions::Listed;
 use crate::organs::verb::{Answer, Verb};
 
+/// Ask one thing, as all that this process does.
+pub async fn once(mut link: Link, verb: Verb) -> Result<Value> {
+    loop {
+        let answered = aloud(&link, verb.clone()).await;
+        run::leave(&link, false).await?;
+        if let Some(value) = answered? {
+            return Ok(value);
+        }
+        link = link.again().await?;
+    }
+}
+
 /// Ask one thing.
 pub async fn ask(link: &Link, verb: Verb) -> Result<Value> {
+    aloud(link, verb).await?.context("the host ended before it answered; try again")
+}
+
+/// The answer, and what the host had to say before.
+async fn aloud(link: &Link, verb: Verb) -> Result<Option<Value>> {
     if let Some(host) = link.host() {
         for notice in host.take_notices() {
             write(Place::Err, &clean(&notice))?;
         }
     }
-    let mut answers = link.ask(verb).await?;
+    answer(&mut link.ask(verb).await?).await
+}
+
+/// The one thing that comes as an answer; none when the host ended before it came.
+pub async fn answer(answers: &mut UnboundedReceiver<Answer>) -> Result<Option<Value>> {
     let mut value = Value::Null;
     while let Some(answer) = answers.recv().await {
         match answer {
             Answer::Value(answer) => value = answer,
             Answer::Refused { why, exit } => return Err(Refusal { why, exit }.into()),
-            Answer::Done => return Ok(value),
+            Answer::Done => return Ok(Some(value)),
             Answer::Event(_) => {}
         }
     }
-    anyhow::bail!("the host ended before it answered; try again")
+    Ok(None)
 }
 
 /// `fledgling init`.
-pub fn init(link: &Link, home: &Home) -> Result<u8> {
+pub async fn init(link: &Link, home: &Home) -> Result<u8> {
     for notice in link.host().map(|host| host.take_notices()).unwrap_or_default() {
         write(Place::Err, &clean(&notice))?;
     }
     write(Place::Out, &format!("home       {}", home.path().display()))?;
     write(Place::Out, &format!("workspace  {}", home.workspace().display()))?;
+    run::leave(link, false).await?;
     Ok(0)
 }
 
@@ -56,8 +79,7 @@ pub fn sessions_text(answer: &Value, screen: Screen) -> Result<String> {
             (_, _, Some(parent)) => format!(" [from {parent}]"),
             _ => String::new(),
         };
-        let turns =
-            if one.turns == 1 { "1 turn".to_owned() } else { format!("{} turns", one.turns) };
+        let turns = turns(one.turns);
         let text = format!("{:longest$}  {}  {turns:>9}{state}  {}", one.name, one.last, one.about);
         row(&text, screen.width)
     };
@@ -65,6 +87,11 @@ pub fn sessions_text(answer: &Value, screen: Screen) -> Result<String> {
         [] => Ok("No conversation yet.".to_owned()),
         list => Ok(list.iter().map(shown).collect::<Vec<_>>().join("\n")),
     }
+}
+
+/// So many turns.
+pub fn turns(count: u64) -> String {
+    if count == 1 { "1 turn".to_owned() } else { format!("{count} turns") }
 }
 
 /// `fledgling end`.

@@ -66,6 +66,11 @@ impl Wrap {
         }
     }
 
+    /// What is not laid out yet goes into lines of this width.
+    pub fn resize(&mut self, width: usize) {
+        self.width = width.max(Self::NARROWEST);
+    }
+
     /// The widest that a prefix should be: half of each line is for the text.
     pub fn widest_prefix(&self) -> usize {
         self.width / 2

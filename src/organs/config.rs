@@ -97,7 +97,7 @@ impl Config {
             Ok(text) => {
                 Self::parse(&text).with_context(|| format!("mistake in {}", path.display()))
             }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
+            Err(error) if is_absent(&error) => Ok(Self::default()),
             Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
         }
     }
@@ -110,6 +110,11 @@ impl Config {
         );
         Ok(config)
     }
+}
+
+/// Whether a file is not there; not even its folder, perhaps.
+pub fn is_absent(error: &std::io::Error) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory)
 }
 
 #[cfg(test)]

@@ -13,21 +13,34 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncWriteExt as _, BufReader, Lines};
+use tokio::io::{
+    AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, BufReader, Lines,
+};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::RwLock;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use crate::organs::home::Home;
 use crate::organs::host::Host;
 use crate::organs::verb::{Answer, Caller, VERSION, Verb, exit};
 
+/// Bytes of one request at most, so that nobody can fill the host's memory.
+const REQUEST_LIMIT: u64 = 64 << 20;
+
 /// The first line of a connection.
 #[derive(Serialize, Deserialize)]
 struct Hello {
     version: u32,
-    key: String,
+    /// Not `key`: a message has one of its own, beside it.
+    door_key: String,
     #[serde(flatten)]
     verb: Verb,
+}
+
+/// What every version's first line has.
+#[derive(Deserialize)]
+struct Version {
+    version: u32,
 }
 
 /// Let the owner in. The socket goes when the returned guard does.
@@ -43,19 +56,20 @@ pub fn open(host: &Arc<Host>, home: &Home) -> Result<Open> {
             Ok(listener)
         })
         .with_context(|| format!("cannot listen on {}", path.display()))?;
-    let host = host.clone();
+    let (host, asked) = (host.clone(), Arc::new(RwLock::new(())));
+    let unanswered = asked.clone();
     let task = tokio::spawn(async move {
         // An error here is about one connection, or about too many open files: the next
         // accept waits until there is something to accept.
         loop {
             if let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(serve(stream, host.clone(), key.clone()));
+                tokio::spawn(serve(stream, host.clone(), key.clone(), unanswered.clone()));
             } else {
                 tokio::task::yield_now().await;
             }
         }
     });
-    Ok(Open { path, task })
+    Ok(Open { path, task, asked })
 }
 
 /// The open door.
@@ -63,6 +77,16 @@ pub fn open(host: &Arc<Host>, home: &Home) -> Result<Open> {
 pub struct Open {
     path: PathBuf,
     task: tokio::task::JoinHandle<()>,
+    /// Held for reading by every request until its last word is said.
+    asked: Arc<RwLock<()>>,
+}
+
+impl Open {
+    /// Returns when everything that was asked is answered, to the last word. What comes
+    /// afterwards is not begun, so that whoever asks finds the next host.
+    pub async fn answered(&self) {
+        drop(self.asked.write().await);
+    }
 }
 
 impl Drop for Open {
@@ -72,27 +96,46 @@ impl Drop for Open {
     }
 }
 
-async fn serve(stream: UnixStream, host: Arc<Host>, key: String) {
+async fn serve(stream: UnixStream, host: Arc<Host>, key: String, asked: Arc<RwLock<()>>) {
     let (reader, mut writer) = stream.into_split();
-    let Ok(Some(line)) = BufReader::new(reader).lines().next_line().await else { return };
-    let mut answers = match serde_json::from_str::<Hello>(&line) {
-        Ok(hello) if hello.version != VERSION => refuse(format!(
-            "the host speaks version {VERSION} of the door's protocol, this program {}: restart the older one",
-            hello.version
-        )),
-        Ok(hello) if same(hello.key.as_bytes(), key.as_bytes()) => {
-            host.ask(Caller::Owner, hello.verb)
+    let mut lines = BufReader::new(reader.take(REQUEST_LIMIT)).lines();
+    let Ok(Some(line)) = lines.next_line().await else { return };
+    let mut held = Some(asked.read().await);
+    let mut answers = match admit(&line, &key) {
+        Ok(verb) => {
+            // A watcher never gets a last word.
+            if matches!(verb, Verb::Watch { .. }) {
+                held = None;
+            }
+            host.ask(Caller::Owner, verb)
         }
-        Ok(_) => refuse(
-            "the door's key is wrong: it is in door.key, which only the owner can read".to_owned(),
-        ),
-        Err(error) => refuse(format!("the host does not understand the request: {error}")),
+        Err(why) => refuse(why),
     };
     while let Some(answer) = answers.recv().await {
         if writer.write_all(line_of(&answer).as_bytes()).await.is_err() {
-            return;
+            break;
         }
     }
+    drop(held);
+}
+
+/// What is asked for in the first line of a connection, if it is the owner who asks.
+fn admit(line: &str, key: &str) -> Result<Verb, String> {
+    let odd = |error| format!("the host does not understand the request: {error}");
+    // Another version may say all the rest in other words.
+    let Version { version } = serde_json::from_str(line).map_err(odd)?;
+    if version != VERSION {
+        return Err(format!(
+            "the host speaks version {VERSION} of the door's protocol, this program {version}: restart the older one"
+        ));
+    }
+    let Hello { door_key, verb, .. } = serde_json::from_str(line).map_err(odd)?;
+    if !same(door_key.as_bytes(), key.as_bytes()) {
+        return Err(
+            "the door's key is wrong: it is in door.key, which only the owner can read".to_owned()
+        );
+    }
+    Ok(verb)
 }
 
 fn refuse(why: String) -> UnboundedReceiver<Answer> {
@@ -108,10 +151,10 @@ fn same(a: &[u8], b: &[u8]) -> bool {
 
 /// Ask the host behind the owner's door. Fails when nobody listens there.
 pub async fn ask(home: &Home, verb: Verb) -> io::Result<UnboundedReceiver<Answer>> {
-    let key = std::fs::read_to_string(home.file("door.key"))?;
+    let door_key = std::fs::read_to_string(home.file("door.key"))?;
     let short = Short::to(home).map_err(io::Error::other)?;
     let mut stream = UnixStream::connect(short.path()).await?;
-    let hello = Hello { version: VERSION, key, verb };
+    let hello = Hello { version: VERSION, door_key, verb };
     stream.write_all(line_of(&hello).as_bytes()).await?;
     Ok(answers(BufReader::new(stream).lines()))
 }

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
-use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader, Interest};
 use tokio::net::unix::pipe;
 use tokio::sync::mpsc::UnboundedReceiver;
 
@@ -24,6 +24,8 @@ use crate::organs::verb::{Answer, Caller, Verb};
 
 /// Bytes of one request at most: a message is text that somebody could read.
 const REQUEST_LIMIT: u64 = 1 << 20;
+/// Bytes of a request's name at most.
+const NAME_LIMIT: usize = 64;
 /// The FIFO in which requests are announced.
 const REQUESTS: &str = "requests";
 
@@ -62,15 +64,24 @@ impl Drop for HandDoor {
     }
 }
 
-async fn listen(receiver: pipe::Receiver, host: Arc<Host>, session: String, folder: PathBuf) {
-    let mut names = BufReader::new(receiver).split(b'\n');
-    while let Ok(Some(name)) = names.next_segment().await {
-        // Only names of our own making: nothing that leads out of the folder.
-        let Ok(name) = String::from_utf8(name) else { continue };
-        if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
-            continue;
+async fn listen(mut receiver: pipe::Receiver, host: Arc<Host>, session: String, folder: PathBuf) {
+    let (mut name, mut piece) = (Vec::new(), [0; 4096]);
+    while let Ok(length @ 1..) = receiver.read(&mut piece).await {
+        for byte in &piece[..length] {
+            if *byte != b'\n' {
+                // One byte too many is enough to tell that it is no name of ours.
+                if name.len() <= NAME_LIMIT {
+                    name.push(*byte);
+                }
+                continue;
+            }
+            let name = String::from_utf8(std::mem::take(&mut name)).unwrap_or_default();
+            // Only names of our own making: nothing that leads out of the folder.
+            let plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric());
+            if plain && (1..=NAME_LIMIT).contains(&name.len()) {
+                tokio::spawn(serve(host.clone(), session.clone(), folder.join(name)));
+            }
         }
-        tokio::spawn(serve(host.clone(), session.clone(), folder.join(name)));
     }
 }
 
@@ -86,9 +97,14 @@ async fn serve(host: Arc<Host>, session: String, request: PathBuf) {
         }
     };
     let _ = fs::remove_file(&request);
-    while let Some(answer) = answers.recv().await {
-        if replies.write_all(line_of(&answer).as_bytes()).await.is_err() {
+    loop {
+        let answer = tokio::select! {
+            answer = answers.recv() => answer,
             // The asker is gone: dropping the answers tells the host.
+            _ = replies.ready(Interest::ERROR) => return,
+        };
+        let Some(answer) = answer else { return };
+        if replies.write_all(line_of(&answer).as_bytes()).await.is_err() {
             return;
         }
     }

@@ -150,7 +150,9 @@ impl Home {
         File::open("/dev/urandom")
             .and_then(|mut random| random.read_exact(&mut bytes))
             .context("cannot read /dev/urandom")?;
-        let key: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        let digit = |nibble: u8| char::from_digit(nibble.into(), 16).unwrap_or_default();
+        let key: String =
+            bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect();
         write_private(&path, key.as_bytes()).with_context(|| format!("cannot write {shown}"))?;
         Ok(key)
     }

@@ -23,7 +23,7 @@ use crate::organs::line::Saying;
 use crate::organs::models::{Catalog, NoModel};
 use crate::organs::prompt::Sources;
 use crate::organs::report;
-use crate::organs::sessions;
+use crate::organs::sessions::{self, BadName};
 use crate::organs::snapshots::Snapshots;
 use crate::organs::state::State;
 use crate::organs::verb::{Answer, Caller, Needs, Verb, exit};
@@ -143,10 +143,10 @@ impl Host {
             let last = match host.answer(&caller, verb, &answers).await {
                 Ok(()) => Answer::Done,
                 Err(error) => {
-                    let no_model = error.downcast_ref::<NoModel>();
-                    let exit = match no_model {
+                    let exit = match error.downcast_ref::<NoModel>() {
                         Some(NoModel::Nothing) => exit::NO_MODEL,
                         Some(NoModel::Unusable(_)) => exit::USAGE,
+                        None if error.is::<BadName>() => exit::USAGE,
                         None => exit::FAILED,
                     };
                     Answer::Refused { why: format!("{error:#}"), exit }
@@ -171,7 +171,10 @@ impl Host {
                 return self.run(caller, saying, answers).await;
             }
             Verb::Watch { session } => {
-                let mut heard = self.lane(&session).watch();
+                let lane = self.lane(&session);
+                let mut heard = lane.watch();
+                let begun = serde_json::json!({ "running": lane.busy() });
+                let _ = answers.send(Answer::Value(begun));
                 while let Some(Heard { what, .. }) = heard.recv().await {
                     if let What::Event(event) = what
                         && answers.send(Answer::Event(event)).is_err()
@@ -181,9 +184,12 @@ impl Host {
                 }
                 return Ok(());
             }
+            Verb::TakeBack { key } => {
+                self.take_back(&key)?;
+                return Ok(());
+            }
             Verb::Stop { session } => {
-                let lanes: Vec<_> = lock(&self.lanes).clone().into_iter().collect();
-                let wanted = lanes.into_iter().filter(|(name, _)| match &session {
+                let wanted = self.lanes().into_iter().filter(|(name, _)| match &session {
                     Some(session) => name == session,
                     None => self.reaches(caller, name),
                 });
@@ -237,6 +243,7 @@ impl Host {
 
     /// The authority table, enforced.
     fn check(&self, caller: &Caller, verb: &Verb) -> Result<()> {
+        verb.session().map_or(Ok(()), sessions::check_name)?;
         let Caller::Hand(own) = caller else { return Ok(()) };
         match verb.needs() {
             Needs::Filtered => Ok(()),
@@ -264,7 +271,7 @@ impl Host {
     }
 
     /// Whether a caller may know of a session: its own, or one started from it.
-    fn reaches(&self, caller: &Caller, session: &str) -> bool {
+    pub(super) fn reaches(&self, caller: &Caller, session: &str) -> bool {
         let Caller::Hand(own) = caller else { return true };
         sessions::ancestry(&self.settings.home, session).any(|name| name == *own)
     }
@@ -300,27 +307,29 @@ impl Host {
         lock(&self.lanes).entry(session.to_owned()).or_default().clone()
     }
 
+    /// All lanes there are so far, by session.
+    pub(super) fn lanes(&self) -> Vec<(String, Arc<Lane>)> {
+        lock(&self.lanes).iter().map(|(name, lane)| (name.clone(), lane.clone())).collect()
+    }
+
     /// The sessions that have a turn under way.
     pub fn running(&self) -> Vec<String> {
-        let lanes = lock(&self.lanes);
-        let mut names: Vec<_> =
-            lanes.iter().filter(|(_, lane)| lane.busy()).map(|(name, _)| name.clone()).collect();
+        let busy = self.lanes().into_iter().filter(|(_, lane)| lane.busy());
+        let mut names: Vec<_> = busy.map(|(name, _)| name).collect();
         names.sort();
         names
     }
 
     /// Returns when no turn runs and none waits its turn.
     pub async fn idle(&self) {
-        let lanes: Vec<_> = lock(&self.lanes).values().cloned().collect();
-        for lane in lanes {
+        for (_, lane) in self.lanes() {
             let _ = lane.gate.lock().await;
         }
     }
 
     /// Interrupt every turn and wait for them to be recorded.
     pub async fn stop_all(&self) {
-        let lanes: Vec<_> = lock(&self.lanes).values().cloned().collect();
-        for lane in &lanes {
+        for (_, lane) in self.lanes() {
             lane.stop();
         }
         self.idle().await;

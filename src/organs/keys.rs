@@ -10,6 +10,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
+use crate::organs::config::is_absent;
 use crate::organs::home::write_private;
 
 /// The variables that hold keys.
@@ -75,13 +76,13 @@ fn read(path: &Path) -> Result<BTreeMap<String, String>> {
     match std::fs::read_to_string(path) {
         // The error must not quote the file: it holds secrets.
         Ok(text) => toml::from_str(&text).map_err(|error: toml::de::Error| {
-            let line = error.span().map_or(0, |span| text[..span.start].lines().count());
+            let line = error.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
             anyhow::anyhow!(
                 "mistake in {}, line {line}: expected lines NAME = \"value\"",
                 path.display()
             )
         }),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(BTreeMap::new()),
+        Err(error) if is_absent(&error) => Ok(BTreeMap::new()),
         Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
     }
 }

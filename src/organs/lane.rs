@@ -3,6 +3,7 @@
 //! Owns the line (first come, first served), the running turn's interrupter and the
 //! watchers. Knows neither transcripts nor models.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -34,6 +35,7 @@ pub enum What {
 struct Running {
     since: Instant,
     interrupter: Interrupter,
+    keys: Arc<[String]>,
 }
 
 /// One session's lane.
@@ -41,11 +43,18 @@ struct Running {
 pub struct Lane {
     /// Held by whoever runs a turn; fair, so that turns run in the order of asking.
     pub gate: tokio::sync::Mutex<()>,
+    /// Whether it was said what of the transcript cannot be read: once is enough.
+    told: AtomicBool,
     running: Mutex<Option<Running>>,
     watchers: Mutex<Vec<UnboundedSender<Heard>>>,
 }
 
 impl Lane {
+    /// Whether this is the first time that the transcript's faults are to be told.
+    pub fn first_telling(&self) -> bool {
+        !self.told.swap(true, Ordering::Relaxed)
+    }
+
     /// Hear everything from now on.
     pub fn watch(&self) -> UnboundedReceiver<Heard> {
         let (sender, receiver) = unbounded_channel();
@@ -59,10 +68,11 @@ impl Lane {
         lock(&self.watchers).retain(|watcher| watcher.send(heard()).is_ok());
     }
 
-    /// A turn begins: what interrupts it.
-    pub fn begin(&self) -> Interrupt {
+    /// A turn that answers these messages begins: what interrupts it.
+    pub fn begin(&self, keys: &Arc<[String]>) -> Interrupt {
         let (interrupter, interrupt) = interrupt();
-        *lock(&self.running) = Some(Running { since: Instant::now(), interrupter });
+        let (since, keys) = (Instant::now(), keys.clone());
+        *lock(&self.running) = Some(Running { since, interrupter, keys });
         interrupt
     }
 
@@ -73,8 +83,17 @@ impl Lane {
 
     /// Interrupt the running turn. Whether there was one.
     pub fn stop(&self) -> bool {
+        self.stop_if(|_| true)
+    }
+
+    /// Interrupt the running turn when it answers the message with this key. Whether it does.
+    pub fn stop_answering(&self, key: &str) -> bool {
+        self.stop_if(|keys| keys.iter().any(|one| one == key))
+    }
+
+    fn stop_if(&self, wanted: impl Fn(&[String]) -> bool) -> bool {
         let running = lock(&self.running);
-        running.as_ref().is_some_and(|running| {
+        running.as_ref().filter(|running| wanted(&running.keys)).is_some_and(|running| {
             running.interrupter.raise();
             true
         })

@@ -4,6 +4,7 @@
 //! Owns who becomes the host: whoever comes first takes the lock and hosts for its own
 //! lifetime; everybody else goes through the door. Knows no request.
 
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,14 +23,15 @@ pub const DOOR_VARIABLE: &str = "FLEDGLING_DOOR";
 /// A way to a host.
 pub enum Link {
     /// This process is the host.
-    Own(Arc<Host>, #[expect(dead_code, reason = "keeps the door open")] door::Open),
+    Own(Arc<Host>, door::Open),
     /// Another process is.
     Door(Box<Settings>),
     /// This process runs inside a hand.
     Hand(PathBuf),
 }
 
-/// A host that has just taken the lock may need this long before its door is open.
+/// A host that has just taken the lock may need this long before its door is open, and a
+/// client this long before it has read its answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(20);
 
@@ -53,15 +55,21 @@ impl Link {
                 let open = door::open(&host, &home)?;
                 return Ok(Self::Own(host, open));
             }
-            match door::ask(&home, Verb::Usage).await {
-                Ok(_) => return Ok(Self::Door(Box::new(settings))),
+            let probe =
+                async { Ok::<_, io::Error>(door::ask(&home, Verb::Usage).await?.recv().await) };
+            let why = match tokio::time::timeout(PATIENCE, probe).await {
+                Ok(Ok(Some(Answer::Refused { why, .. }))) => anyhow::bail!(why),
+                Ok(Ok(Some(_))) => return Ok(Self::Door(Box::new(settings))),
                 // It is starting, or ending: then the lock is free in a moment.
-                Err(error) => anyhow::ensure!(
-                    started.elapsed() < PATIENCE,
-                    "another process hosts {} (it holds host.lock) but its door host.sock does not answer: {error}; end that process and try again",
-                    home.path().display()
-                ),
-            }
+                Ok(Ok(None)) => "it hung up".to_owned(),
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => format!("nothing came for {} s", PATIENCE.as_secs()),
+            };
+            anyhow::ensure!(
+                started.elapsed() < PATIENCE,
+                "another process hosts {} (it holds host.lock) but its door host.sock does not answer: {why}; end that process and try again",
+                home.path().display()
+            );
             tokio::time::sleep(PAUSE).await;
         }
     }
@@ -84,6 +92,31 @@ impl Link {
                 anyhow::bail!("the host behind {} ended", folder.display())
             }
         }
+    }
+
+    /// Before this process ends: wait until everything is answered that others asked of it.
+    pub async fn settle(&self) {
+        let Self::Own(host, open) = self else { return };
+        host.idle().await;
+        // A turn may just have begun; a client that no longer reads is not waited for.
+        while tokio::time::timeout(PATIENCE, open.answered()).await.is_err()
+            && !host.running().is_empty()
+        {
+            host.idle().await;
+        }
+    }
+
+    /// Before this process ends: stop every turn in it, and tell those who asked.
+    pub async fn stop_all(&self) {
+        if let Self::Own(host, _) = self {
+            host.stop_all().await;
+            self.settle().await;
+        }
+    }
+
+    /// Whether requests come to the host as the owner's.
+    pub fn is_owners(&self) -> bool {
+        !matches!(self, Self::Hand(_))
     }
 
     /// The host, when it is this process.

@@ -24,7 +24,7 @@ pub struct Provider {
     /// The name of its key, when it needs one.
     pub key: Option<&'static str>,
     /// The model when none is named; `None` asks the server what it has.
-    model: Option<&'static str>,
+    pub model: Option<&'static str>,
     window: u64,
     output: Option<u64>,
     /// What this provider calls the limit of output tokens.
@@ -94,9 +94,12 @@ pub const PROVIDERS: [Provider; 5] = [
 /// How long a local server may take to say that it is there.
 const PROBE: Duration = Duration::from_millis(300);
 
+/// How long a server elsewhere may take to say whether it wants a key.
+const ASK: Duration = Duration::from_secs(3);
+
 /// The ways to a model, for a person who has none yet.
-pub const WAYS: &str = "\
-  1. a hosted model: set ANTHROPIC_API_KEY, OPENAI_API_KEY or OPENROUTER_API_KEY
+pub const WAYS: &str =
+    "  1. a hosted model: set ANTHROPIC_API_KEY, OPENAI_API_KEY or OPENROUTER_API_KEY
      (or run `fledgling` in a terminal, which asks for a key and keeps it)
   2. a local model: start Ollama (port 11434) or llama.cpp's server (port 8080)
   3. neither: `fledgling tour` shows a recorded conversation with real tools";
@@ -157,6 +160,22 @@ impl Catalog {
         Err(NoModel::Nothing)
     }
 
+    /// Whether only a URL of the environment speaks for a hosted model, and the server there
+    /// lets nobody in without a key.
+    pub async fn wants_key(&self) -> bool {
+        let keyless = |key| self.keys.get(key).is_none();
+        if self.config.model.is_some()
+            || !PROVIDERS.iter().filter_map(|provider| provider.key).all(keyless)
+        {
+            return false;
+        }
+        let found = PROVIDERS.iter().find(|provider| self.bases.contains_key(provider.name));
+        let Some(provider) = found else { return false };
+        let version = if provider.wire == Wire::Anthropic { "/v1" } else { "" };
+        let url = format!("{}{version}/models", self.base(provider));
+        wires::http::refuses_strangers(&url, ASK).await
+    }
+
     /// The model of this name: `PROVIDER:NAME`, `PROVIDER`, a name of config.toml, or
     /// `script:FILE`.
     pub async fn model(&self, spec: &str) -> Result<Arc<dyn Model>, NoModel> {
@@ -176,7 +195,7 @@ impl Catalog {
     }
 
     fn named(&self, spec: &str, named: &NamedModel) -> Result<(Wire, Endpoint), NoModel> {
-        let provider = self.provider_of(named.wire);
+        let provider = provider_of(named.wire);
         let key = match &named.key {
             None => None,
             Some(name) => Some(self.keys.get(name).map(str::to_owned).ok_or_else(|| {
@@ -193,6 +212,7 @@ impl Catalog {
             model: named.name.clone(),
             base_url: named.base_url.clone().unwrap_or_else(|| self.base(provider)),
             key,
+            key_name: named.key.clone().or_else(|| provider.key.map(str::to_owned)),
             headers: named.headers.clone().into_iter().collect(),
             body: named.body.clone(),
             window: named.window.unwrap_or(provider.window),
@@ -228,7 +248,6 @@ impl Catalog {
         }
         let mut window = provider.window;
         let model = match (model, provider.model) {
-            ("", Some(model)) => model.to_owned(),
             ("", None) => {
                 let missing = || {
                     unusable(format!(
@@ -237,7 +256,7 @@ impl Catalog {
                 };
                 listed(&base_url, PROBE).await.ok_or_else(missing)?
             }
-            (model, _) => model.to_owned(),
+            ("", Some(model)) | (model, _) => model.to_owned(),
         };
         if provider.name == "llamacpp"
             && let Some(context) = context_of_llamacpp(&base_url).await
@@ -252,6 +271,7 @@ impl Catalog {
                 model,
                 base_url,
                 key,
+                key_name: provider.key.map(str::to_owned),
                 headers: Vec::new(),
                 body: serde_json::Map::new(),
                 window,
@@ -264,11 +284,12 @@ impl Catalog {
     fn base(&self, provider: &Provider) -> String {
         self.bases.get(provider.name).cloned().unwrap_or_else(|| provider.base_url.to_owned())
     }
+}
 
-    fn provider_of(&self, wire: Wire) -> &'static Provider {
-        let [anthropic, openai, ..] = &PROVIDERS;
-        if wire == Wire::Anthropic { anthropic } else { openai }
-    }
+/// The provider whose defaults a named model of this wire has.
+fn provider_of(wire: Wire) -> &'static Provider {
+    let [anthropic, openai, ..] = &PROVIDERS;
+    if wire == Wire::Anthropic { anthropic } else { openai }
 }
 
 fn unusable(why: impl std::fmt::Display) -> NoModel {

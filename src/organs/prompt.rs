@@ -67,14 +67,11 @@ impl Sources {
             return BOOTSTRAP.trim_end().to_owned();
         }
         let path = self.home.workspace().join("bootstrap.md");
-        match read(&path, "bootstrap.md", notices) {
-            Some(text) => cut(text, BOOTSTRAP_LIMIT, "bootstrap.md", notices),
-            None => {
-                notices
-                    .push("bootstrap.md is missing or empty: the one built in is used.".to_owned());
-                BOOTSTRAP.trim_end().to_owned()
-            }
+        if let Some(text) = read(&path, "bootstrap.md", notices) {
+            return cut(text, BOOTSTRAP_LIMIT, "bootstrap.md", notices);
         }
+        notices.push("bootstrap.md is missing or empty: the one built in is used.".to_owned());
+        BOOTSTRAP.trim_end().to_owned()
     }
 
     fn facts(&self) -> String {

@@ -33,16 +33,19 @@ pub struct Listed {
     pub running: Option<u64>,
 }
 
+/// A name no session may have.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "bad session name {0:?}: up to 64 letters, digits, dots, dashes and underscores, the first a letter or digit"
+)]
+pub struct BadName(String);
+
 /// A name a session may have: it becomes a file's name and is typed on command lines.
 pub fn check_name(name: &str) -> Result<()> {
     let fine = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
     let good =
         (1..=64).contains(&name.len()) && name.chars().all(fine) && !name.starts_with(['.', '-']);
-    anyhow::ensure!(
-        good,
-        "bad session name {name:?}: up to 64 letters, digits, dots, dashes and underscores, the first a letter or digit"
-    );
-    Ok(())
+    if good { Ok(()) } else { Err(BadName(name.to_owned()).into()) }
 }
 
 /// The name of a new session: the day, and a number when the day has one already.

@@ -134,6 +134,14 @@ impl State {
         self.write("DELETE FROM inbox WHERE key = ?", params![key])
     }
 
+    /// Take a message out of the inbox before its turn came. The session it waited for,
+    /// if it did.
+    pub fn take_back(&self, key: &str) -> Result<Option<String>> {
+        let sql = "DELETE FROM inbox WHERE key = ? RETURNING session";
+        let found = self.connection().query_row(sql, [key], |row| row.get(0)).optional();
+        found.context("cannot write state.db")
+    }
+
     /// A turn begins.
     pub fn begin(&self, session: &str, turn: u64) -> Result<()> {
         let sql = "INSERT OR REPLACE INTO running (session, turn, at) VALUES (?, ?, ?)";

@@ -13,7 +13,7 @@ use crate::guard::policy::Policy;
 use crate::kernel::agent::Agent;
 use crate::kernel::border::{Context, Listener, Prompt, Summary};
 use crate::kernel::event::{End, Event};
-use crate::kernel::interrupt::{Interrupt, interrupt};
+use crate::kernel::interrupt::Interrupt;
 use crate::kernel::message::{Message, Usage};
 use crate::kernel::model::{Boxed, Deltas, Failure, Model};
 use crate::kernel::session::{Header, Session};
@@ -59,6 +59,7 @@ impl Host {
         name: &str,
         lane: &Lane,
         keys: &Arc<[String]>,
+        interrupt: Interrupt,
         batch: Vec<Waiting>,
     ) -> Result<Option<End>> {
         let mut transcript = Session::open(&self.settings.home.transcript(name))?;
@@ -77,12 +78,13 @@ impl Host {
         let model = self.model_for(name, asked.as_deref()).await?;
         let turn = transcript.turn() + 1;
         let mut heard = self.listener(name, turn, lane, keys)?;
-        for text in transcript.take_notices() {
+        let telling = lane.first_telling();
+        let faults = transcript.take_notices();
+        for text in faults.into_iter().filter(|_| telling) {
             heard.event(Event::Notice { text });
         }
         let door = HandDoor::open(self.clone(), name)?;
         let hand = Hand::new(self.policy(&door));
-        let interrupt = lane.begin();
         self.state.begin(name, turn)?;
         let ended =
             self.agent(&*model, &hand, interrupt, &mut heard).turn(&mut transcript, first).await;
@@ -98,17 +100,22 @@ impl Host {
     /// Summarise a session's conversation now.
     pub(super) async fn compact(self: &Arc<Self>, name: &str) -> Result<serde_json::Value> {
         let lane = self.lane(name);
-        let _turn = lane.gate.lock().await;
+        let turn = lane.gate.lock().await;
         let mut transcript = Session::open(&self.settings.home.transcript(name))?;
         let model = self.model_for(name, None).await?;
         let before = transcript.messages().len();
         let mut heard = self.listener(name, transcript.turn(), &lane, &[].into())?;
         let door = HandDoor::open(self.clone(), name)?;
         let hand = Hand::new(self.policy(&door));
-        let (_stop, stopped) = interrupt();
+        let interrupt = lane.begin(&[].into());
         let compacted =
-            self.agent(&*model, &hand, stopped, &mut heard).compact_now(&mut transcript).await?;
-        compacted.map_err(|why| anyhow::anyhow!(why))?;
+            self.agent(&*model, &hand, interrupt, &mut heard).compact_now(&mut transcript).await;
+        lane.finish();
+        drop(turn);
+        // What was said meanwhile took this for a turn that it could join.
+        let (host, session) = (self.clone(), name.to_owned());
+        tokio::spawn(async move { host.drain(&session, &lane, None).await });
+        compacted?.map_err(|why| anyhow::anyhow!(why))?;
         Ok(serde_json::json!({ "messages": [before, transcript.messages().len()] }))
     }
 
@@ -139,7 +146,8 @@ impl Host {
         keys: &Arc<[String]>,
     ) -> Result<Heard<'a>> {
         let recorder = Recorder::open(&self.settings.home.wire(), name, turn)?;
-        Ok(Heard { lane, keys: keys.clone(), recorder, usage: Usage::default(), last: None })
+        let (recorder, usage) = (Some(recorder), Usage::default());
+        Ok(Heard { lane, keys: keys.clone(), recorder, usage, last: None })
     }
 
     /// What hands of this home are given.
@@ -191,7 +199,8 @@ impl Context for Host {
 struct Heard<'a> {
     lane: &'a Lane,
     keys: Arc<[String]>,
-    recorder: Recorder,
+    /// Gone once it failed: a full disk is told once, not with each piece of a reply.
+    recorder: Option<Recorder>,
     usage: Usage,
     /// The turn's last event, held back until everything about the turn is settled.
     last: Option<Event>,
@@ -202,8 +211,10 @@ impl Heard<'_> {
         self.lane.tell(&self.keys, &What::Event(event));
     }
 
-    fn record(&mut self, recorded: Result<()>) {
-        if let Err(error) = recorded.context("the wire log is incomplete") {
+    fn record(&mut self, what: impl FnOnce(&mut Recorder) -> Result<()>) {
+        let Some(recorder) = &mut self.recorder else { return };
+        if let Err(error) = what(recorder).context("the wire log is incomplete") {
+            self.recorder = None;
             self.tell(Event::Notice { text: format!("{error:#}.") });
         }
     }
@@ -227,12 +238,10 @@ impl Listener for Heard<'_> {
     }
 
     fn sent(&mut self, body: &str) {
-        let recorded = self.recorder.sent(body);
-        self.record(recorded);
+        self.record(|recorder| recorder.sent(body));
     }
 
     fn raw(&mut self, bytes: &[u8]) {
-        let recorded = self.recorder.raw(bytes);
-        self.record(recorded);
+        self.record(|recorder| recorder.raw(bytes));
     }
 }

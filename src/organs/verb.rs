@@ -28,7 +28,8 @@ pub enum Verb {
         /// Whether it may join a turn under way instead of waiting for its own.
         steer: bool,
     },
-    /// Everything that happens in a session, until the asker goes.
+    /// Everything that happens in a session, until the asker goes. A value comes first:
+    /// from then on nothing is missed.
     Watch {
         /// The session.
         session: String,
@@ -37,6 +38,11 @@ pub enum Verb {
     Stop {
         /// The session; all of them when none is named.
         session: Option<String>,
+    },
+    /// Take back what was said: out of the line, or by stopping the turn that answers it.
+    TakeBack {
+        /// The key it was said with.
+        key: String,
     },
     /// What sessions there are.
     Sessions,
@@ -96,14 +102,30 @@ pub enum Needs<'a> {
 }
 
 impl Verb {
+    /// The session it names, if it names one.
+    pub fn session(&self) -> Option<&str> {
+        match self {
+            Self::Run { session, .. }
+            | Self::Stop { session }
+            | Self::Wire { session, .. }
+            | Self::About { session } => session.as_deref(),
+            Self::Watch { session }
+            | Self::End { session }
+            | Self::Compact { session }
+            | Self::Choose { session, .. } => Some(session),
+            Self::TakeBack { .. } | Self::Sessions | Self::Usage => None,
+        }
+    }
+
     /// The authority table.
     pub fn needs(&self) -> Needs<'_> {
         match self {
-            Self::Compact { .. } | Self::Choose { .. } => Needs::Owner,
-            Self::Watch { session } => Needs::Reach(session),
-            Self::End { session } => Needs::Below(session),
-            Self::Run { session: Some(session), .. } => Needs::Below(session),
-            Self::Stop { session: Some(session) }
+            Self::Compact { .. } | Self::Choose { .. } | Self::TakeBack { .. } => Needs::Owner,
+            Self::End { session } | Self::Run { session: Some(session), .. } => {
+                Needs::Below(session)
+            }
+            Self::Watch { session }
+            | Self::Stop { session: Some(session) }
             | Self::Wire { session: Some(session), .. }
             | Self::About { session: Some(session) } => Needs::Reach(session),
             Self::Run { .. }
@@ -145,4 +167,46 @@ pub mod exit {
     pub const NO_MODEL: u8 = 3;
     /// Interrupted.
     pub const INTERRUPTED: u8 = 130;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The authority table as it is meant, one request a row: a change of it has to be
+    /// made in two places.
+    #[test]
+    fn the_authority_each_request_needs() {
+        let s = || "s".to_owned();
+        let run = |session| Verb::Run {
+            session,
+            text: String::new(),
+            key: String::new(),
+            model: None,
+            steer: false,
+        };
+        for (verb, needs) in [
+            (run(Some(s())), Needs::Below("s")),
+            (run(None), Needs::Filtered),
+            (Verb::Watch { session: s() }, Needs::Reach("s")),
+            (Verb::Stop { session: Some(s()) }, Needs::Reach("s")),
+            (Verb::Stop { session: None }, Needs::Filtered),
+            (Verb::TakeBack { key: s() }, Needs::Owner),
+            (Verb::Sessions, Needs::Filtered),
+            (Verb::End { session: s() }, Needs::Below("s")),
+            (Verb::Wire { session: Some(s()), turn: None }, Needs::Reach("s")),
+            (Verb::Wire { session: None, turn: Some(1) }, Needs::Filtered),
+            (Verb::Usage, Needs::Filtered),
+            (Verb::About { session: Some(s()) }, Needs::Reach("s")),
+            (Verb::About { session: None }, Needs::Filtered),
+            (Verb::Compact { session: s() }, Needs::Owner),
+            (Verb::Choose { session: s(), model: s() }, Needs::Owner),
+        ] {
+            assert_eq!(verb.needs(), needs, "{verb:?}");
+            // A name that a request carries is checked, whatever it is asked for.
+            if let Needs::Reach(name) | Needs::Below(name) = needs {
+                assert_eq!(verb.session(), Some(name), "{verb:?}");
+            }
+        }
+    }
 }

@@ -48,6 +48,8 @@ struct Peer {
     headers: HeaderMap,
     /// The URL as messages show it: without what may be secret.
     shown: String,
+    /// What the key is called where the owner keeps it.
+    key_name: Option<String>,
 }
 
 impl<P: Protocol> Remote<P> {
@@ -138,7 +140,7 @@ impl Peer {
             headers.insert(name, value);
         }
         let client = client(&url).map_err(|error| format!("cannot reach {shown}: {error}"))?;
-        Ok(Self { client, url, headers, shown })
+        Ok(Self { client, url, headers, shown, key_name: endpoint.key_name.clone() })
     }
 
     /// Receive a stream of events, to its end or a little beyond that of the reply.
@@ -185,7 +187,13 @@ impl Peer {
         let status = response.status().as_u16();
         // The status says enough where the body is lost.
         let body = self.whole(response, deltas).await.unwrap_or_default();
-        Fault { status, said: fault::said(&body), retry_after }.failure(&self.shown)
+        let fault = Fault { status, said: fault::said(&body), retry_after };
+        match (status, fault.failure(&self.shown), &self.key_name) {
+            (401 | 403, Failure::Fatal(message), Some(name)) => {
+                Failure::Fatal(format!("{message} {name}"))
+            }
+            (_, failure, _) => failure,
+        }
     }
 
     /// What a connection that failed means.
@@ -197,7 +205,9 @@ impl Peer {
         }
         let kind = cause.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
         let message = if kind == Some(ErrorKind::ConnectionRefused) {
-            format!("{shown} refused the connection (is the server running?)")
+            // Nobody listens there: waiting would only hide it.
+            let hint = "start the server, or correct the base URL";
+            return Failure::Fatal(format!("{shown} refused the connection; {hint}"));
         } else if error.is_connect() {
             format!("cannot connect to {shown}: {cause}")
         } else if error.is_timeout() {
@@ -221,6 +231,15 @@ pub async fn get(url: &str, timeout: Duration) -> Option<serde_json::Value> {
     serde_json::from_slice(&body).ok()
 }
 
+/// Whether a server turns away whoever asks for this without a key.
+pub async fn refuses_strangers(url: &str, timeout: Duration) -> bool {
+    let asked = async {
+        let url = Url::parse(url).ok()?;
+        client(&url).ok()?.get(url).timeout(timeout).send().await.ok()
+    };
+    asked.await.is_some_and(|response| matches!(response.status().as_u16(), 401 | 403))
+}
+
 fn client(url: &Url) -> reqwest::Result<Client> {
     // Fails only where a provider is installed already, and then there is one.
     let _ = rustls::crypto::ring::default_provider().install_default();
@@ -233,7 +252,9 @@ fn client(url: &Url) -> reqwest::Result<Client> {
         // Loading the platform's certificates takes longer than a turn with a local model.
         let roots = RootCertStore::empty();
         let tls = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
-        builder = builder.tls_backend_preconfigured(tls);
+        // A new connection costs nothing here, and small servers close kept ones at the
+        // very moment in which they are used again.
+        builder = builder.tls_backend_preconfigured(tls).pool_max_idle_per_host(0);
     }
     if is_local(url) { builder.no_proxy() } else { builder }.build()
 }
@@ -376,15 +397,15 @@ mod tests {
         };
         let mut ask = ask;
         let refused = ask(format!("http://user:sesame@{free}")).await;
-        assert!(matches!(refused, Failure::Transient { .. }));
+        assert!(matches!(refused, Failure::Fatal(_)));
         assert_eq!(
             refused.to_string(),
             format!(
-                "http://{free}/chat/completions refused the connection (is the server running?)"
+                "http://{free}/chat/completions refused the connection; start the server, or correct the base URL"
             )
         );
         let refused = ask(format!("https://{free}/v1")).await.to_string();
-        assert!(refused.contains("is the server running?"), "TLS is set up: {refused}");
+        assert!(refused.contains("start the server"), "TLS is set up: {refused}");
         for base in ["localhost:8080/v1", "/v1", "ftp://x"] {
             let failure = ask(base.to_owned()).await;
             assert!(matches!(failure, Failure::Fatal(_)), "{failure}");

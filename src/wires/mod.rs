@@ -32,6 +32,8 @@ pub struct Endpoint {
     pub base_url: String,
     /// The key, where one is needed.
     pub key: Option<String>,
+    /// What the key is called where the owner keeps it, for messages.
+    pub key_name: Option<String>,
     /// Further headers; they win over those the wire sets.
     pub headers: Vec<(String, String)>,
     /// Further fields of every request body, for instance `temperature`.
@@ -90,6 +92,7 @@ mod tests {
             model: "gpt".to_owned(),
             base_url: "https://user:sesame@localhost".to_owned(),
             key: Some("sesame".to_owned()),
+            key_name: None,
             headers: vec![("authorization".to_owned(), "sesame".to_owned())],
             body: Map::from_iter([("key".to_owned(), Value::from("sesame"))]),
             window: 1,

@@ -126,6 +126,7 @@ pub mod tests {
             model: "model".to_owned(),
             base_url: "http://localhost".to_owned(),
             key: None,
+            key_name: None,
             headers: Vec::new(),
             body: Map::new(),
             window: 1000,

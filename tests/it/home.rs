@@ -22,7 +22,7 @@ use crate::rules::Wire;
 
 /// Lines on stderr that say how the program stands and belong to no test in particular:
 /// the beginnings of them. `Run` leaves them out before it compares.
-const STANDING_NOTICES: &[&str] = &["Tools run with your rights"];
+const STANDING_NOTICES: &[&str] = &["Tools run with the owner's full rights"];
 
 /// A fresh home, working directory and environment.
 pub struct Home {
@@ -78,7 +78,7 @@ impl Home {
         self.with_anthropic_at(&server.url())
     }
 
-    /// Every run has a key for OpenAI and finds this server in its place.
+    /// Every run has a key for `OpenAI` and finds this server in its place.
     pub fn with_openai(self, server: &Server) -> Self {
         self.with_openai_at(&server.url())
     }
@@ -102,8 +102,8 @@ impl Home {
     /// A scripted model with these lines: what `--model` takes.
     pub fn script(&self, lines: &[serde_json::Value]) -> String {
         let path = self.root.path().join("script.jsonl");
-        let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
-        fs::write(&path, text).expect("a script");
+        let lines: Vec<_> = lines.iter().map(ToString::to_string).collect();
+        fs::write(&path, lines.join("\n")).expect("a script");
         format!("script:{}", path.display())
     }
 
@@ -117,6 +117,17 @@ impl Home {
         command.env("FLEDGLING_HOME", self.path(""));
         command.envs(self.env.iter().map(|(name, value)| (name, value)));
         command
+    }
+
+    /// What plain git says in the workspace, with nothing of the machine's configuration.
+    pub fn git(&self, args: &[&str]) -> String {
+        let mut git = Command::new("git");
+        git.args(args).current_dir(self.workspace("")).env_clear();
+        git.env("PATH", std::env::var_os("PATH").unwrap_or_default());
+        git.env("GIT_CONFIG_NOSYSTEM", "1").env("HOME", self.root.path());
+        let output = git.output().expect("git");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
     /// A run to be checked from its start to its end.
@@ -393,7 +404,8 @@ mod tests {
 
     #[test]
     fn a_run_is_compared_with_what_is_expected() {
-        let script = "cat; echo Tools run with your rights. >&2; echo oops >&2; exit 3";
+        let script =
+            "cat; echo \"Tools run with the owner's full rights.\" >&2; echo oops >&2; exit 3";
         let run = || Run::of(bash(script)).stdin("in").code(3);
         run().stdout("in").stderr("oops\n").check();
         run().stdout("in").stderr_holds(&["oo", "ps"]).check();

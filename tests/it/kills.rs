@@ -94,7 +94,7 @@ fn while_a_command_runs() {
         Fifo::make(&home.workspace("never"));
         // Nobody ever opens the other end of `never`: both wait there until they are ended,
         // one of them in a session of its own and with no tie to the shell.
-        let command = "setsid cat never >&- 2>&- & echo $$ $! > told; cat never";
+        let command = "setsid cat never >/dev/null 2>&1 & echo $$ $! > told; cat never";
         server
             .queue(Reply::new().bash("echo first; echo 1 > kept").bash(command).bash("touch ran"));
         let process = home.spawn(&run("the task", &[]));
@@ -145,10 +145,10 @@ fn again_and_again() {
 }
 
 /// A pipe in the file system, by which a command tells a test that it runs.
-struct Fifo(PathBuf);
+pub struct Fifo(PathBuf);
 
 impl Fifo {
-    fn make(path: &Path) -> Self {
+    pub fn make(path: &Path) -> Self {
         let name = std::ffi::CString::new(path.as_os_str().as_encoded_bytes()).expect("a path");
         // SAFETY: the name is a string that ends with a zero and outlives the call.
         let made = unsafe { libc::mkfifo(name.as_ptr(), 0o600) };
@@ -157,7 +157,7 @@ impl Fifo {
     }
 
     /// The next line somebody writes into it.
-    fn line(&self) -> String {
+    pub fn line(&self) -> String {
         let path = self.0.clone();
         let (tell, told) = channel();
         std::thread::spawn(move || {
@@ -171,10 +171,10 @@ impl Fifo {
 }
 
 /// A process of somebody else that is watched until it ends.
-struct Watched(OwnedFd, String);
+pub struct Watched(OwnedFd, String);
 
 impl Watched {
-    fn of(pid: &str) -> Self {
+    pub fn of(pid: &str) -> Self {
         let number: libc::pid_t = pid.parse().expect("a process's number");
         // SAFETY: no memory is involved.
         let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, number, 0) };
@@ -186,7 +186,7 @@ impl Watched {
 
     /// Returns once it has ended.
     #[track_caller]
-    fn gone(&self) {
+    pub fn gone(&self) {
         let mut poll = libc::pollfd { fd: self.0.as_raw_fd(), events: libc::POLLIN, revents: 0 };
         let bound = i32::try_from(BOUND.as_millis()).expect("a minute");
         // SAFETY: there is one structure, and it outlives the call.

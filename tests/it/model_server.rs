@@ -29,10 +29,12 @@ pub struct Server {
     thread: Option<JoinHandle<()>>,
 }
 
+type Handler = Box<dyn Fn(&Asked) -> Reply + Send + Sync>;
+
 struct Shared {
     state: Mutex<Inner>,
     arrived: Condvar,
-    handler: Option<Box<dyn Fn(&Asked) -> Reply + Send + Sync>>,
+    handler: Option<Handler>,
 }
 
 #[derive(Default)]
@@ -104,7 +106,7 @@ impl Server {
         Self::begin(Some(Box::new(handler)))
     }
 
-    fn begin(handler: Option<Box<dyn Fn(&Asked) -> Reply + Send + Sync>>) -> Self {
+    fn begin(handler: Option<Handler>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port on loopback");
         listener.set_nonblocking(true).expect("tokio asks for it");
         let address = listener.local_addr().expect("it is bound");
@@ -226,7 +228,11 @@ async fn serve(State(shared): State<Arc<Shared>>, request: Request) -> Response 
     let wire = match (method.as_str(), path.as_str()) {
         ("POST", "/v1/messages") => Wire::Anthropic,
         ("POST", "/v1/chat/completions") => Wire::OpenAi,
-        ("GET", "/v1/models") => return models(),
+        ("GET", "/v1/models") => {
+            let keys = ["x-api-key", "authorization"];
+            let known = keys.iter().any(|name| head.headers.contains_key(*name));
+            return if known { models() } else { refused(401, "no key") };
+        }
         _ => {
             shared.lock().faults.push(format!("nothing is at {method} {path}"));
             return refused(404, &format!("nothing is at {method} {path}"));

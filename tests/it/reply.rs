@@ -151,7 +151,9 @@ impl Reply {
             Body::Said { parts, usage, stop } => {
                 let mut stream = Stream::new(wire, ids);
                 stream.begin(usage);
-                parts.into_iter().for_each(|part| stream.part(part));
+                for part in parts {
+                    stream.part(part);
+                }
                 stream.end(usage, stop);
                 if let Some(call) = stream.first_call.filter(|_| !stream.thoughts.is_empty()) {
                     thought = Some((call, stream.thoughts));
@@ -199,12 +201,12 @@ impl<'a> Stream<'a> {
             Wire::Anthropic => {
                 let usage = json!({"input_tokens": input, "cache_read_input_tokens": read,
                     "cache_creation_input_tokens": written, "output_tokens": 1});
-                self.event(json!({"type": "message_start", "message": {"id": "msg_1",
+                self.event(&json!({"type": "message_start", "message": {"id": "msg_1",
                     "type": "message", "role": "assistant", "model": "test-model",
                     "content": [], "stop_reason": null, "usage": usage}}));
-                self.event(json!({"type": "ping"}));
+                self.event(&json!({"type": "ping"}));
             }
-            Wire::OpenAi => self.delta(json!({"role": "assistant", "content": ""})),
+            Wire::OpenAi => self.delta(&json!({"role": "assistant", "content": ""})),
         }
     }
 
@@ -220,13 +222,13 @@ impl<'a> Stream<'a> {
 
     fn text(&mut self, text: &str) {
         if self.wire == Wire::Anthropic && !self.block.1 {
-            self.start(json!({"type": "text", "text": ""}));
+            self.start(&json!({"type": "text", "text": ""}));
             self.block.1 = true;
         }
         for piece in pieces(text) {
             match self.wire {
-                Wire::Anthropic => self.block_delta(json!({"type": "text_delta", "text": piece})),
-                Wire::OpenAi => self.delta(json!({"content": piece})),
+                Wire::Anthropic => self.block_delta(&json!({"type": "text_delta", "text": piece})),
+                Wire::OpenAi => self.delta(&json!({"content": piece})),
             }
         }
     }
@@ -234,14 +236,14 @@ impl<'a> Stream<'a> {
     fn thinking(&mut self, text: &str, signature: &str) {
         if self.wire == Wire::OpenAi {
             self.thoughts.push(json!({"reasoning_content": text}));
-            pieces(text).for_each(|piece| self.delta(json!({"reasoning_content": piece})));
+            pieces(text).for_each(|piece| self.delta(&json!({"reasoning_content": piece})));
             return;
         }
-        self.start(json!({"type": "thinking", "thinking": "", "signature": ""}));
+        self.start(&json!({"type": "thinking", "thinking": "", "signature": ""}));
         for piece in pieces(text) {
-            self.block_delta(json!({"type": "thinking_delta", "thinking": piece}));
+            self.block_delta(&json!({"type": "thinking_delta", "thinking": piece}));
         }
-        self.block_delta(json!({"type": "signature_delta", "signature": signature}));
+        self.block_delta(&json!({"type": "signature_delta", "signature": signature}));
         self.stop();
         let whole = json!({"type": "thinking", "thinking": text, "signature": signature});
         self.thoughts.push(whole);
@@ -257,18 +259,18 @@ impl<'a> Stream<'a> {
         self.calls += 1;
         match self.wire {
             Wire::Anthropic => {
-                self.start(json!({"type": "tool_use", "id": id, "name": name, "input": {}}));
+                self.start(&json!({"type": "tool_use", "id": id, "name": name, "input": {}}));
             }
-            Wire::OpenAi => self.delta(json!({"tool_calls": [{"index": index, "id": id,
+            Wire::OpenAi => self.delta(&json!({"tool_calls": [{"index": index, "id": id,
                 "type": "function", "function": {"name": name, "arguments": ""}}]})),
         }
         for piece in pieces(arguments) {
             match self.wire {
                 Wire::Anthropic => {
-                    self.block_delta(json!({"type": "input_json_delta", "partial_json": piece}));
+                    self.block_delta(&json!({"type": "input_json_delta", "partial_json": piece}));
                 }
                 Wire::OpenAi => self.delta(
-                    json!({"tool_calls": [{"index": index, "function": {"arguments": piece}}]}),
+                    &json!({"tool_calls": [{"index": index, "function": {"arguments": piece}}]}),
                 ),
             }
         }
@@ -283,9 +285,9 @@ impl<'a> Stream<'a> {
         match self.wire {
             Wire::Anthropic => {
                 self.close();
-                self.event(json!({"type": "message_delta", "delta": {"stop_reason": stop},
+                self.event(&json!({"type": "message_delta", "delta": {"stop_reason": stop},
                     "usage": {"output_tokens": output}}));
-                self.event(json!({"type": "message_stop"}));
+                self.event(&json!({"type": "message_stop"}));
             }
             Wire::OpenAi => {
                 let reason = match stop {
@@ -306,15 +308,15 @@ impl<'a> Stream<'a> {
         }
     }
 
-    fn start(&mut self, block: Value) {
+    fn start(&mut self, block: &Value) {
         self.close();
         let index = self.block.0;
-        self.event(json!({"type": "content_block_start", "index": index, "content_block": block}));
+        self.event(&json!({"type": "content_block_start", "index": index, "content_block": block}));
     }
 
-    fn block_delta(&mut self, delta: Value) {
+    fn block_delta(&mut self, delta: &Value) {
         let index = self.block.0;
-        self.event(json!({"type": "content_block_delta", "index": index, "delta": delta}));
+        self.event(&json!({"type": "content_block_delta", "index": index, "delta": delta}));
     }
 
     /// End the block of text, if one is open.
@@ -326,19 +328,17 @@ impl<'a> Stream<'a> {
 
     fn stop(&mut self) {
         let index = self.block.0;
-        self.event(json!({"type": "content_block_stop", "index": index}));
+        self.event(&json!({"type": "content_block_stop", "index": index}));
         self.block = (index + 1, false);
     }
 
-    #[expect(clippy::needless_pass_by_value, reason = "callers make it on the spot")]
-    fn event(&mut self, data: Value) {
+    fn event(&mut self, data: &Value) {
         let name = data["type"].as_str().unwrap_or_default();
         let text = format!("event: {name}\ndata: {data}\n\n");
         self.chunks.push(Chunk::Bytes(text.into_bytes()));
     }
 
-    #[expect(clippy::needless_pass_by_value, reason = "callers make it on the spot")]
-    fn delta(&mut self, delta: Value) {
+    fn delta(&mut self, delta: &Value) {
         self.data(&json!({"id": "c1", "object": "chat.completion.chunk",
             "choices": [{"index": 0, "delta": delta, "finish_reason": null}]}));
     }

@@ -155,7 +155,7 @@ fn thinking(
         let signed = block["type"] == "redacted_thinking" || !text(&block["signature"]).is_empty();
         faults.unless(signed, format!("{place}: thinking without a signature"));
         let sent = thoughts.values().flatten().find(|sent| sent["signature"] == block["signature"]);
-        let kept = sent.is_none_or(|sent| sent.to_string() == block.to_string());
+        let kept = sent.is_none_or(|sent| sent == *block);
         faults.unless(kept, format!("{place}: thinking was changed: {block}"));
     }
     let call = of_kind(blocks, "tool_use").next().map(|block| text(&block["id"]));

@@ -145,7 +145,7 @@ fn an_unknown_model_is_named() {
 }
 
 #[test]
-fn an_unreachable_server_is_named_and_the_wait_for_it_can_be_interrupted() {
+fn an_unreachable_server_is_named_at_once() {
     for wire in Wire::BOTH {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("it is bound").to_string();
@@ -155,12 +155,8 @@ fn an_unreachable_server_is_named_and_the_wait_for_it_can_be_interrupted() {
             Wire::Anthropic => Home::new().with_anthropic_at(&url),
             Wire::OpenAi => Home::new().with_openai_at(&url),
         };
-        let process = home.spawn(&["run", "hi"]);
-        process.wait_stderr("refused the connection");
-        process.signal(libc::SIGINT);
-        let ran = process.end();
-        assert_eq!(ran.status.code(), Some(130), "{ran}");
-        assert!(ran.stderr.contains(&address) && ran.stdout.is_empty(), "{ran}");
+        let said = ["refused the connection", "start the server", &address];
+        home.run(&["run", "hi"]).code(1).stderr_holds(&said).check();
     }
 }
 
@@ -351,6 +347,24 @@ fn a_session_goes_on_in_the_next_process() {
         assert!(last.heard().contains("remember 41") && last.heard().contains("what was it?"));
         assert!(said(last, "assistant").contains("Noted."));
         assert_eq!(last.results()[1], "41\n");
+    });
+}
+
+#[test]
+fn the_prefix_changes_with_its_files_alone() {
+    on_both(|_, server, home| {
+        for _ in 0..3 {
+            server.queue(Reply::text("ok"));
+        }
+        let run = || home.run(&["run", "--session", "s", "hi"]).stdout("ok\n").stderr_any().check();
+        run();
+        run();
+        std::fs::write(home.workspace("bootstrap.md"), "You are a heron.").expect("a workspace");
+        server.allow_prefix_change();
+        run();
+        let asked = server.asked(3);
+        let knows = |asked: &Asked| String::from_utf8_lossy(&asked.raw).contains("a heron");
+        assert!(!knows(&asked[1]) && knows(&asked[2]));
     });
 }
 
