@@ -45,7 +45,7 @@ pub async fn welcome(settings: &mut Settings) -> Result<Welcome> {
     };
     match missing {
         None => return Ok(Welcome::Ready),
-        Some(error @ NoModel::Unusable(_)) => return Err(error.into()),
+        Some(error @ (NoModel::Absent(_) | NoModel::Unusable(_))) => return Err(error.into()),
         Some(NoModel::Nothing) => {}
     }
     let screen = Screen::of(Place::Out);

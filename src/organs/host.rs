@@ -144,7 +144,7 @@ impl Host {
                 Ok(()) => Answer::Done,
                 Err(error) => {
                     let exit = match error.downcast_ref::<NoModel>() {
-                        Some(NoModel::Nothing) => exit::NO_MODEL,
+                        Some(NoModel::Nothing | NoModel::Absent(_)) => exit::NO_MODEL,
                         Some(NoModel::Unusable(_)) => exit::USAGE,
                         None if error.is::<BadName>() => exit::USAGE,
                         None => exit::FAILED,

@@ -299,7 +299,11 @@ fn on_a_full_disk(home: &Home, args: &[&str], limit: u64) -> Process {
 fn a_transcript_that_cannot_be_written_ends_the_turn() {
     // A long reply, and a short message: what is said goes through state.db as well.
     let server = Server::start();
-    let home = Home::new().with_openai(&server);
+    let home = Home::new().with_openai(&server).config(&format!(
+        "model = \"big\"\n[models.big]\nwire = \"openai\"\nname = \"m\"\nwindow = 1000000\n\
+         base_url = \"{}/v1\"\nkey = \"OPENAI_API_KEY\"\n",
+        server.url()
+    ));
     server.queue(Reply::text(&"long words ".repeat(30_000)));
     home.run(&["run", "--session", "s", "hi"]).stdout_any().stderr_any().check();
     let path = home.path("sessions/s.jsonl");
