@@ -7,6 +7,7 @@ pub mod config;
 pub mod door;
 pub mod gitdir;
 pub mod hand_door;
+pub mod hands_lock;
 pub mod home;
 pub mod host;
 pub mod keys;

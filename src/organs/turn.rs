@@ -172,7 +172,12 @@ impl Host {
             ("GIT_OPTIONAL_LOCKS", "0"),
         ];
         env.extend(fixed.map(|(name, value)| (name.into(), value.into())));
-        Policy { workspace: home.workspace(), scratch: home.scratch(), env }
+        Policy {
+            workspace: home.workspace(),
+            scratch: home.scratch(),
+            env,
+            held: self.hands.clone(),
+        }
     }
 }
 
