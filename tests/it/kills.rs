@@ -155,9 +155,9 @@ fn what_a_command_still_writes_is_not_the_owners() {
         bash.gone();
         gate.open();
         let ran = next.end();
-        assert_eq!(ran.stderr.contains("does not end"), stopped, "{ran}");
         let owners = home.git(&["log", "--author=owner@localhost", "--name-only"]);
         assert!(!owners.contains("\nw\n"), "{owners}");
+        assert_eq!(ran.stderr.contains("does not end"), stopped, "{ran}");
         assert_eq!(home.git(&["status", "--porcelain"]), "");
     }
 }
