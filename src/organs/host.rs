@@ -28,6 +28,7 @@ use crate::organs::report;
 use crate::organs::sessions::{self, BadName};
 use crate::organs::snapshots::Snapshots;
 use crate::organs::state::State;
+use crate::organs::sweep;
 use crate::organs::verb::{Answer, Caller, Needs, Verb, exit};
 use crate::organs::wirelog;
 
@@ -89,6 +90,8 @@ impl Host {
             host.notice(format!("A new agent was born in {path}."));
         }
         host.recover(alone).await?;
+        let swept = host.settings.home.clone();
+        tokio::task::spawn_blocking(move || sweep::sweep(&swept));
         Ok(host)
     }
 

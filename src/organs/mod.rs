@@ -21,6 +21,7 @@ pub mod scan;
 pub mod sessions;
 pub mod snapshots;
 pub mod state;
+pub mod sweep;
 pub mod turn;
 pub mod verb;
 pub mod wirelog;

@@ -494,3 +494,19 @@ fn odd_calls() -> Vec<(&'static str, Vec<String>)> {
         ),
     ]
 }
+
+#[test]
+fn a_start_takes_away_old_outputs() {
+    let home = Home::new();
+    let model = home.script(&[json!({ "text": "Hi." })]);
+    let run = || home.run(&["run", "--model", &model, "hello"]).stdout("Hi.\n").stderr_any();
+    run().check();
+    let folder = home.path("scratch/output");
+    std::fs::create_dir_all(&folder).unwrap();
+    let old = std::fs::File::create(folder.join("bash-0.txt")).unwrap();
+    let month = std::time::Duration::from_secs(30 * 24 * 60 * 60);
+    old.set_modified(std::time::SystemTime::now() - month).unwrap();
+    std::fs::File::create(folder.join("bash-1.txt")).unwrap();
+    run().check();
+    assert!(!folder.join("bash-0.txt").exists() && folder.join("bash-1.txt").exists());
+}
