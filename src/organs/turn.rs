@@ -84,7 +84,7 @@ impl Host {
             heard.event(Event::Notice { text });
         }
         let door = HandDoor::open(self.clone(), name)?;
-        let hand = Hand::new(self.policy(&door));
+        let hand = Hand::new(self.policy(&door)?);
         self.state.begin(name, turn)?;
         let ended =
             self.agent(&*model, &hand, interrupt, &mut heard).turn(&mut transcript, first).await;
@@ -106,7 +106,7 @@ impl Host {
         let before = transcript.messages().len();
         let mut heard = self.listener(name, transcript.turn(), &lane, &[].into())?;
         let door = HandDoor::open(self.clone(), name)?;
-        let hand = Hand::new(self.policy(&door));
+        let hand = Hand::new(self.policy(&door)?);
         let interrupt = lane.begin(&[].into());
         let compacted =
             self.agent(&*model, &hand, interrupt, &mut heard).compact_now(&mut transcript).await;
@@ -151,12 +151,17 @@ impl Host {
     }
 
     /// What hands of this home are given.
-    fn policy(&self, door: &HandDoor) -> Policy {
+    fn policy(&self, door: &HandDoor) -> Result<Policy> {
         let home = &self.settings.home;
         let bin = home.workspace().join("bin");
         let folders =
             [bin, home.program()].into_iter().chain(std::env::split_paths(&self.bash_path));
-        let path = std::env::join_paths(folders).unwrap_or_default();
+        let path = std::env::join_paths(folders).with_context(|| {
+            format!(
+                "{} has a colon in it, so that it cannot stand in the PATH of tool calls; move the home, or name another with --home DIR",
+                home.path().display()
+            )
+        })?;
         let mut env: Vec<(OsString, OsString)> = vec![
             ("PATH".into(), path),
             ("HOME".into(), home.workspace().into()),
@@ -172,12 +177,8 @@ impl Host {
             ("GIT_OPTIONAL_LOCKS", "0"),
         ];
         env.extend(fixed.map(|(name, value)| (name.into(), value.into())));
-        Policy {
-            workspace: home.workspace(),
-            scratch: home.scratch(),
-            env,
-            held: self.hands.clone(),
-        }
+        let held = self.hands.clone();
+        Ok(Policy { workspace: home.workspace(), scratch: home.scratch(), env, held })
     }
 }
 

@@ -510,3 +510,13 @@ fn a_start_takes_away_old_outputs() {
     run().check();
     assert!(!folder.join("bash-0.txt").exists() && folder.join("bash-1.txt").exists());
 }
+
+#[test]
+fn a_home_that_no_path_can_hold_is_named() {
+    let home = Home::new();
+    let model = home.script(&[json!({ "text": "Hi." })]);
+    let other = home.cwd().join("a:b");
+    let other = other.to_str().expect("a path in UTF-8");
+    let run = home.run(&["run", "--home", other, "--model", &model, "hello"]);
+    run.code(1).stderr_holds(&[&format!("{other} has a colon in it"), "--home DIR"]).check();
+}
