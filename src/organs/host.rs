@@ -137,6 +137,9 @@ impl Host {
             }
             self.state.finish(&session)?;
         }
+        for (session, _) in self.state.backlog()? {
+            self.drop_answered(&session)?;
+        }
         for (session, count) in self.state.backlog()? {
             let what = if count == 1 {
                 "1 message waits".to_owned()
@@ -148,6 +151,24 @@ impl Host {
             ));
         }
         Ok(())
+    }
+
+    /// Drop what waits for a session though it will not be answered any more: a kill left it
+    /// in the transcript too, or the session was ended.
+    fn drop_answered(&self, session: &str) -> Result<()> {
+        let Ok(transcript) = Session::open(&self.settings.home.transcript(session)) else {
+            return Ok(());
+        };
+        let mut waiting = self.state.waiting(session)?;
+        waiting.retain(|one| transcript.ended() || transcript.holds(&one.incoming.key));
+        waiting.iter().try_for_each(|one| self.state.taken(&one.incoming.key))
+    }
+
+    /// Drop all that waits for a session, and tell those who asked. How many it were.
+    fn drop_waiting(&self, session: &str) -> Result<usize> {
+        let waiting = self.state.waiting(session)?;
+        waiting.iter().try_for_each(|one| self.take_back(&one.incoming.key))?;
+        Ok(waiting.len())
     }
 
     /// Answer a request. The receiver gets `Done` or `Refused` last.
@@ -230,7 +251,8 @@ impl Host {
                 if !transcript.ended() {
                     transcript.record_ended()?;
                 }
-                serde_json::json!({ "ended": session })
+                let dropped = self.drop_waiting(&session)?;
+                serde_json::json!({ "ended": session, "dropped": dropped })
             }
             Verb::Wire { session, turn } => {
                 let session = self.subject(caller, session)?;
