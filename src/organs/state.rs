@@ -187,7 +187,7 @@ impl State {
     /// What was used, by day, session and model, latest day first.
     pub fn usage(&self) -> Result<Vec<Used>> {
         self.read(
-            "SELECT substr(at, 1, 10), session, model, count(*), sum(input), sum(output),
+            "SELECT substr(at, 1, 10), session, model, count(DISTINCT turn), sum(input), sum(output),
                 sum(cache_read), sum(cache_write) FROM usage GROUP BY 1, 2, 3 ORDER BY 1 DESC, 2, 3",
             [],
             |row| {
