@@ -44,6 +44,7 @@ pub async fn repl(mut settings: Settings, session: Option<String>, json: bool) -
     let heard = watch(&link, &session).await?;
     let prompt = PromptLine::start(&home, &commands::COMMANDS)?;
     let (tell, told) = unbounded_channel();
+    let (lost, unheard) = unbounded_channel();
     let mut repl = Repl {
         home,
         link: Some(link),
@@ -54,17 +55,25 @@ pub async fn repl(mut settings: Settings, session: Option<String>, json: bool) -
         prompt,
         tell,
         told,
+        lost,
+        unheard,
+        ended: 0,
         mine: Vec::new(),
         held: false,
     };
-    let ended = repl.talk(heard).await;
-    let Repl { prompt, link, .. } = repl;
+    let mut ended = repl.talk(heard).await;
+    let Repl { mut prompt, link, .. } = repl;
     if let Some(link) = &link {
         let running = link.host().map(|host| host.running()).unwrap_or_default();
         if !running.is_empty() {
             prompt.print(&format!("Stopping what still runs here: {}.", running.join(", ")));
         }
-        link.stop_all().await;
+        tokio::select! {
+            () = link.stop_all() => {}
+            () = run::interrupted() => ended = Err(run::left().into()),
+            // While a line is read, Ctrl-C is a key.
+            Some(Typed::Stop | Typed::Abandon) = prompt.typed.recv() => ended = Err(run::left().into()),
+        }
     }
     prompt.finish();
     ended
@@ -75,6 +84,7 @@ enum Wake {
     Typed(Option<Typed>),
     Heard(Option<Answer>),
     Told(String),
+    Unheard(Unheard),
     Due,
     Signal,
 }
@@ -91,6 +101,10 @@ struct Repl {
     /// For what comes back from questions on the side, ready to print.
     tell: UnboundedSender<String>,
     told: UnboundedReceiver<String>,
+    lost: UnboundedSender<Unheard>,
+    unheard: UnboundedReceiver<Unheard>,
+    /// How many hosts have ended.
+    ended: usize,
     /// What was said here and has not been heard of since.
     mine: Vec<String>,
     /// Whether the next prompt waits for an answer, as it does on a dumb terminal.
@@ -111,6 +125,7 @@ impl Repl {
                 typed = self.prompt.typed.recv() => Wake::Typed(typed),
                 answer = heard.recv() => Wake::Heard(answer),
                 Some(told) = self.told.recv() => Wake::Told(told),
+                Some(unheard) = self.unheard.recv() => Wake::Unheard(unheard),
                 () = sleep_until(due), if due.is_some() => Wake::Due,
                 _ = interrupt.recv() => Wake::Typed(Some(self.prompt.pressed())),
                 _ = terminate.recv() => Wake::Signal,
@@ -144,6 +159,15 @@ impl Repl {
                 Wake::Told(text) => {
                     self.prompt.print(&text);
                     self.release();
+                }
+                Wake::Unheard(Unheard { verb, ended }) => {
+                    // That its host ended may be heard here first.
+                    if ended == self.ended {
+                        heard = self.take_over().await?;
+                    }
+                    if let Err(error) = self.send(verb).await {
+                        self.prompt.print(&complaint(&format!("{error:#}"), self.screen));
+                    }
                 }
                 Wake::Heard(Some(_)) => {}
                 Wake::Heard(None) => heard = self.take_over().await?,
@@ -213,6 +237,7 @@ impl Repl {
 
     /// The host ended: find the next one, or become it, and go on.
     async fn take_over(&mut self) -> Result<UnboundedReceiver<Answer>> {
+        self.ended += 1;
         let link = self.link.take().context("there is no host")?;
         let link = link.again().await?;
         let text = match link.host() {
@@ -318,7 +343,7 @@ impl Repl {
                 self.model = None;
                 self.prompt.print(&format!(
                     "This conversation now talks to {}.",
-                    chosen["model"].as_str().unwrap_or_default()
+                    clean(chosen["model"].as_str().unwrap_or_default())
                 ));
             }
             _ => {
@@ -360,19 +385,37 @@ impl Repl {
         let key = format!("{:016x}", fastrand::u64(..));
         let (session, model) = (Some(self.session.clone()), self.model.clone());
         self.mine.push(text.clone());
-        let mut answers =
-            self.link()?.ask(Verb::Run { session, text, key, model, steer: true }).await?;
-        let (tell, screen) = (self.tell.clone(), self.screen);
-        // What happens in the turn is heard by watching; here only a refusal counts.
+        self.send(Verb::Run { session, text, key, model, steer: true }).await
+    }
+
+    async fn send(&self, verb: Verb) -> Result<()> {
+        let mut answers = self.link()?.ask(verb.clone()).await?;
+        let (tell, lost) = (self.tell.clone(), self.lost.clone());
+        let (screen, ended) = (self.screen, self.ended);
+        // What happens in the turn is heard by watching; here only the last word counts.
         tokio::spawn(async move {
             while let Some(answer) = answers.recv().await {
-                if let Answer::Refused { why, .. } = answer {
-                    let _ = tell.send(complaint(&why, screen));
+                match answer {
+                    Answer::Refused { why, .. } => {
+                        let _ = tell.send(complaint(&why, screen));
+                        return;
+                    }
+                    Answer::Done => return,
+                    Answer::Event(_) | Answer::Value(_) => {}
                 }
             }
+            let _ = lost.send(Unheard { verb, ended });
         });
         Ok(())
     }
+}
+
+/// What was said to a host that ended without a last word on it. Its key makes it safe to
+/// say it again.
+struct Unheard {
+    verb: Verb,
+    /// How many hosts had ended before it was said.
+    ended: usize,
 }
 
 /// What follows a line.
