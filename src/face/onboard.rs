@@ -76,9 +76,9 @@ pub async fn welcome(settings: &mut Settings) -> Result<Welcome> {
                 settings.catalog = catalog;
                 write(
                     Place::Out,
-                    &format!(
+                    &clean(&format!(
                         "It works: {model}. The key is kept in secrets.toml, readable by you alone."
-                    ),
+                    )),
                 )?;
                 return Ok(Welcome::Ready);
             }

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use serde_json::Value;
 use tokio::sync::mpsc::UnboundedReceiver;
 
-use crate::face::clean::{clean, row};
+use crate::face::clean::{clean, json_line, row};
 use crate::face::screen::{Place, Screen, write};
 use crate::face::turn_view::count;
 use crate::face::{Refusal, run};
@@ -119,7 +119,7 @@ pub fn wire_text(answer: &Value, screen: Screen) -> String {
     for exchange in answer.as_array().into_iter().flatten() {
         let text = |name: &str| exchange.get(name).and_then(Value::as_str).unwrap_or_default();
         let turn = exchange.get("turn").and_then(Value::as_u64).unwrap_or_default();
-        lines.push(screen.bold(&format!("→ turn {turn}, {}", text("at"))));
+        lines.push(screen.bold(&format!("→ turn {turn}, {}", clean(text("at")))));
         let request = serde_json::from_str::<Value>(text("request"))
             .and_then(|body| serde_json::to_string_pretty(&body))
             .unwrap_or_else(|_| text("request").to_owned());
@@ -192,14 +192,16 @@ pub fn print(
 ) -> Result<u8> {
     match (json, answer) {
         (true, Value::Array(rows)) => {
-            rows.iter().try_for_each(|row| write(Place::Out, &row.to_string()))?
+            for row in rows {
+                write(Place::Out, &json_line(row)?)?;
+            }
         }
-        (true, answer) => write(Place::Out, &answer.to_string())?,
+        (true, answer) => write(Place::Out, &json_line(answer)?)?,
         (false, answer) => write(Place::Out, &text(answer, Screen::of(Place::Out))?)?,
     }
     Ok(0)
 }
 
 fn plain(value: &Value) -> String {
-    value.as_str().map_or_else(|| value.to_string(), clean)
+    clean(&value.as_str().map_or_else(|| value.to_string(), str::to_owned))
 }
