@@ -45,16 +45,37 @@ pub async fn repl(mut settings: Settings, session: Option<String>, json: bool) -
     let heard = watch(&link, &session).await?;
     let prompt = PromptLine::start(&home, &commands::COMMANDS)?;
     let (tell, told) = unbounded_channel();
+    let (lost, unheard) = unbounded_channel();
     let view = TurnView::new(screen);
-    let mine = Vec::new();
-    let held = false;
-    let mut repl =
-        Repl { home, link, model, session, heard, view, screen, prompt, tell, told, mine, held };
-    let ended = repl.talk().await;
-    let Repl { prompt, link, .. } = repl;
+    let (mine, held, hosts) = (Vec::new(), false, 0);
+    let mut repl = Repl {
+        home,
+        link,
+        model,
+        session,
+        heard,
+        view,
+        screen,
+        prompt,
+        tell,
+        told,
+        lost,
+        unheard,
+        hosts,
+        mine,
+        held,
+    };
+    let mut ended = repl.talk().await;
+    let Repl { mut prompt, link, .. } = repl;
     let running = link.host().map(|host| host.running()).unwrap_or_default();
     if !running.is_empty() {
         prompt.print(&format!("Stopping what still runs here: {}.", running.join(", ")));
+    }
+    tokio::select! {
+        () = link.stop_all() => {}
+        () = run::interrupted() => ended = Err(run::left().into()),
+        // While a line is read, Ctrl-C is a key.
+        Some(Typed::Stop | Typed::Abandon) = prompt.typed.recv() => ended = Err(run::left().into()),
     }
     link.stop_all().await;
     prompt.finish();
@@ -66,6 +87,7 @@ enum Wake {
     Typed(Typed),
     Heard(Option<Answer>),
     Told(String),
+    Unheard(Unheard),
     Slow(Vec<Shown>),
     Signal,
 }
@@ -83,6 +105,10 @@ struct Repl {
     /// For what comes back from questions on the side, ready to print.
     tell: UnboundedSender<String>,
     told: UnboundedReceiver<String>,
+    lost: UnboundedSender<Unheard>,
+    unheard: UnboundedReceiver<Unheard>,
+    /// How many hosts have ended.
+    hosts: usize,
     /// What was said here and has not been heard of since.
     mine: Vec<String>,
     /// Whether the next prompt waits for an answer, as it does on a dumb terminal.
@@ -102,6 +128,7 @@ impl Repl {
                 typed = self.prompt.typed.recv() => Wake::Typed(typed.unwrap_or(Typed::Leave)),
                 answer = self.heard.recv() => Wake::Heard(answer),
                 Some(told) = self.told.recv() => Wake::Told(told),
+                Some(unheard) = self.unheard.recv() => Wake::Unheard(unheard),
                 lines = self.view.slow() => Wake::Slow(lines),
                 _ = interrupt.recv() => Wake::Typed(self.prompt.pressed()),
                 _ = terminate.recv() => Wake::Signal,
@@ -131,6 +158,15 @@ impl Repl {
                     self.release();
                 }
                 Wake::Slow(lines) => self.show(lines),
+                Wake::Unheard(Unheard { verb, hosts }) => {
+                    // That its host ended may be heard here first.
+                    if hosts == self.hosts {
+                        self.take_over().await?;
+                    }
+                    if let Err(error) = self.send(verb).await {
+                        self.complain(&error);
+                    }
+                }
             }
         }
     }
@@ -187,6 +223,7 @@ impl Repl {
 
     /// The host ended: find the next one, or become it, and go on.
     async fn take_over(&mut self) -> Result<()> {
+        self.hosts += 1;
         self.link.again().await?;
         let next = if self.link.host().is_some() { "this terminal" } else { "another process" };
         let mut lines = vec![format!("The host ended; {next} hosts now.")];
@@ -279,7 +316,7 @@ impl Repl {
                 let chosen = views::ask(&self.link, Verb::Choose { session, model }).await?;
                 // From now on the choice counts, not what the command line named.
                 self.model = None;
-                let name = chosen["model"].as_str().unwrap_or_default();
+                let name = clean(chosen["model"].as_str().unwrap_or_default());
                 self.prompt.print(&format!("This conversation now talks to {name}."));
             }
             _ => {
@@ -312,9 +349,20 @@ impl Repl {
         let key = verb::fresh_key();
         let (session, model) = (Some(self.session.clone()), self.model.clone());
         self.mine.push(text.clone());
-        // What happens in the turn is heard by watching; here only a refusal counts.
-        let verb = Verb::Run { session, text, key, model, steer: true };
-        self.beside(verb, |_| Ok(String::new())).await
+        self.send(Verb::Run { session, text, key, model, steer: true }).await
+    }
+
+    /// Ask for a turn. What happens in it is heard by watching; here only a refusal counts,
+    /// and a host that ends without a last word: then it is asked for again.
+    async fn send(&self, verb: Verb) -> Result<Next> {
+        let (lost, hosts, again) = (self.lost.clone(), self.hosts, verb.clone());
+        self.beside(verb, move |answer| {
+            if answer.is_none() {
+                let _ = lost.send(Unheard { verb: again, hosts });
+            }
+            Ok(String::new())
+        })
+        .await
     }
 
     /// Ask the host while the conversation goes on, and tell what the answer is shown as.
@@ -338,6 +386,14 @@ impl Repl {
     fn complain(&self, error: &anyhow::Error) {
         self.prompt.print(&complaint(error, self.screen));
     }
+}
+
+/// What was said to a host that ended without a last word on it. Its key makes it safe to
+/// say it again.
+struct Unheard {
+    verb: Verb,
+    /// How many hosts had ended before it was said.
+    hosts: usize,
 }
 
 /// What follows a line.

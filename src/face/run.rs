@@ -7,9 +7,10 @@
 use std::io::{BufRead as _, IsTerminal as _, Read as _};
 
 use anyhow::{Context as _, Result};
+use tokio::sync::mpsc::{Receiver, channel};
 
 use crate::face::Refusal;
-use crate::face::clean::clean;
+use crate::face::clean::{clean, json_line};
 use crate::face::screen::{Place, Screen, write};
 use crate::face::turn_view::{Shown, TurnView};
 use crate::kernel::event::{End, Event};
@@ -41,7 +42,16 @@ pub async fn lines(settings: Settings, session: Option<String>, json: bool) -> R
     let mut talk = Talk::new(Link::establish(move || Ok(settings)).await?, json)?;
     let session = sessions::chosen(&home, session)?;
     let mut code = 0;
-    for line in std::io::stdin().lock().split(b'\n') {
+    let mut piped = piped();
+    loop {
+        let line = tokio::select! {
+            line = piped.recv() => line,
+            () = interrupted() => {
+                code = exit::INTERRUPTED;
+                break;
+            }
+        };
+        let Some(line) = line else { break };
         let line = line.context("cannot read standard input")?;
         let text = String::from_utf8_lossy(&line).trim().to_owned();
         match text.as_str() {
@@ -52,6 +62,17 @@ pub async fn lines(settings: Settings, session: Option<String>, json: bool) -> R
     }
     leave(&talk.link, json).await?;
     Ok(code)
+}
+
+/// The lines of standard input, read by a thread of its own: while none comes, the door is
+/// served and signals count.
+fn piped() -> Receiver<std::io::Result<Vec<u8>>> {
+    let (sender, lines) = channel(1);
+    std::thread::spawn(move || {
+        let mut lines = std::io::stdin().lock().split(b'\n');
+        while lines.next().is_some_and(|line| sender.blocking_send(line).is_ok()) {}
+    });
+    lines
 }
 
 /// Turns, one after the other, without a prompt.
@@ -112,9 +133,18 @@ pub async fn leave(link: &Link, json: bool) -> Result<()> {
     }
     tokio::select! {
         () = link.settle() => {}
-        () = interrupted() => link.stop_all().await,
+        () = interrupted() => tokio::select! {
+            () = link.stop_all() => {}
+            () = interrupted() => return Err(left().into()),
+        }
     }
     Ok(())
+}
+
+/// Leaving was broken off. What was under way is for the next start to put right.
+pub fn left() -> Refusal {
+    let why = "left before everything was stopped; the next start tells what was cut off";
+    Refusal { why: why.to_owned(), exit: exit::INTERRUPTED }
 }
 
 /// Ask, and show the answer. The exit code; none when the host ended before its last word.
@@ -221,7 +251,7 @@ impl Output {
             _ => {}
         }
         if self.json {
-            return Ok(write(Place::Out, &serde_json::to_string(event)?)?);
+            return Ok(write(Place::Out, &json_line(event)?)?);
         }
         // A pipe gets the last reply whole and as it was written; what was said on the
         // way there is not the answer.

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 
-use crate::face::clean::row;
+use crate::face::clean::{json_line, row};
 use crate::face::run;
 use crate::face::screen::{Place, Screen, write};
 use crate::face::turn_view::{Looked, Shown, TurnView, wrapped};
@@ -116,7 +116,7 @@ impl Tour {
                 ended = *end;
             }
             if self.json {
-                write(Place::Out, &serde_json::to_string(&event)?)?;
+                write(Place::Out, &json_line(&event)?)?;
                 continue;
             }
             for shown in view.event(&event) {

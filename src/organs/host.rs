@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 
 use anyhow::{Context as _, Result};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -21,7 +21,7 @@ use crate::organs::hand_door;
 use crate::organs::hands_lock;
 use crate::organs::home::{Home, HostLock};
 use crate::organs::lane::{Heard, Lane, What, lock};
-use crate::organs::line::Saying;
+use crate::organs::line::{Asker, Saying};
 use crate::organs::models::{Catalog, NoModel};
 use crate::organs::prompt::Sources;
 use crate::organs::report;
@@ -47,6 +47,22 @@ pub struct Settings {
     pub safe: bool,
 }
 
+/// How far a host is on its way out.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Phase {
+    #[default]
+    Open,
+    /// No turn begins any more.
+    Closing,
+    /// None runs any more either, and whoever still waits has to ask the next host.
+    Closed,
+}
+
+/// No last word goes to whoever asked: the next host has it.
+#[derive(Debug, thiserror::Error)]
+#[error("the host ends")]
+pub(super) struct Ending;
+
 /// The running host.
 pub struct Host {
     pub(super) settings: Settings,
@@ -59,6 +75,9 @@ pub struct Host {
     models: Mutex<HashMap<String, Arc<dyn Model>>>,
     lanes: Mutex<HashMap<String, Arc<Lane>>>,
     notices: Mutex<Vec<String>>,
+    phase: Mutex<Phase>,
+    /// Those who said something and wait for what comes of it.
+    pub(super) askers: Mutex<Vec<Weak<Asker>>>,
     _lock: HostLock,
 }
 
@@ -83,6 +102,8 @@ impl Host {
             models: Mutex::default(),
             lanes: Mutex::default(),
             notices: Mutex::default(),
+            phase: Mutex::default(),
+            askers: Mutex::default(),
             _lock: held,
         });
         if newborn {
@@ -178,6 +199,7 @@ impl Host {
         tokio::spawn(async move {
             let last = match host.answer(&caller, verb, &answers).await {
                 Ok(()) => Answer::Done,
+                Err(error) if error.is::<Ending>() => return,
                 Err(error) => {
                     let exit = match error.downcast_ref::<NoModel>() {
                         Some(NoModel::Nothing | NoModel::Absent(_)) => exit::NO_MODEL,
@@ -207,18 +229,17 @@ impl Host {
                 return self.run(caller, saying, answers).await;
             }
             Verb::Watch { session } => {
-                let lane = self.lane(&session);
-                let mut heard = lane.watch();
+                let (lane, mut heard) = self.watch(&session)?;
                 let begun = serde_json::json!({ "running": lane.busy() });
                 let _ = answers.send(Answer::Value(begun));
                 while let Some(Heard { what, .. }) = heard.recv().await {
                     if let What::Event(event) = what
                         && answers.send(Answer::Event(event)).is_err()
                     {
-                        break;
+                        return Ok(());
                     }
                 }
-                return Ok(());
+                return Err(Ending.into());
             }
             Verb::TakeBack { key } => {
                 self.take_back(&key)?;
@@ -229,8 +250,12 @@ impl Host {
                     Some(session) => name == session,
                     None => self.reaches(caller, name),
                 });
-                let stopped: Vec<String> =
+                let mut stopped: Vec<String> =
                     wanted.filter(|(_, lane)| lane.stop()).map(|(name, _)| name).collect();
+                stopped.extend(self.withdraw_from(|name| match &session {
+                    Some(session) => name == session,
+                    None => self.reaches(caller, name),
+                }));
                 serde_json::json!({ "stopped": stopped })
             }
             Verb::Sessions => {
@@ -344,6 +369,19 @@ impl Host {
         lock(&self.lanes).entry(session.to_owned()).or_default().clone()
     }
 
+    /// The lane of a session, and everything in it from now on, until the host ends.
+    pub(super) fn watch(&self, session: &str) -> Result<(Arc<Lane>, UnboundedReceiver<Heard>)> {
+        let lane = self.lane(session);
+        let heard = lane.watch();
+        // In this order: a host that closes later finds the watcher.
+        anyhow::ensure!(self.phase() < Phase::Closed, Ending);
+        Ok((lane, heard))
+    }
+
+    pub(super) fn phase(&self) -> Phase {
+        *lock(&self.phase)
+    }
+
     /// All lanes there are so far, by session.
     pub(super) fn lanes(&self) -> Vec<(String, Arc<Lane>)> {
         lock(&self.lanes).iter().map(|(name, lane)| (name.clone(), lane.clone())).collect()
@@ -359,17 +397,29 @@ impl Host {
 
     /// Returns when no turn runs and none waits its turn.
     pub async fn idle(&self) {
-        for (_, lane) in self.lanes() {
-            let _ = lane.gate.lock().await;
+        loop {
+            for (_, lane) in self.lanes() {
+                let _ = lane.gate.lock().await;
+            }
+            // While one lane was waited for, a turn may have begun in another.
+            if self.running().is_empty() {
+                return;
+            }
         }
     }
 
-    /// Interrupt every turn and wait for them to be recorded.
+    /// Interrupt every turn, begin none, and wait for them to be recorded. What waits its
+    /// turn stays in the inbox, and whoever asked for it finds the next host.
     pub async fn stop_all(&self) {
+        *lock(&self.phase) = Phase::Closing;
         for (_, lane) in self.lanes() {
             lane.stop();
         }
         self.idle().await;
+        *lock(&self.phase) = Phase::Closed;
+        for (_, lane) in self.lanes() {
+            lane.dismiss();
+        }
     }
 
     /// The model a message of a session goes to.
