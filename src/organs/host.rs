@@ -6,10 +6,9 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, Weak};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::kernel::event::{Changes, End};
@@ -29,7 +28,7 @@ use crate::organs::sessions::{self, BadName};
 use crate::organs::snapshots::Snapshots;
 use crate::organs::state::State;
 use crate::organs::sweep;
-use crate::organs::verb::{Answer, Caller, Needs, Verb, exit};
+use crate::organs::verb::{Answer, Caller, Verb, exit};
 use crate::organs::wirelog;
 
 /// What a host is started with.
@@ -301,67 +300,6 @@ impl Host {
         };
         let _ = answers.send(Answer::Value(value));
         Ok(())
-    }
-
-    /// The authority table, enforced.
-    fn check(&self, caller: &Caller, verb: &Verb) -> Result<()> {
-        verb.session().map_or(Ok(()), sessions::check_name)?;
-        let Caller::Hand(own) = caller else { return Ok(()) };
-        match verb.needs() {
-            Needs::Filtered => Ok(()),
-            Needs::Owner => anyhow::bail!("only the owner may do that"),
-            Needs::Reach(session) => {
-                anyhow::ensure!(
-                    self.reaches(caller, session),
-                    "session {session} is out of reach: from a tool call only session {own} and the sessions it started can be addressed"
-                );
-                Ok(())
-            }
-            Needs::Below(session) => {
-                anyhow::ensure!(
-                    session != own,
-                    "session {session} is the one this command runs in: its turn waits for this command, so it cannot take another; name a new session"
-                );
-                let fresh = !self.settings.home.transcript(session).exists();
-                anyhow::ensure!(
-                    self.reaches(caller, session) || (fresh && matches!(verb, Verb::Run { .. })),
-                    "session {session} is out of reach: from a tool call only sessions that {own} started can be addressed; name a new one"
-                );
-                Ok(())
-            }
-        }
-    }
-
-    /// Whether a caller may know of a session: its own, or one started from it.
-    pub(super) fn reaches(&self, caller: &Caller, session: &str) -> bool {
-        let Caller::Hand(own) = caller else { return true };
-        sessions::ancestry(&self.settings.home, session).any(|name| name == *own)
-    }
-
-    /// The session a request is about when it names none: the caller's, or the latest.
-    fn subject(&self, caller: &Caller, session: Option<String>) -> Result<String> {
-        match (session, caller) {
-            (Some(session), _) => {
-                self.existing(&session)?;
-                Ok(session)
-            }
-            (None, Caller::Hand(own)) => Ok(own.clone()),
-            (None, Caller::Owner) => {
-                let latest = sessions::latest(&self.settings.home)?;
-                latest.context(
-                    "there is no session yet; start one with `fledgling` or `fledgling run`",
-                )
-            }
-        }
-    }
-
-    fn existing(&self, session: &str) -> Result<PathBuf> {
-        let path = self.settings.home.transcript(session);
-        anyhow::ensure!(
-            path.exists(),
-            "there is no session {session:?}; `fledgling sessions` lists them"
-        );
-        Ok(path)
     }
 
     /// The lane of a session.
