@@ -327,7 +327,7 @@ impl Completer for Assist {
         _: &rustyline::Context<'_>,
     ) -> rustyline::Result<(usize, Vec<Pair>)> {
         let typed = &line[..at];
-        let (start, names) = if typed.starts_with('/') && !typed.contains([' ', '\t']) {
+        let (start, known) = if typed.starts_with('/') && !typed.contains([' ', '\t']) {
             (0, self.commands.iter().map(|(name, _)| (*name).to_owned()).collect())
         } else if let Some(command) = SESSION_COMMANDS.iter().find(|name| typed.starts_with(*name))
         {
@@ -336,9 +336,9 @@ impl Completer for Assist {
         } else {
             (typed.rfind(char::is_whitespace).map_or(0, |space| space + 1), Vec::new())
         };
-        let named = names.into_iter().filter(|name| name.starts_with(&typed[start..]));
+        let fitting = known.into_iter().filter(|name| name.starts_with(&typed[start..]));
         let mut found: Vec<_> =
-            named.map(|name| Pair { replacement: format!("{name} "), display: name }).collect();
+            fitting.map(|name| Pair { replacement: format!("{name} "), display: name }).collect();
         if found.is_empty() {
             found = self.paths(&typed[start..]);
         }

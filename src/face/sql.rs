@@ -123,7 +123,7 @@ impl<O: Write, N: Write> Shell<'_, O, N> {
             };
             match ran {
                 Err(error) if self.prompt => {
-                    writeln!(self.notes, "error: {}", clean::clean(&format!("{error:#}")))?
+                    writeln!(self.notes, "error: {}", clean::clean(&format!("{error:#}")))?;
                 }
                 ran => ran?,
             }
