@@ -201,13 +201,17 @@ impl Repl {
     }
 
     fn event(&mut self, event: &Event) {
+        let mut mine = false;
         if let Event::TurnStarted { text, .. } | Event::Steered { text, .. } = event {
-            let mine = self.is_mine(text);
+            mine = self.is_mine(text);
             if let (Event::TurnStarted { origin, .. }, false) = (event, mine) {
                 self.show(self.view.said(origin, text));
             }
         }
-        let lines = self.view.event(event);
+        let lines = match event {
+            Event::Steered { text, .. } if mine => self.view.steered(text),
+            event => self.view.event(event),
+        };
         self.show(lines);
         if matches!(event, Event::TurnEnded { .. }) {
             self.release();

@@ -78,7 +78,7 @@ fn a_line_typed_during_a_turn_survives_and_steers_it() {
     assert_eq!(blocks[0]["type"], "tool_result", "{blocks:?}");
     let steering = blocks[1]["text"].as_str().unwrap_or_default();
     assert!(steering.ends_with("half a thought"), "{blocks:?}");
-    terminal.wait_text("(owner) half a thought");
+    terminal.wait_text("(you, read now) half a thought");
 }
 
 #[test]
