@@ -5,6 +5,7 @@
 //! a turn is drawn.
 
 use std::io::IsTerminal as _;
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use serde_json::Value;
@@ -48,8 +49,21 @@ pub async fn repl(mut settings: Settings, session: Option<String>, json: bool) -
     let view = TurnView::new(screen);
     let mine = Vec::new();
     let held = false;
-    let mut repl =
-        Repl { home, link, model, session, heard, view, screen, prompt, tell, told, mine, held };
+    let mut repl = Repl {
+        home,
+        link,
+        model,
+        session,
+        heard,
+        view,
+        turn: None,
+        screen,
+        prompt,
+        tell,
+        told,
+        mine,
+        held,
+    };
     let ended = repl.talk().await;
     let Repl { prompt, link, .. } = repl;
     let running = link.host().map(|host| host.running()).unwrap_or_default();
@@ -78,6 +92,8 @@ struct Repl {
     /// What happens in it.
     heard: UnboundedReceiver<Answer>,
     view: TurnView,
+    /// Held while a turn runs.
+    turn: Option<Arc<()>>,
     screen: Screen,
     prompt: PromptLine,
     /// For what comes back from questions on the side, ready to print.
@@ -146,7 +162,10 @@ impl Repl {
                 return Ok(Next::Leave(exit::FAILED));
             }
             // The line that is being typed stays: no error here may prompt for another.
-            Typed::Stop => self.stop().await.unwrap_or_else(|error| self.complain(&error)),
+            Typed::Stop => self
+                .stop("Ctrl-C again leaves.")
+                .await
+                .unwrap_or_else(|error| self.complain(&error)),
         }
         Ok(Next::Same)
     }
@@ -194,6 +213,7 @@ impl Repl {
         let rest = self.view.finish();
         self.show(rest);
         self.view = TurnView::new(self.screen);
+        self.turn = None;
         self.aside(&lines.join("\n"));
         self.release();
         self.heard = watch(&self.link, &self.session).await?;
@@ -213,8 +233,16 @@ impl Repl {
             event => self.view.event(event),
         };
         self.show(lines);
-        if matches!(event, Event::TurnEnded { .. }) {
-            self.release();
+        match event {
+            // Whoever joins in the middle hears of no beginning.
+            Event::TurnStarted { .. } | Event::Reply { .. } => {
+                self.turn = Some(self.prompt.busy.clone());
+            }
+            Event::TurnEnded { .. } => {
+                self.turn = None;
+                self.release();
+            }
+            _ => {}
         }
     }
 
@@ -237,11 +265,12 @@ impl Repl {
         self.prompt.print(&self.screen.dim(&wrapped(text, self.screen)));
     }
 
-    async fn stop(&mut self) -> Result<()> {
+    /// Stop what runs, or say this.
+    async fn stop(&mut self, idle: &str) -> Result<()> {
         let session = Some(self.session.clone());
         let stopped = views::ask(&self.link, Verb::Stop { session }).await?;
         if stopped["stopped"].as_array().is_none_or(Vec::is_empty) {
-            self.aside("Nothing runs. Ctrl-C again (or Ctrl-D) leaves.");
+            self.aside(idle);
         }
         Ok(())
     }
@@ -270,7 +299,7 @@ impl Repl {
                 );
                 self.go(name.to_owned()).await?;
             }
-            ("/stop", _) => self.stop().await?,
+            ("/stop", _) => self.stop("Nothing is running.").await?,
             ("/last", _) => {
                 self.prompt.print(&commands::last(self.view.last.as_ref(), self.screen));
             }
@@ -307,6 +336,7 @@ impl Repl {
         self.heard = watch(&self.link, &session).await?;
         self.session = session;
         self.view = TurnView::new(self.screen);
+        self.turn = None;
         self.release();
         Ok(())
     }
@@ -327,9 +357,10 @@ impl Repl {
         S: FnOnce(Option<Value>) -> Result<String> + Send + 'static,
     {
         let mut answers = self.link.ask(verb).await?;
-        let (tell, screen) = (self.tell.clone(), self.screen);
+        let (tell, screen, busy) = (self.tell.clone(), self.screen, self.prompt.busy.clone());
         tokio::spawn(async move {
             let told = views::answer(&mut answers).await.and_then(shown);
+            drop(busy);
             let text = told.unwrap_or_else(|error| complaint(&error, screen));
             if !text.is_empty() {
                 // Nobody is left to be told when the conversation is over.

@@ -106,6 +106,29 @@ fn ctrl_c_stops_a_stream_and_keeps_the_line_and_the_conversation() {
 }
 
 #[test]
+fn ctrl_c_where_nothing_runs_clears_the_line_and_only_then_offers_to_leave() {
+    let server = Server::start();
+    let home = Home::new().with_anthropic(&server);
+    let mut terminal = talk(&home, &[]);
+    terminal.send("half a th");
+    prompt(&terminal, "half a th");
+    terminal.send(CTRL_C);
+    prompt(&terminal, "");
+    terminal.send("/stop\r");
+    terminal.wait_text("\nNothing is running.\n");
+    prompt(&terminal, "");
+    assert!(!terminal.text().contains("Ctrl-C"), "{}", terminal.text());
+    terminal.send(CTRL_C);
+    terminal.wait_text("\nCtrl-C again leaves.\n");
+    terminal.send("other");
+    prompt(&terminal, "other");
+    terminal.send(CTRL_C);
+    prompt(&terminal, "");
+    server.queue(Reply::text("Still here."));
+    say(&mut terminal, "hello", "Still here.");
+}
+
+#[test]
 fn ctrl_c_stops_a_command() {
     let server = Server::start();
     let home = Home::new().with_anthropic(&server);
