@@ -15,6 +15,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 
+use crate::face::screen::{Place, Screen, write};
 use crate::organs::models::NoModel;
 use crate::organs::verb::exit;
 
@@ -36,7 +37,9 @@ fn main() -> ExitCode {
             if error.downcast_ref().is_some_and(broken) {
                 return ExitCode::SUCCESS;
             }
-            let _ = face::screen::write(face::screen::Place::Err, &format!("fledgling: {error:#}"));
+            let screen = Screen::of(Place::Err);
+            let text = face::turn_view::wrapped(&format!("fledgling: {error:#}"), screen);
+            let _ = write(Place::Err, &text);
             ExitCode::from(code_of(&error))
         }
     }

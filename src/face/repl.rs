@@ -11,12 +11,11 @@ use anyhow::{Context as _, Result};
 use serde_json::Value;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use crate::face::clean::clean;
 use crate::face::onboard::{Welcome, opening, welcome};
 use crate::face::prompt_line::{PromptLine, Typed};
 use crate::face::screen::{Place, Screen};
 use crate::face::turn_view::{Shown, TurnView, wrapped};
-use crate::face::{commands, run, tour, views};
+use crate::face::{commands, help, run, tour, views};
 use crate::kernel::event::Event;
 use crate::organs::home::Home;
 use crate::organs::host::Settings;
@@ -304,9 +303,13 @@ impl Repl {
                 self.prompt.print(&commands::last(self.view.last.as_ref(), self.screen));
             }
             ("/help", Some(topic)) => {
-                self.prompt.print(&clean(&crate::face::help::text(Some(topic))?));
+                let page = help::text(Some(topic), self.screen, "/help lists them")?;
+                self.prompt.print(page.trim_end());
             }
-            ("/help", None) => self.prompt.print(&commands::help(self.screen)),
+            ("/help", None) => self.prompt.print(&commands::overview(self.screen)),
+            ("/compact", _) if !self.home.transcript(&self.session).exists() => {
+                self.prompt.print("Nothing to summarise yet.");
+            }
             ("/model", Some(model)) => {
                 let (session, model) = (self.session.clone(), model.to_owned());
                 let chosen = views::ask(&self.link, Verb::Choose { session, model }).await?;
