@@ -126,13 +126,13 @@ pub fn opening(link: &Link, home: &Home, named: Option<String>, screen: Screen) 
     if let Some(model) = link.host().map(|host| host.known_spec(&session)).transpose()?.flatten() {
         said.insert(0, format!("{model} answers; /model chooses another."));
     }
-    said.extend(recall(&home.transcript(&session), screen));
     shown.extend(said.iter().map(|text| screen.dim(&wrapped(text, screen))));
+    shown.extend(recall(&home.transcript(&session), screen));
     write(Place::Out, &shown.join("\n"))?;
     Ok(session)
 }
 
-/// The latest question of a conversation with its answer, in a few lines.
+/// The latest question of a conversation with its answer: a few lines, ready to print.
 pub fn recall(transcript: &Path, screen: Screen) -> Option<String> {
     let mut file = File::open(transcript).ok()?;
     // A shorter file is read from its beginning.
@@ -152,8 +152,8 @@ pub fn recall(transcript: &Path, screen: Screen) -> Option<String> {
     if reply.lines().count() > RECALLED {
         shown[RECALLED - 1] = "…";
     }
-    (!question.is_empty())
-        .then(|| format!("> {question}\n{}", shown.join("\n")).trim_end().to_owned())
+    let text = format!("> {question}\n{}", shown.join("\n"));
+    (!question.is_empty()).then(|| screen.dim(text.trim_end()))
 }
 
 /// What came of the check of a key.

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result};
 use serde_json::Value;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use crate::face::onboard::{Welcome, opening, welcome};
+use crate::face::onboard::{Welcome, opening, recall, welcome};
 use crate::face::prompt_line::{PromptLine, Typed};
 use crate::face::screen::{Place, Screen};
 use crate::face::turn_view::{Shown, TurnView, wrapped};
@@ -338,6 +338,9 @@ impl Repl {
         self.aside(&format!("Conversation {session}."));
         self.heard = watch(&self.link, &session).await?;
         self.session = session;
+        if let Some(text) = recall(&self.home.transcript(&self.session), self.screen) {
+            self.prompt.print(&text);
+        }
         self.view = TurnView::new(self.screen);
         self.turn = None;
         self.release();

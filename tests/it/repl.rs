@@ -194,6 +194,8 @@ fn a_bare_start_resumes_and_new_begins_afresh() {
     let mut terminal = talk(&home, &[]);
     terminal.wait_text("Resuming first (");
     assert!(terminal.text().contains("1 turn: remember me"), "{}", terminal.text());
+    assert!(terminal.text().contains("\n> remember me\nNoted.\n>"), "{}", terminal.text());
+    assert!(terminal.text().contains("\nanthropic:"), "{}", terminal.text());
     terminal.send("/new second\r");
     terminal.wait_text("Conversation second.");
     prompt(&terminal, "");
@@ -409,13 +411,55 @@ fn without_a_terminal_each_line_is_a_turn() {
 }
 
 #[test]
+fn a_command_in_a_pipe_is_refused_and_not_sent() {
+    let server = Server::start();
+    let home = Home::new().with_anthropic(&server);
+    let run = home.run::<&str>(&[]).stdin("/usage\n").code(2);
+    run.stderr_holds(&["/usage is a command of the conversation in a terminal"]).check();
+    server.asked(0);
+}
+
+#[test]
+fn help_fits_the_screen_and_a_new_conversation_has_nothing_to_summarise() {
+    let server = Server::start();
+    let home = Home::new().with_anthropic(&server);
+    let mut terminal = talk(&home, &[]);
+    terminal.send("/compact\r");
+    terminal.wait_text("\nNothing to summarise yet.\n");
+    terminal.send("/help\r");
+    terminal.wait_text("\nTopics: config, context,");
+    terminal.send("/help nonesuch\r");
+    terminal.wait_text("/help lists them");
+}
+
+#[test]
+fn a_key_that_cannot_be_checked_is_kept_when_that_is_wanted() {
+    let server = Server::with(|asked| match asked.headers.contains_key("x-api-key") {
+        true => Reply::error(529, "overloaded_error", "too busy"),
+        false => Reply::error(401, "authentication_error", "no key"),
+    });
+    let home = Home::new().env("ANTHROPIC_BASE_URL", server.url());
+    let mut terminal = Terminal::start(&home.command::<&str>(&[]), 80, 24);
+    terminal.wait_text("key: ");
+    terminal.send("sk-ant-maybe\r");
+    terminal.wait_text("The key could not be checked: ");
+    terminal.wait_text("Keep it unchecked? (y/N)");
+    assert!(!home.path("secrets.toml").exists());
+    terminal.send("y\r");
+    prompt(&terminal, "");
+    let kept = fs::read_to_string(home.path("secrets.toml")).expect("it was kept");
+    assert_eq!(kept.trim(), "ANTHROPIC_API_KEY = \"sk-ant-maybe\"");
+    server.asked(1);
+}
+
+#[test]
 fn a_second_terminal_shares_the_conversation_and_takes_over() {
     let server = Server::start();
     let home = Home::new().with_anthropic(&server);
     server.queue(Reply::text("To both.")).queue(Reply::text("To both again."));
     let mut first = talk(&home, &["--session", "shared"]);
     let mut second = talk(&home, &["--session", "shared"]);
-    assert!(second.text().contains("this terminal is attached"), "{}", second.text());
+    assert!(second.text().contains("this terminal joins it"), "{}", second.text());
     say(&mut first, "from the first", "To both.");
     second.wait_text("(owner) from the first\nTo both.");
     say(&mut second, "from the second", "To both again.");
