@@ -42,7 +42,8 @@ struct Common {
     /// The conversation to continue, or to begin under this name
     #[arg(long, global = true, value_name = "NAME")]
     session: Option<String>,
-    /// anthropic:NAME, openai:NAME, ollama:NAME, a name from config.toml, or script:FILE
+    /// anthropic:NAME, openai:NAME, openrouter:NAME, ollama:NAME, llamacpp:NAME, a name from
+    /// config.toml, or script:FILE
     #[arg(long, global = true, value_name = "SPEC")]
     model: Option<String>,
     /// Events as JSON, one object a line
@@ -51,7 +52,7 @@ struct Common {
     /// Where the agent lives [default: the platform's folder for program data]
     #[arg(long, global = true, value_name = "DIR", env = "FLEDGLING_HOME")]
     home: Option<PathBuf>,
-    /// Start with the embedded bootstrap, without skills and memory
+    /// Start with the built-in instructions, without skills and memory
     #[arg(long, global = true)]
     safe: bool,
 }
@@ -59,6 +60,7 @@ struct Common {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// One turn: the task from the argument, from standard input, or both
+    #[command(after_help = "Example: fledgling run \"say what changed here\" < changes.diff")]
     Run {
         /// What to do
         task: Option<String>,
@@ -71,13 +73,13 @@ enum Command {
     Sessions,
     /// End a conversation for good; its transcript stays
     End {
-        /// Which
+        /// Name of the conversation
         #[arg(value_name = "SESSION")]
         named: String,
     },
     /// Stop the running turn, of one conversation or of all
     Stop {
-        /// Which
+        /// Name of the conversation [default: all]
         #[arg(value_name = "SESSION")]
         named: Option<String>,
     },
@@ -92,7 +94,7 @@ enum Command {
     },
     /// Show the tokens used, by day, conversation and model
     Usage,
-    /// Show the harness as the agent sees it: paths, limits, rights, model
+    /// Show what the agent is told of itself: paths, limits, rights, model
     #[command(name = "self")]
     About,
     /// An SQLite shell

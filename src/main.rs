@@ -15,6 +15,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 
+use crate::face::screen::{Place, Screen, write};
 use crate::organs::models::NoModel;
 use crate::organs::verb::exit;
 
@@ -41,9 +42,10 @@ fn main() -> ExitCode {
             if error.downcast_ref().is_some_and(broken) {
                 return ExitCode::SUCCESS;
             }
-            // A server's words, or a file's, may stand in it.
-            let told = face::clean::clean(&format!("fledgling: {error:#}"));
-            let _ = face::screen::write(face::screen::Place::Err, &told);
+            // A server's words, or a file's, may stand in it: `wrapped` cleans them.
+            let screen = Screen::of(Place::Err);
+            let text = face::turn_view::wrapped(&format!("fledgling: {error:#}"), screen);
+            let _ = write(Place::Err, &text);
             ExitCode::from(code_of(&error))
         }
     }

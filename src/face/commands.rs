@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::face::clean::{clean, line, row};
 use crate::face::screen::Screen;
 use crate::face::turn_view::{Looked, preview, wrapped};
-use crate::face::views;
+use crate::face::{Refusal, help, views};
 use crate::organs::verb::Verb;
 
 /// The commands, with what each does.
@@ -63,11 +63,22 @@ pub fn shown(command: &str, answer: &Value, screen: Screen) -> Result<String> {
     Ok(text.trim_end().to_owned())
 }
 
+/// A line of a pipe is a message. Refuses one that can only have been meant as a command.
+pub fn refuse_command(line: &str) -> Result<()> {
+    if COMMANDS.iter().any(|(name, _)| *name == line) {
+        let why = format!("{line} is a command of the conversation in a terminal, not of a pipe");
+        return Err(Refusal::usage(why).into());
+    }
+    Ok(())
+}
+
 /// `/help`.
-pub fn help(screen: Screen) -> String {
+pub fn overview(screen: Screen) -> String {
     let commands = COMMANDS.map(|(name, what)| row(&format!("{name:10} {what}"), screen.width));
     let typing = "While a turn runs, what you type steers it. Alt-Enter, or \\ at the end, continues the line.";
-    format!("{}\n{}", commands.join("\n"), wrapped(typing, screen))
+    let topics = format!("Topics: {}.", help::topics().join(", "));
+    let rest = wrapped(&format!("{topics}\n{typing}"), screen);
+    format!("{}\n{rest}", commands.join("\n"))
 }
 
 /// `/last`: a call, whole.

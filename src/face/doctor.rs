@@ -8,13 +8,16 @@ use std::path::Path;
 use anyhow::Result;
 
 use crate::face::clean::clean;
-use crate::face::run;
 use crate::face::screen::{Place, Screen, write};
+use crate::face::{run, views};
 use crate::kernel::session::Session;
+use crate::organs::home::Home;
 use crate::organs::host::Settings;
 use crate::organs::link::Link;
+use crate::organs::models::Catalog;
 use crate::organs::prompt::{RIGHTS, Sources};
 use crate::organs::sessions;
+use crate::organs::verb::Verb;
 
 /// How one check came out.
 enum Found {
@@ -37,7 +40,8 @@ pub async fn doctor(settings: impl FnOnce() -> Result<Settings>) -> Result<u8> {
             }
         };
         let mark = if mark == "BAD " { screen.warn(mark) } else { mark.to_owned() };
-        Ok(write(Place::Out, &format!("{mark} {what:10} {}", clean(&text)))?)
+        let text = clean(&text).replace('\n', &format!("\n{:16}", ""));
+        Ok(write(Place::Out, &format!("{mark} {what:10} {text}"))?)
     };
     let settings = match settings() {
         Ok(settings) => settings,
@@ -48,28 +52,34 @@ pub async fn doctor(settings: impl FnOnce() -> Result<Settings>) -> Result<u8> {
     };
     let home = settings.home.clone();
     let (catalog, safe, chosen) = (settings.catalog.clone(), settings.safe, settings.model.clone());
-    report("settings", Found::Good("config.toml and secrets.toml can be read".to_owned()))?;
-    report("home", permissions(&home))?;
+    report("settings", Found::Good(present(&home)))?;
+    let made = home.create_root();
+    report(
+        "home",
+        made.as_ref()
+            .map_or_else(|error| Found::Bad(format!("{error:#}")), |()| permissions(&home)),
+    )?;
     for program in ["bash", "git"] {
         report(program, on_path(program))?;
     }
-    let spec = match chosen {
-        Some(spec) => Ok(spec),
-        None => catalog.default_spec().await,
-    };
-    let model = match spec {
-        Ok(spec) => catalog.model(&spec).await.map(|model| model.name().to_owned()),
-        Err(error) => Err(error),
-    };
-    report("model", model.map_or_else(|error| Found::Note(error.to_string()), Found::Good))?;
-    report("hands", Found::Note(RIGHTS.to_owned()))?;
+    report("rights", Found::Note(RIGHTS.to_owned()))?;
+    if made.is_err() {
+        report("model", own_model(&catalog, chosen).await)?;
+        return Ok(1);
+    }
     let link = match Link::establish(|| Ok(settings)).await {
         Ok(link) => link,
         Err(error) => {
+            report("model", own_model(&catalog, chosen).await)?;
             report("host", Found::Bad(format!("{error:#}")))?;
             return Ok(1);
         }
     };
+    let model = match link.host() {
+        Some(_) => own_model(&catalog, chosen).await,
+        None => hosts_model(&link).await?,
+    };
+    report("model", model)?;
     match link.host() {
         None => {
             report("host", Found::Good("another process hosts this home, and answers".to_owned()))?
@@ -93,7 +103,33 @@ pub async fn doctor(settings: impl FnOnce() -> Result<Settings>) -> Result<u8> {
     Ok(u8::from(bad > 0))
 }
 
-fn permissions(home: &crate::organs::home::Home) -> Found {
+/// Which files of settings there are; all that are there could be read.
+fn present(home: &Home) -> String {
+    let state = |name| if home.file(name).exists() { "can be read" } else { "none yet" };
+    ["config.toml", "secrets.toml"].map(|name| format!("{name}: {}", state(name))).join(", ")
+}
+
+/// The model that would answer if this process hosted.
+async fn own_model(catalog: &Catalog, chosen: Option<String>) -> Found {
+    let spec = match chosen {
+        Some(spec) => Ok(spec),
+        None => catalog.default_spec().await,
+    };
+    let model = match spec {
+        Ok(spec) => catalog.model(&spec).await.map(|model| model.name().to_owned()),
+        Err(error) => Err(error),
+    };
+    model.map_or_else(|error| Found::Note(error.to_string()), Found::Good)
+}
+
+/// The model that answers in the process that hosts.
+async fn hosts_model(link: &Link) -> Result<Found> {
+    let about = views::ask(link, Verb::About { session: None }).await?;
+    let text = |name: &str| about["model"][name].as_str().map(str::to_owned);
+    Ok(text("name").map_or_else(|| Found::Note(text("none").unwrap_or_default()), Found::Good))
+}
+
+fn permissions(home: &Home) -> Found {
     use std::os::unix::fs::PermissionsExt as _;
     for name in ["config.toml", "secrets.toml", "door.key"] {
         let path = home.file(name);

@@ -7,7 +7,8 @@ use anyhow::Result;
 use include_dir::{Dir, include_dir};
 
 use crate::face::Refusal;
-use crate::face::screen::{Place, write};
+use crate::face::screen::{Place, Screen, write};
+use crate::face::turn_view::wrapped;
 use crate::files::edit::likeness;
 
 static PAGES: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/src/face/help");
@@ -18,16 +19,39 @@ const NAMED: usize = 2;
 
 /// Print the page on a topic, or the list. The number is the exit code.
 pub fn show(topic: Option<&str>) -> Result<u8> {
-    write(Place::Out, text(topic)?.trim_end())?;
+    let text = text(topic, Screen::of(Place::Out), "`fledgling help` lists the topics")?;
+    write(Place::Out, text.trim_end())?;
     Ok(0)
 }
 
-/// The page on a topic, or the list where none is named.
-pub fn text(topic: Option<&str>) -> Result<String> {
-    let Some(topic) = topic else { return Ok(index()) };
-    page(topic).map(str::to_owned).ok_or_else(|| {
-        Refusal::usage(format!("there is no page on {topic:?}; {}", nearest(topic))).into()
-    })
+/// The page on a topic, or the list where none is named. `listed` says where that is.
+pub fn text(topic: Option<&str>, screen: Screen, listed: &str) -> Result<String> {
+    let Some(topic) = topic else { return Ok(wrapped(&index(), screen)) };
+    match page(topic) {
+        Some(page) if screen.terminal => Ok(wrapped(&unbroken(page), screen)),
+        Some(page) => Ok(page.to_owned()),
+        None => {
+            let why = format!("there is no page on {topic:?}; {}", nearest(topic, listed));
+            Err(Refusal::usage(why).into())
+        }
+    }
+}
+
+/// A page whose paragraphs are one line each, to be broken where the screen ends.
+fn unbroken(page: &str) -> String {
+    let example = |line: &str| line.starts_with("    ");
+    let begins = |line: &str| line.is_empty() || line.starts_with("- ") || example(line);
+    let mut out = String::new();
+    let mut ended = true;
+    for line in page.lines() {
+        if ended || begins(line) {
+            out += &format!("\n{line}");
+        } else {
+            out += &format!(" {}", line.trim_start());
+        }
+        ended = line.is_empty() || line.starts_with('#') || example(line);
+    }
+    out.trim_start().to_owned()
 }
 
 fn page(topic: &str) -> Option<&'static str> {
@@ -36,7 +60,8 @@ fn page(topic: &str) -> Option<&'static str> {
 
 /// The topics with what each is about.
 fn index() -> String {
-    let mut out = "fledgling help TOPIC\n\n".to_owned();
+    let mut out =
+        "fledgling help TOPIC\n\nWritten for the agent: \"you\" is the agent.\n\n".to_owned();
     for topic in topics() {
         let title = page(topic).and_then(|page| page.lines().next()).unwrap_or_default();
         let about = title.split_once(": ").map_or("", |(_, about)| about);
@@ -45,7 +70,8 @@ fn index() -> String {
     out
 }
 
-fn topics() -> Vec<&'static str> {
+/// What there are pages on.
+pub fn topics() -> Vec<&'static str> {
     let stems = PAGES.files().filter_map(|file| file.path().file_stem()?.to_str());
     let mut topics: Vec<_> = stems.collect();
     topics.sort_unstable();
@@ -53,14 +79,14 @@ fn topics() -> Vec<&'static str> {
 }
 
 /// Says which topics were most likely meant, or where all of them are listed.
-fn nearest(word: &str) -> String {
+fn nearest(word: &str, listed: &str) -> String {
     let word = word.to_lowercase();
     let rated =
         topics().into_iter().map(|topic| (likeness(word.as_bytes(), topic.as_bytes()), topic));
     let mut alike: Vec<_> = rated.filter(|(alike, _)| *alike >= ALIKE).collect();
     alike.sort_by(|one, other| other.cmp(one));
     match alike.iter().take(NAMED).map(|(_, topic)| *topic).collect::<Vec<_>>().as_slice() {
-        [] => "`fledgling help` lists the topics".to_owned(),
+        [] => listed.to_owned(),
         topics => format!("did you mean {}?", topics.join(" or ")),
     }
 }
@@ -72,6 +98,24 @@ mod tests {
     use crate::organs::config::{Config, LimitSettings};
     use crate::organs::models::PROVIDERS;
     use crate::organs::verb::exit;
+
+    const PIPE: Screen = Screen { terminal: false, width: 50, colour: false };
+
+    #[test]
+    fn pages_are_broken_anew_for_a_terminal_and_left_alone_for_a_pipe() {
+        for topic in topics() {
+            let raw = page(topic).unwrap();
+            assert_eq!(text(Some(topic), PIPE, "").unwrap(), raw);
+            let shown = text(Some(topic), Screen { terminal: true, ..PIPE }, "").unwrap();
+            let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+            assert_eq!(words(&shown), words(raw), "{topic}");
+            assert!(shown.lines().all(|line| line.chars().count() <= 50), "{shown}");
+        }
+        assert_eq!(
+            unbroken("# a\nb\nc\n\n- d\n  e\n    f\n    g\nh\n"),
+            "# a\nb c\n\n- d e\n    f\n    g\nh"
+        );
+    }
 
     #[test]
     fn every_page_is_in_the_index_and_short() {
@@ -107,12 +151,12 @@ mod tests {
     #[test]
     fn a_mistyped_topic_names_the_nearest_and_is_wrong_usage() {
         for (word, near) in [("skill", "skills"), ("Model", "models"), ("confg", "config")] {
-            let error = text(Some(word)).unwrap_err();
+            let error = text(Some(word), PIPE, "").unwrap_err();
             assert_eq!(error.downcast_ref::<Refusal>().unwrap().exit, exit::USAGE);
             assert!(error.to_string().contains(&format!("did you mean {near}")), "{error}");
         }
-        let error = text(Some("xyzzy")).unwrap_err().to_string();
-        assert!(error.ends_with("`fledgling help` lists the topics"), "{error}");
+        let error = text(Some("xyzzy"), PIPE, "look there").unwrap_err().to_string();
+        assert!(error.ends_with("; look there"), "{error}");
         assert!(page("../help").is_none());
     }
 

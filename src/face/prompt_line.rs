@@ -6,7 +6,7 @@
 //! Knows nothing of what a line means.
 
 use std::path::Path;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
@@ -18,7 +18,7 @@ use rustyline::history::DefaultHistory;
 use rustyline::validate::{ValidationContext, ValidationResult, Validator};
 use rustyline::{
     Cmd, ConditionalEventHandler, Config, Editor, Event, EventContext, EventHandler,
-    ExternalPrinter as _, Helper, KeyCode, KeyEvent, Modifiers, RepeatCount,
+    ExternalPrinter as _, Helper, KeyCode, KeyEvent, Modifiers, Movement, RepeatCount,
 };
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
@@ -62,6 +62,8 @@ pub struct PromptLine {
     printing: std::thread::JoinHandle<()>,
     gate: Arc<Gate>,
     presses: Arc<Presses>,
+    /// A clone is held by whatever Ctrl-C would stop: while there is one, it keeps the line.
+    pub busy: Arc<()>,
     kept: Option<Kept>,
     /// Whether the terminal is too dumb for a prompt that lives beside other lines.
     pub dumb: bool,
@@ -75,7 +77,8 @@ impl PromptLine {
         let kept = Kept::now();
         let assist = Assist { commands, home: home.clone(), gate: gate.clone() };
         let mut editor = editor(assist)?;
-        let stop = OnStop { sender: sender.clone(), presses: presses.clone() };
+        let (sent, busy) = (sender.clone(), Arc::new(()));
+        let stop = OnStop { sender: sent, presses: presses.clone(), busy: Arc::downgrade(&busy) };
         editor.bind_sequence(KeyEvent::ctrl('C'), EventHandler::Conditional(Box::new(stop)));
         let history = home.file("lines.txt");
         if history.exists() {
@@ -109,7 +112,7 @@ impl PromptLine {
             read(&mut editor, &sender, &asked, &history);
             ended.set(Prompt::Gone);
         });
-        let prompt = Self { typed, next, printer, printing, gate, presses, kept, dumb };
+        let prompt = Self { typed, next, printer, printing, gate, presses, busy, kept, dumb };
         prompt.next();
         Ok(prompt)
     }
@@ -266,16 +269,29 @@ impl Presses {
         let before = lock(&self.0).replace(Instant::now());
         before.is_some_and(|before| before.elapsed() < TWICE)
     }
+
+    /// What was pressed before counts no more.
+    fn forget(&self) {
+        *lock(&self.0) = None;
+    }
 }
 
 /// Ctrl-C: the first press stops what runs and leaves the line as it is, the second leaves.
+/// Where nothing runs it clears the line, if there is one.
 struct OnStop {
     sender: UnboundedSender<Typed>,
     presses: Arc<Presses>,
+    busy: Weak<()>,
 }
 
 impl ConditionalEventHandler for OnStop {
-    fn handle(&self, _: &Event, _: RepeatCount, _: bool, _: &EventContext<'_>) -> Option<Cmd> {
+    fn handle(&self, _: &Event, _: RepeatCount, _: bool, at: &EventContext<'_>) -> Option<Cmd> {
+        // The prompt itself holds it too.
+        let idle = self.busy.strong_count() <= 1;
+        if idle && !at.line().is_empty() {
+            self.presses.forget();
+            return Some(Cmd::Kill(Movement::WholeBuffer));
+        }
         if self.presses.twice() {
             return Some(Cmd::Interrupt);
         }

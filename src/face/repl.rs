@@ -5,17 +5,18 @@
 //! a turn is drawn.
 
 use std::io::IsTerminal as _;
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::face::clean::clean;
-use crate::face::onboard::{Welcome, opening, welcome};
+use crate::face::onboard::{Welcome, opening, recall, welcome};
 use crate::face::prompt_line::{PromptLine, Typed};
 use crate::face::screen::{Place, Screen};
 use crate::face::turn_view::{Shown, TurnView, wrapped};
-use crate::face::{commands, run, tour, views};
+use crate::face::{commands, help, run, tour, views};
 use crate::kernel::event::Event;
 use crate::organs::home::Home;
 use crate::organs::host::Settings;
@@ -55,6 +56,7 @@ pub async fn repl(mut settings: Settings, session: Option<String>, json: bool) -
         session,
         heard,
         view,
+        turn: None,
         screen,
         prompt,
         tell,
@@ -100,6 +102,8 @@ struct Repl {
     /// What happens in it.
     heard: UnboundedReceiver<Answer>,
     view: TurnView,
+    /// Held while a turn runs.
+    turn: Option<Arc<()>>,
     screen: Screen,
     prompt: PromptLine,
     /// For what comes back from questions on the side, ready to print.
@@ -182,7 +186,10 @@ impl Repl {
                 return Ok(Next::Leave(exit::FAILED));
             }
             // The line that is being typed stays: no error here may prompt for another.
-            Typed::Stop => self.stop().await.unwrap_or_else(|error| self.complain(&error)),
+            Typed::Stop => self
+                .stop("Ctrl-C again leaves.")
+                .await
+                .unwrap_or_else(|error| self.complain(&error)),
         }
         Ok(Next::Same)
     }
@@ -231,6 +238,7 @@ impl Repl {
         let rest = self.view.finish();
         self.show(rest);
         self.view = TurnView::new(self.screen);
+        self.turn = None;
         self.aside(&lines.join("\n"));
         self.release();
         self.heard = watch(&self.link, &self.session).await?;
@@ -238,16 +246,28 @@ impl Repl {
     }
 
     fn event(&mut self, event: &Event) {
+        let mut mine = false;
         if let Event::TurnStarted { text, .. } | Event::Steered { text, .. } = event {
-            let mine = self.is_mine(text);
+            mine = self.is_mine(text);
             if let (Event::TurnStarted { origin, .. }, false) = (event, mine) {
                 self.show(self.view.said(origin, text));
             }
         }
-        let lines = self.view.event(event);
+        let lines = match event {
+            Event::Steered { text, .. } if mine => self.view.steered(text),
+            event => self.view.event(event),
+        };
         self.show(lines);
-        if matches!(event, Event::TurnEnded { .. }) {
-            self.release();
+        match event {
+            // Whoever joins in the middle hears of no beginning.
+            Event::TurnStarted { .. } | Event::Reply { .. } => {
+                self.turn = Some(self.prompt.busy.clone());
+            }
+            Event::TurnEnded { .. } => {
+                self.turn = None;
+                self.release();
+            }
+            _ => {}
         }
     }
 
@@ -270,11 +290,12 @@ impl Repl {
         self.prompt.print(&self.screen.dim(&wrapped(text, self.screen)));
     }
 
-    async fn stop(&mut self) -> Result<()> {
+    /// Stop what runs, or say this.
+    async fn stop(&mut self, idle: &str) -> Result<()> {
         let session = Some(self.session.clone());
         let stopped = views::ask(&self.link, Verb::Stop { session }).await?;
         if stopped["stopped"].as_array().is_none_or(Vec::is_empty) {
-            self.aside("Nothing runs. Ctrl-C again (or Ctrl-D) leaves.");
+            self.aside(idle);
         }
         Ok(())
     }
@@ -303,14 +324,18 @@ impl Repl {
                 );
                 self.go(name.to_owned()).await?;
             }
-            ("/stop", _) => self.stop().await?,
+            ("/stop", _) => self.stop("Nothing is running.").await?,
             ("/last", _) => {
                 self.prompt.print(&commands::last(self.view.last.as_ref(), self.screen));
             }
             ("/help", Some(topic)) => {
-                self.prompt.print(&clean(&crate::face::help::text(Some(topic))?));
+                let page = help::text(Some(topic), self.screen, "/help lists them")?;
+                self.prompt.print(page.trim_end());
             }
-            ("/help", None) => self.prompt.print(&commands::help(self.screen)),
+            ("/help", None) => self.prompt.print(&commands::overview(self.screen)),
+            ("/compact", _) if !self.home.transcript(&self.session).exists() => {
+                self.prompt.print("Nothing to summarise yet.");
+            }
             ("/model", Some(model)) => {
                 let (session, model) = (self.session.clone(), model.to_owned());
                 let chosen = views::ask(&self.link, Verb::Choose { session, model }).await?;
@@ -339,7 +364,11 @@ impl Repl {
         self.aside(&format!("Conversation {session}."));
         self.heard = watch(&self.link, &session).await?;
         self.session = session;
+        if let Some(text) = recall(&self.home.transcript(&self.session), self.screen) {
+            self.prompt.print(&text);
+        }
         self.view = TurnView::new(self.screen);
+        self.turn = None;
         self.release();
         Ok(())
     }
@@ -371,9 +400,10 @@ impl Repl {
         S: FnOnce(Option<Value>) -> Result<String> + Send + 'static,
     {
         let mut answers = self.link.ask(verb).await?;
-        let (tell, screen) = (self.tell.clone(), self.screen);
+        let (tell, screen, busy) = (self.tell.clone(), self.screen, self.prompt.busy.clone());
         tokio::spawn(async move {
             let told = views::answer(&mut answers).await.and_then(shown);
+            drop(busy);
             let text = told.unwrap_or_else(|error| complaint(&error, screen));
             if !text.is_empty() {
                 // Nobody is left to be told when the conversation is over.

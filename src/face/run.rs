@@ -9,10 +9,10 @@ use std::io::{BufRead as _, IsTerminal as _, Read as _};
 use anyhow::{Context as _, Result};
 use tokio::sync::mpsc::{Receiver, channel};
 
-use crate::face::Refusal;
 use crate::face::clean::{clean, json_line};
 use crate::face::screen::{Place, Screen, write};
 use crate::face::turn_view::{Shown, TurnView};
+use crate::face::{Refusal, commands};
 use crate::kernel::event::{End, Event};
 use crate::organs::host::Settings;
 use crate::organs::link::Link;
@@ -57,7 +57,10 @@ pub async fn lines(settings: Settings, session: Option<String>, json: bool) -> R
         match text.as_str() {
             "" => {}
             "/quit" => break,
-            _ => code = talk.turn(text, Some(session.clone()), model.clone()).await?,
+            _ => {
+                commands::refuse_command(&text)?;
+                code = talk.turn(text, Some(session.clone()), model.clone()).await?;
+            }
         }
     }
     leave(&talk.link, json).await?;

@@ -4,19 +4,22 @@
 //! Owns what a turn looks like, alike in every face. Does no output and knows no terminal
 //! but its width and colour.
 
+use std::fmt::Display;
 use std::future::pending;
 use std::time::Duration;
 
 use serde_json::Value;
 use tokio::time::{Instant, sleep_until};
+use unicode_width::UnicodeWidthStr as _;
 
 use crate::face::clean::{clean, line};
 use crate::face::markdown::Markdown;
 use crate::face::screen::Screen;
 use crate::kernel::event::{Changes, End, Event};
-use crate::kernel::message::{Origin, Usage};
+use crate::kernel::message::Usage;
 
-/// A call that runs longer than this is worth a line of its own.
+/// A call that runs longer than this is worth a line of its own, and so is a wait for the
+/// model.
 const SLOW: Duration = Duration::from_secs(2);
 
 /// A line, and what it is part of.
@@ -43,7 +46,7 @@ pub struct Looked {
 pub struct TurnView {
     screen: Screen,
     markdown: Markdown,
-    /// Whether a call is under way, and when it is to be told that it is slow.
+    /// Whether a call is under way, and when it, or else the model, is to be called slow.
     calling: bool,
     slow: Option<Instant>,
     /// The latest call.
@@ -64,8 +67,14 @@ impl TurnView {
     }
 
     /// Words that were not typed here.
-    pub fn said(&self, origin: &Origin, text: &str) -> Vec<Shown> {
-        self.around(&format!("({origin}) {text}"))
+    pub fn said(&self, by: &dyn Display, text: &str) -> Vec<Shown> {
+        self.around(&format!("({by}) {text}"))
+    }
+
+    /// Words that were typed here reach the turn.
+    pub fn steered(&mut self, text: &str) -> Vec<Shown> {
+        self.asked(Duration::ZERO);
+        self.said(&"you, read now", text)
     }
 
     /// What an event adds.
@@ -73,11 +82,20 @@ impl TurnView {
         match event {
             Event::TurnStarted { .. } => {
                 self.markdown = Markdown::new(self.screen.width, self.screen.colour);
+                self.calling = false;
+                self.asked(Duration::ZERO);
                 Vec::new()
             }
+            // It is not shown, so it makes no wait shorter.
             Event::Thinking { .. } => Vec::new(),
-            Event::Text { text } => self.markdown.push(text).into_iter().map(Shown::Said).collect(),
-            Event::Reply { .. } => self.finish(),
+            Event::Text { text } => {
+                self.slow = None;
+                self.markdown.push(text).into_iter().map(Shown::Said).collect()
+            }
+            Event::Reply { .. } => {
+                self.slow = None;
+                self.finish()
+            }
             Event::Call { tool, input, .. } => {
                 let (tool, input) = (tool.clone(), input.clone());
                 self.last = Some(Looked { tool, input, text: String::new() });
@@ -89,19 +107,29 @@ impl TurnView {
                 let begun = self.last.take().filter(|_| std::mem::take(&mut self.calling));
                 let input = begun.map_or(Value::Null, |begun| begun.input);
                 let mark = if *error { "✗" } else { "·" };
-                let time = seconds(Duration::from_millis(*ms));
-                let line = self.call_line(mark, &preview(tool, &input), &time);
+                let mut end = seconds(Duration::from_millis(*ms));
+                if *error {
+                    // The call keeps half of the line.
+                    end += &format!("  {}", line(reason(tool, text), self.screen.width / 2));
+                }
+                let line = self.call_line(mark, &preview(tool, &input), &end);
                 self.last = Some(Looked { tool: tool.clone(), input, text: text.clone() });
-                self.slow = None;
+                self.asked(Duration::ZERO);
                 vec![line]
             }
-            Event::Steered { origin, text } => self.said(origin, text),
+            Event::Steered { origin, text } => {
+                self.asked(Duration::ZERO);
+                self.said(origin, text)
+            }
             Event::Retry { wait_ms, why } => {
-                let wait = seconds(Duration::from_millis(*wait_ms));
+                let wait = Duration::from_millis(*wait_ms);
+                self.asked(wait);
+                let wait = seconds(wait);
                 self.around(&format!("{why}; trying again in {wait} (Ctrl-C stops)"))
             }
             Event::Notice { text } => self.around(text),
             Event::TurnEnded { end, why, changes, usage, ms, .. } => {
+                self.slow = None;
                 let mut lines = self.finish();
                 match end {
                     End::Done => {}
@@ -117,10 +145,20 @@ impl TurnView {
 
     /// What is to be said though nothing happens: it comes when it is due.
     pub async fn slow(&mut self) -> Vec<Shown> {
-        let (Some(due), Some(call)) = (self.slow, &self.last) else { return pending().await };
+        let Some(due) = self.slow else { return pending().await };
         sleep_until(due).await;
         self.slow = None;
-        vec![self.call_line("…", &preview(&call.tool, &call.input), "still running")]
+        match self.last.as_ref().filter(|_| self.calling) {
+            Some(call) => {
+                vec![self.call_line("…", &preview(&call.tool, &call.input), "still running")]
+            }
+            None => self.around("… waiting for the model (Ctrl-C stops)"),
+        }
+    }
+
+    /// From now on the model is waited for, where somebody looks on; first for so long anyway.
+    fn asked(&mut self, anyway: Duration) {
+        self.slow = self.screen.terminal.then(|| Instant::now() + anyway + SLOW);
     }
 
     /// The end of the words so far.
@@ -128,10 +166,9 @@ impl TurnView {
         self.markdown.finish().into_iter().map(Shown::Said).collect()
     }
 
-    fn call_line(&self, mark: &str, preview: &str, time: &str) -> Shown {
-        let room =
-            self.screen.width.saturating_sub(mark.chars().count() + time.chars().count() + 3);
-        let shown = format!("{mark} {}  {time}", line(preview, room));
+    fn call_line(&self, mark: &str, preview: &str, end: &str) -> Shown {
+        let room = self.screen.width.saturating_sub(mark.width() + end.width() + 3);
+        let shown = format!("{mark} {}  {end}", line(preview, room));
         Shown::Aside(self.screen.dim(&shown))
     }
 
@@ -175,13 +212,23 @@ pub fn preview(tool: &str, input: &Value) -> String {
     format!("{tool} {detail}")
 }
 
+/// Why a call failed, out of all that the model was told.
+fn reason<'a>(tool: &str, text: &'a str) -> &'a str {
+    let note = |line: &&str| line.starts_with('[') && line.ends_with(']');
+    let noted = text.lines().rev().find(note).filter(|_| tool == "bash");
+    noted.or_else(|| text.lines().next()).unwrap_or_default()
+}
+
 /// `3 files +40 −2 · 12 s · 4.1k tokens`.
 fn last_line(changes: &Changes, usage: Usage, time: Duration) -> String {
     let mut parts = Vec::new();
     if changes.files > 0 {
         let files = if changes.files == 1 { "file" } else { "files" };
         let Changes { files: count, added, removed, .. } = changes;
-        parts.push(format!("{count} {files} +{added} −{removed}"));
+        // Not every file has lines to count.
+        let lines =
+            if added + removed > 0 { format!(" +{added} −{removed}") } else { String::new() };
+        parts.push(format!("{count} {files}{lines}"));
     }
     parts.push(seconds(time));
     parts.push(format!("{} tokens", count(usage.total())));
@@ -209,4 +256,72 @@ pub fn count(tokens: u64) -> String {
 fn capital(text: &str) -> String {
     let mut chars = text.chars();
     chars.next().map(|first| first.to_uppercase().chain(chars).collect()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::message::Origin;
+
+    const SCREEN: Screen = Screen { terminal: true, width: 40, colour: false };
+
+    fn started() -> Event {
+        let (session, text) = (String::new(), String::new());
+        Event::TurnStarted { session, turn: 1, origin: Origin::Owner, text }
+    }
+
+    /// Whether something is said though nothing happens, and what.
+    async fn idle(view: &mut TurnView) -> Option<Vec<Shown>> {
+        tokio::time::timeout(Duration::from_secs(60), view.slow()).await.ok()
+    }
+
+    fn aside(text: &str) -> Vec<Shown> {
+        vec![Shown::Aside(text.to_owned())]
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wait_for_the_model_is_told_once_and_only_where_somebody_looks() {
+        let waiting = aside("… waiting for the model (Ctrl-C stops)");
+        let mut view = TurnView::new(SCREEN);
+        assert_eq!(idle(&mut view).await, None);
+        view.event(&started());
+        assert_eq!(idle(&mut view).await.as_ref(), Some(&waiting));
+        assert_eq!(idle(&mut view).await, None);
+        let retry = Event::Retry { wait_ms: 30_000, why: "busy".to_owned() };
+        view.event(&retry);
+        let begun = Instant::now();
+        assert_eq!(idle(&mut view).await.as_ref(), Some(&waiting));
+        assert!(begun.elapsed() >= Duration::from_secs(32));
+        view.event(&retry);
+        view.event(&Event::Text { text: "a".to_owned() });
+        assert_eq!(idle(&mut view).await, None);
+        let mut view = TurnView::new(Screen { terminal: false, ..SCREEN });
+        view.event(&started());
+        assert_eq!(idle(&mut view).await, None);
+    }
+
+    #[test]
+    fn a_call_that_failed_says_why_within_the_width() {
+        let mut view = TurnView::new(SCREEN);
+        let mut failed = |tool: &str, input: Value, text: &str| {
+            let (id, tool, text) = (String::new(), tool.to_owned(), text.to_owned());
+            view.event(&Event::Call { id: id.clone(), tool: tool.clone(), input });
+            view.event(&Event::Result { id, tool, text, error: true, ms: 0 })
+        };
+        let command = serde_json::json!({ "command": "false" });
+        let text = "[odd]\nx\n[exit code 1]\n";
+        assert_eq!(failed("bash", command, text), aside("✗ bash false  0.0 s  [exit code 1]"));
+        let path = serde_json::json!({ "path": "a/path/that/is/rather/long.txt" });
+        let text = "cannot read it: no such file\nmore";
+        let shown = failed("read", path, text);
+        assert_eq!(shown, aside("✗ read a/p…  0.0 s  cannot read it: no …"));
+    }
+
+    #[test]
+    fn files_without_lines_show_none() {
+        let changes = |added| Changes { files: 1, added, ..Changes::default() };
+        let shown = |added| last_line(&changes(added), Usage::default(), Duration::ZERO);
+        assert_eq!(shown(0), "1 file · 0.0 s · 0 tokens");
+        assert_eq!(shown(1), "1 file +1 −0 · 0.0 s · 0 tokens");
+    }
 }

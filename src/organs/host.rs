@@ -366,13 +366,21 @@ impl Host {
         session: &str,
         asked: Option<&str>,
     ) -> Result<Arc<dyn Model>> {
-        let chosen = self.state.choice(session)?;
-        let spec = asked.map(str::to_owned).or(chosen).or_else(|| self.settings.model.clone());
+        let spec = match asked {
+            Some(spec) => Some(spec.to_owned()),
+            None => self.known_spec(session)?,
+        };
         let spec = match spec {
             Some(spec) => spec,
             None => self.settings.catalog.default_spec().await?,
         };
         self.model(&spec).await
+    }
+
+    /// The name of the model that answers in a session, if it is known without a request.
+    pub fn known_spec(&self, session: &str) -> Result<Option<String>> {
+        let named = self.state.choice(session)?.or_else(|| self.settings.model.clone());
+        Ok(named.or_else(|| self.settings.catalog.known_spec()))
     }
 
     /// The model of this name; the same one as long as the host lives.

@@ -104,7 +104,6 @@ const ASK: Duration = Duration::from_secs(3);
 /// The ways to a model, for a person who has none yet.
 pub const WAYS: &str =
     "  1. a hosted model: set ANTHROPIC_API_KEY, OPENAI_API_KEY or OPENROUTER_API_KEY
-     (or run `fledgling` in a terminal, which asks for a key and keeps it)
   2. a local model: start Ollama (port 11434) or llama.cpp's server (port 8080)
   3. neither: `fledgling tour` shows a recorded conversation with real tools";
 
@@ -112,7 +111,9 @@ pub const WAYS: &str =
 #[derive(Debug, thiserror::Error)]
 pub enum NoModel {
     /// Nothing was named, and nothing found.
-    #[error("no model to talk to; there are three ways to one:\n{WAYS}")]
+    #[error(
+        "no model to talk to; there are three ways to one:\n{WAYS}\nIn a terminal, `fledgling` asks for a key and keeps it."
+    )]
     Nothing,
     /// What was named cannot be reached: a key or a server is missing.
     #[error("{0}")]
@@ -147,16 +148,22 @@ impl Catalog {
         self
     }
 
+    /// The name of the model to ask when none is named, if that is known without a request.
+    pub fn known_spec(&self) -> Option<String> {
+        let reached = |provider: &&Provider| {
+            let has_key = provider.key.is_some_and(|key| self.keys.get(key).is_some());
+            has_key || self.bases.contains_key(provider.name)
+        };
+        self.config.model.clone().or_else(|| {
+            let provider = PROVIDERS.iter().find(reached)?;
+            Some(format!("{}:{}", provider.name, provider.model?))
+        })
+    }
+
     /// The name of the model to ask when none is named.
     pub async fn default_spec(&self) -> Result<String, NoModel> {
-        if let Some(spec) = &self.config.model {
-            return Ok(spec.clone());
-        }
-        for provider in &PROVIDERS {
-            let has_key = provider.key.is_some_and(|key| self.keys.get(key).is_some());
-            if has_key || self.bases.contains_key(provider.name) {
-                return Ok(provider.name.to_owned());
-            }
+        if let Some(spec) = self.known_spec() {
+            return Ok(spec);
         }
         let local = PROVIDERS.iter().filter(|provider| provider.key.is_none());
         for provider in local {
@@ -240,7 +247,7 @@ impl Catalog {
             let named: Vec<_> = self.config.models.keys().map(String::as_str).collect();
             let named = if named.is_empty() { "none".to_owned() } else { named.join(", ") };
             return Err(unusable(format!(
-                "unknown model {spec:?}: expected PROVIDER:NAME with one of {}, script:FILE, or a name under [models] in config.toml (there: {named})",
+                "unknown model {spec:?}: expected PROVIDER:NAME (PROVIDER one of {}), script:FILE, or a name under [models] in config.toml (there: {named})",
                 providers.join(", ")
             )));
         };

@@ -111,6 +111,7 @@ fn a_home_that_cannot_be_is_named() {
     refused(&home, &["run", "--home", &under, "hi"], 1, &[&under, "is the home writable?"]);
     let ran = home.run(&["doctor", "--home", &under]).code(1).stdout_any().check();
     assert!(ran.stdout.contains(&under), "{ran}");
+    assert!(ran.stdout.contains("\nBAD  home ") && ran.stdout.contains("none yet"), "{ran}");
 }
 
 #[test]

@@ -63,7 +63,7 @@ fn real_model_is_steered_through_several_calls_in_a_terminal() {
         terminal.send("Create a file one.txt containing one\r");
         terminal.wait_text("> Create a file one.txt");
         terminal.send("Then create a file two.txt containing two\r");
-        terminal.wait_text("(owner) Then create");
+        terminal.wait_text("(you, read now) Then create");
         terminal.send("Then create a file three.txt containing three\r");
         // The line at the end of the turn.
         terminal.wait_for("the turn's end", |screen| screen.contents().contains(" tokens"));

@@ -78,7 +78,7 @@ fn a_line_typed_during_a_turn_survives_and_steers_it() {
     assert_eq!(blocks[0]["type"], "tool_result", "{blocks:?}");
     let steering = blocks[1]["text"].as_str().unwrap_or_default();
     assert!(steering.ends_with("half a thought"), "{blocks:?}");
-    terminal.wait_text("(owner) half a thought");
+    terminal.wait_text("(you, read now) half a thought");
 }
 
 #[test]
@@ -103,6 +103,29 @@ fn ctrl_c_stops_a_stream_and_keeps_the_line_and_the_conversation() {
     let said = asked[1].said();
     assert!(said.contains(&("assistant".into(), "A beginning.\nAn open li".into())), "{said:?}");
     assert!(asked[1].heard().contains("and then"), "{said:?}");
+}
+
+#[test]
+fn ctrl_c_where_nothing_runs_clears_the_line_and_only_then_offers_to_leave() {
+    let server = Server::start();
+    let home = Home::new().with_anthropic(&server);
+    let mut terminal = talk(&home, &[]);
+    terminal.send("half a th");
+    prompt(&terminal, "half a th");
+    terminal.send(CTRL_C);
+    prompt(&terminal, "");
+    terminal.send("/stop\r");
+    terminal.wait_text("\nNothing is running.\n");
+    prompt(&terminal, "");
+    assert!(!terminal.text().contains("Ctrl-C"), "{}", terminal.text());
+    terminal.send(CTRL_C);
+    terminal.wait_text("\nCtrl-C again leaves.\n");
+    terminal.send("other");
+    prompt(&terminal, "other");
+    terminal.send(CTRL_C);
+    prompt(&terminal, "");
+    server.queue(Reply::text("Still here."));
+    say(&mut terminal, "hello", "Still here.");
 }
 
 #[test]
@@ -171,6 +194,8 @@ fn a_bare_start_resumes_and_new_begins_afresh() {
     let mut terminal = talk(&home, &[]);
     terminal.wait_text("Resuming first (");
     assert!(terminal.text().contains("1 turn: remember me"), "{}", terminal.text());
+    assert!(terminal.text().contains("\n> remember me\nNoted.\n>"), "{}", terminal.text());
+    assert!(terminal.text().contains("\nanthropic:"), "{}", terminal.text());
     terminal.send("/new second\r");
     terminal.wait_text("Conversation second.");
     prompt(&terminal, "");
@@ -386,13 +411,55 @@ fn without_a_terminal_each_line_is_a_turn() {
 }
 
 #[test]
+fn a_command_in_a_pipe_is_refused_and_not_sent() {
+    let server = Server::start();
+    let home = Home::new().with_anthropic(&server);
+    let run = home.run::<&str>(&[]).stdin("/usage\n").code(2);
+    run.stderr_holds(&["/usage is a command of the conversation in a terminal"]).check();
+    server.asked(0);
+}
+
+#[test]
+fn help_fits_the_screen_and_a_new_conversation_has_nothing_to_summarise() {
+    let server = Server::start();
+    let home = Home::new().with_anthropic(&server);
+    let mut terminal = talk(&home, &[]);
+    terminal.send("/compact\r");
+    terminal.wait_text("\nNothing to summarise yet.\n");
+    terminal.send("/help\r");
+    terminal.wait_text("\nTopics: config, context,");
+    terminal.send("/help nonesuch\r");
+    terminal.wait_text("/help lists them");
+}
+
+#[test]
+fn a_key_that_cannot_be_checked_is_kept_when_that_is_wanted() {
+    let server = Server::with(|asked| match asked.headers.contains_key("x-api-key") {
+        true => Reply::error(529, "overloaded_error", "too busy"),
+        false => Reply::error(401, "authentication_error", "no key"),
+    });
+    let home = Home::new().env("ANTHROPIC_BASE_URL", server.url());
+    let mut terminal = Terminal::start(&home.command::<&str>(&[]), 80, 24);
+    terminal.wait_text("key: ");
+    terminal.send("sk-ant-maybe\r");
+    terminal.wait_text("The key could not be checked: ");
+    terminal.wait_text("Keep it unchecked? (y/N)");
+    assert!(!home.path("secrets.toml").exists());
+    terminal.send("y\r");
+    prompt(&terminal, "");
+    let kept = fs::read_to_string(home.path("secrets.toml")).expect("it was kept");
+    assert_eq!(kept.trim(), "ANTHROPIC_API_KEY = \"sk-ant-maybe\"");
+    server.asked(1);
+}
+
+#[test]
 fn a_second_terminal_shares_the_conversation_and_takes_over() {
     let server = Server::start();
     let home = Home::new().with_anthropic(&server);
     server.queue(Reply::text("To both.")).queue(Reply::text("To both again."));
     let mut first = talk(&home, &["--session", "shared"]);
     let mut second = talk(&home, &["--session", "shared"]);
-    assert!(second.text().contains("this terminal is attached"), "{}", second.text());
+    assert!(second.text().contains("this terminal joins it"), "{}", second.text());
     say(&mut first, "from the first", "To both.");
     second.wait_text("(owner) from the first\nTo both.");
     say(&mut second, "from the second", "To both again.");
