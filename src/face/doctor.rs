@@ -13,6 +13,7 @@ use crate::face::screen::{Place, Screen, write};
 use crate::kernel::session::Session;
 use crate::organs::host::Settings;
 use crate::organs::link::Link;
+use crate::organs::models::NoModel;
 use crate::organs::prompt::{RIGHTS, Sources};
 use crate::organs::sessions;
 
@@ -29,14 +30,13 @@ pub async fn doctor(settings: impl FnOnce() -> Result<Settings>) -> Result<u8> {
     let mut bad = 0;
     let mut report = |what: &str, found: Found| -> Result<()> {
         let (mark, text) = match found {
-            Found::Good(text) => ("ok  ", text),
-            Found::Note(text) => ("note", text),
+            Found::Good(text) => ("ok  ".to_owned(), text),
+            Found::Note(text) => ("note".to_owned(), text),
             Found::Bad(text) => {
                 bad += 1;
-                ("BAD ", text)
+                (screen.warn("BAD "), text)
             }
         };
-        let mark = if mark == "BAD " { screen.warn(mark) } else { mark.to_owned() };
         Ok(write(Place::Out, &format!("{mark} {what:10} {}", clean(&text)))?)
     };
     let settings = match settings() {
@@ -53,15 +53,15 @@ pub async fn doctor(settings: impl FnOnce() -> Result<Settings>) -> Result<u8> {
     for program in ["bash", "git"] {
         report(program, on_path(program))?;
     }
-    let spec = match chosen {
-        Some(spec) => Ok(spec),
-        None => catalog.default_spec().await,
+    let model = async {
+        let spec = match chosen {
+            Some(spec) => spec,
+            None => catalog.default_spec().await?,
+        };
+        Ok::<_, NoModel>(catalog.model(&spec).await?.name().to_owned())
     };
-    let model = match spec {
-        Ok(spec) => catalog.model(&spec).await.map(|model| model.name().to_owned()),
-        Err(error) => Err(error),
-    };
-    report("model", model.map_or_else(|error| Found::Note(error.to_string()), Found::Good))?;
+    let model = model.await.map_or_else(|error| Found::Note(error.to_string()), Found::Good);
+    report("model", model)?;
     report("hands", Found::Note(RIGHTS.to_owned()))?;
     let link = match Link::establish(|| Ok(settings)).await {
         Ok(link) => link,
@@ -70,21 +70,18 @@ pub async fn doctor(settings: impl FnOnce() -> Result<Settings>) -> Result<u8> {
             return Ok(1);
         }
     };
-    match link.host() {
-        None => {
-            report("host", Found::Good("another process hosts this home, and answers".to_owned()))?
+    if link.host().is_some() {
+        report("host", Found::Good("no other process hosts this home".to_owned()))?;
+        for text in link.take_notices() {
+            report("host", Found::Note(text))?;
         }
-        Some(host) => {
-            report("host", Found::Good("no other process hosts this home".to_owned()))?;
-            for text in host.take_notices() {
-                report("host", Found::Note(text))?;
-            }
-            for listed in sessions::list(&home)? {
-                if let Err(error) = readable(&home.transcript(&listed.name)) {
-                    report("session", Found::Bad(error))?;
-                }
+        for listed in sessions::list(&home)? {
+            if let Err(error) = readable(&home.transcript(&listed.name)) {
+                report("session", Found::Bad(error))?;
             }
         }
+    } else {
+        report("host", Found::Good("another process hosts this home, and answers".to_owned()))?;
     }
     run::leave(&link, false).await?;
     for text in Sources::new(home, safe).prompt().notices {
@@ -118,8 +115,6 @@ fn on_path(program: &str) -> Found {
 
 fn readable(path: &Path) -> Result<(), String> {
     let mut session = Session::open(path).map_err(|error| format!("{error:#}"))?;
-    match session.take_notices() {
-        notices if notices.is_empty() => Ok(()),
-        notices => Err(notices.join("; ")),
-    }
+    let notices = session.take_notices();
+    if notices.is_empty() { Ok(()) } else { Err(notices.join("; ")) }
 }

@@ -140,9 +140,7 @@ impl PromptLine {
     pub fn finish(self) {
         let Self { gate, kept, printer, printing, .. } = self;
         let live = gate.set(Prompt::Gone) == Prompt::Live;
-        if let Some(kept) = &kept {
-            kept.restore();
-        }
+        drop(kept);
         if live {
             // The editor was not asked to end: its line is left, and its way of pasting.
             let _ = write(Place::Out, "\x1b[?2004l");

@@ -141,7 +141,9 @@ impl Repl {
                 _ = terminate.recv() => Wake::Signal,
                 _ = hangup.recv() => Wake::Signal,
             };
-            self.measure();
+            // The terminal may have another width by now.
+            self.screen = Screen::of(Place::Out);
+            self.view.resize(self.screen);
             match wake {
                 Wake::Signal => return Ok(exit::INTERRUPTED),
                 Wake::Typed(typed) => match self.typed(typed).await {
@@ -195,15 +197,6 @@ impl Repl {
         self.say(text).await
     }
 
-    /// The terminal may have another width by now.
-    fn measure(&mut self) {
-        let screen = Screen::of(Place::Out);
-        if screen != self.screen {
-            self.screen = screen;
-            self.view.resize(screen);
-        }
-    }
-
     /// Prompt again at once, except where the prompt would stand in the answer's way.
     fn prompt_beside(&mut self) {
         if self.prompt.dumb {
@@ -235,11 +228,12 @@ impl Repl {
     }
 
     fn event(&mut self, event: &Event) {
-        if let Event::TurnStarted { text, .. } | Event::Steered { text, .. } = event {
-            let mine = self.is_mine(text);
-            if let (Event::TurnStarted { origin, .. }, false) = (event, mine) {
+        match event {
+            Event::TurnStarted { origin, text, .. } if !self.is_mine(text) => {
                 self.show(self.view.said(origin, text));
             }
+            Event::Steered { text, .. } => _ = self.is_mine(text),
+            _ => {}
         }
         let lines = self.view.event(event);
         self.show(lines);

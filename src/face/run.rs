@@ -191,24 +191,35 @@ fn task(argument: Option<String>) -> Result<String> {
 }
 
 /// Where a turn's lines go.
-struct Output {
+pub struct Output {
     json: bool,
-    out: Screen,
-    view: TurnView,
+    /// Whether words go out as they come, not whole replies.
+    streams: bool,
+    /// For all but the words.
+    asides: Place,
+    /// What it looks like.
+    pub view: TurnView,
     session: Option<String>,
     /// The exit code, once the turn is over.
-    ended: Option<u8>,
+    pub ended: Option<u8>,
 }
 
 impl Output {
     fn new(json: bool) -> Self {
         let out = Screen::of(Place::Out);
         let screen = if out.terminal { out } else { Screen::of(Place::Err) };
-        let view = TurnView::new(screen);
-        Self { json, out, view, session: None, ended: None }
+        let (view, streams, asides) = (TurnView::new(screen), out.terminal, Place::Err);
+        Self { json, streams, asides, view, session: None, ended: None }
     }
 
-    fn event(&mut self, event: &Event) -> Result<()> {
+    /// Everything goes to standard output, terminal or not.
+    pub fn all_out(json: bool) -> Self {
+        let view = TurnView::new(Screen::of(Place::Out));
+        Self { streams: true, asides: Place::Out, view, ..Self::new(json) }
+    }
+
+    /// Write what an event adds.
+    pub fn event(&mut self, event: &Event) -> Result<()> {
         match event {
             Event::TurnStarted { session, .. } => self.session = Some(session.clone()),
             Event::TurnEnded { end, .. } => {
@@ -225,7 +236,7 @@ impl Output {
         }
         // A pipe gets the last reply whole and as it was written; what was said on the
         // way there is not the answer.
-        if let (Event::Reply { text, calls }, false) = (event, self.out.terminal) {
+        if let (Event::Reply { text, calls }, false) = (event, self.streams) {
             let place = if *calls == 0 { Place::Out } else { Place::Err };
             if !text.is_empty() {
                 write(place, clean(text).trim_end())?;
@@ -238,8 +249,8 @@ impl Output {
     fn lines(&mut self, lines: Vec<Shown>) -> Result<()> {
         for shown in lines {
             match shown {
-                Shown::Said(line) if self.out.terminal => write(Place::Out, &line)?,
-                Shown::Aside(line) if !self.json => write(Place::Err, &line)?,
+                Shown::Said(line) if self.streams => write(Place::Out, &line)?,
+                Shown::Aside(line) if !self.json => write(self.asides, &line)?,
                 Shown::Said(_) | Shown::Aside(_) => {}
             }
         }

@@ -5,7 +5,6 @@
 //! (rows changed, file created) goes to standard error, so that scripts can take the answer
 //! as it is. Does not know who asks: a person at a prompt, an agent's script or a pipe.
 
-use std::convert::identity;
 use std::ffi::CString;
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::mem::take;
@@ -161,9 +160,10 @@ impl<O: Write, N: Write> Shell<'_, O, N> {
             let asked = statement.expanded_sql().map_or_else(String::new, |sql| brief(&sql));
             // Of what SQLite says only the words: the library adds its number for them.
             show(&mut statement, self.layout, self.out).map_err(|error| {
-                error
-                    .downcast()
-                    .map_or_else(identity, |error: rusqlite::Error| anyhow!("in {asked}: {error}"))
+                match error.downcast::<rusqlite::Error>() {
+                    Ok(error) => anyhow!("in {asked}: {error}"),
+                    Err(error) => error,
+                }
             })?;
             if changes_rows(&asked) {
                 let changed = self.db.changes();
