@@ -28,9 +28,10 @@ pub async fn run(
     json: bool,
 ) -> Result<u8> {
     let text = task(given)?;
-    let mut talk = Talk::new(Link::establish(settings).await?, json)?;
-    let code = talk.turn(text, session, model).await?;
-    leave(&talk.link, json).await?;
+    let mut link = Link::establish(settings).await?;
+    hosting(&link, RIGHTS, json)?;
+    let code = turn(&mut link, text, session, model, json).await?;
+    leave(&link, json).await?;
     Ok(code)
 }
 
@@ -38,7 +39,8 @@ pub async fn run(
 /// last.
 pub async fn lines(settings: Settings, session: Option<String>, json: bool) -> Result<u8> {
     let (home, model) = (settings.home.clone(), settings.model.clone());
-    let mut talk = Talk::new(Link::establish(move || Ok(settings)).await?, json)?;
+    let mut link = Link::establish(move || Ok(settings)).await?;
+    hosting(&link, RIGHTS, json)?;
     let session = sessions::chosen(&home, session)?;
     let mut code = 0;
     for line in std::io::stdin().lock().split(b'\n') {
@@ -47,56 +49,48 @@ pub async fn lines(settings: Settings, session: Option<String>, json: bool) -> R
         match text.as_str() {
             "" => {}
             "/quit" => break,
-            _ => code = talk.turn(text, Some(session.clone()), model.clone()).await?,
+            _ => {
+                code = turn(&mut link, text, Some(session.clone()), model.clone(), json).await?;
+            }
         }
     }
-    leave(&talk.link, json).await?;
+    leave(&link, json).await?;
     Ok(code)
 }
 
-/// Turns, one after the other, without a prompt.
-struct Talk {
-    link: Link,
-    json: bool,
+/// Say something, and what there is to know besides, where this process is the host.
+fn hosting(link: &Link, text: &str, json: bool) -> Result<()> {
+    if link.host().is_none() {
+        return Ok(());
+    }
+    let mut output = Output::new(json);
+    output.notice(text.to_owned())?;
+    link.take_notices().into_iter().try_for_each(|text| output.notice(text))
 }
 
-impl Talk {
-    /// Over this link.
-    fn new(link: Link, json: bool) -> Result<Self> {
-        if link.host().is_some() {
-            let mut output = Output::new(json);
-            output.notices(link.take_notices())?;
-            output.notices([RIGHTS.to_owned()])?;
+/// One turn. The number is its exit code.
+async fn turn(
+    link: &mut Link,
+    text: String,
+    session: Option<String>,
+    model: Option<String>,
+    json: bool,
+) -> Result<u8> {
+    let mut output = Output::new(json);
+    let key = verb::fresh_key();
+    let verb = Verb::Run { session, text, key: key.clone(), model, steer: false };
+    loop {
+        if let Some(code) = ask(link, verb.clone(), &key, &mut output).await? {
+            return Ok(code);
         }
-        Ok(Self { link, json })
-    }
-
-    /// One turn. The number is its exit code.
-    async fn turn(
-        &mut self,
-        text: String,
-        session: Option<String>,
-        model: Option<String>,
-    ) -> Result<u8> {
-        let mut output = Output::new(self.json);
-        let key = verb::fresh_key();
-        let verb = Verb::Run { session, text, key: key.clone(), model, steer: false };
-        loop {
-            if let Some(code) = ask(&self.link, verb.clone(), &key, &mut output).await? {
-                return Ok(code);
-            }
-            if let Some(session) = output.session {
-                anyhow::bail!(
-                    "the host ended in the middle of the turn; what was finished is kept: continue with --session {session}"
-                );
-            }
-            // The message waits in the inbox under its key: asking again cannot double it.
-            self.link.again().await?;
-            if self.link.host().is_some() {
-                output.notices(["The host ended; this process hosts now.".to_owned()])?;
-                output.notices(self.link.take_notices())?;
-            }
+        if let Some(session) = output.session {
+            anyhow::bail!(
+                "the host ended in the middle of the turn; what was finished is kept: continue with --session {session}"
+            );
         }
+        // The message waits in the inbox under its key: asking again cannot double it.
+        link.again().await?;
+        hosting(link, "The host ended; this process hosts now.", json)?;
     }
 }
 
@@ -108,7 +102,7 @@ pub async fn leave(link: &Link, json: bool) -> Result<()> {
     if !running.is_empty() {
         let names = running.join(", ");
         let text = format!("Asked for from elsewhere and still running here: {names}. Waiting.");
-        Output::new(json).notices([text])?;
+        Output::new(json).notice(text)?;
     }
     tokio::select! {
         () = link.settle() => {}
@@ -257,7 +251,7 @@ impl Output {
         Ok(())
     }
 
-    fn notices(&mut self, notices: impl IntoIterator<Item = String>) -> Result<()> {
-        notices.into_iter().try_for_each(|text| self.event(&Event::Notice { text }))
+    fn notice(&mut self, text: String) -> Result<()> {
+        self.event(&Event::Notice { text })
     }
 }
