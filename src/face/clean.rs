@@ -51,7 +51,7 @@ fn cut(line: &str, width: usize) -> String {
     if line.width() <= width {
         return line.to_owned();
     }
-    // What is left of the mark, which takes a column itself.
+    // The mark takes a column itself.
     let ends = line.char_indices().map(|(at, _)| at);
     let end = ends.take_while(|at| line[..*at].width() < width).last();
     end.map_or_else(String::new, |end| format!("{}…", &line[..end]))

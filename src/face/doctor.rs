@@ -46,8 +46,7 @@ pub async fn doctor(settings: impl FnOnce() -> Result<Settings>) -> Result<u8> {
             return Ok(1);
         }
     };
-    let home = settings.home.clone();
-    let (catalog, safe, chosen) = (settings.catalog.clone(), settings.safe, settings.model.clone());
+    let Settings { home, catalog, safe, model: chosen, .. } = settings.clone();
     report("settings", Found::Good("config.toml and secrets.toml can be read".to_owned()))?;
     report("home", permissions(&home))?;
     for program in ["bash", "git"] {

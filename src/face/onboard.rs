@@ -12,7 +12,7 @@ use crate::kernel::message::{Message, Origin};
 use crate::kernel::model::{Failure, Request};
 use crate::organs::host::Settings;
 use crate::organs::keys;
-use crate::organs::models::{NoModel, PROVIDERS, WAYS};
+use crate::organs::models::{Catalog, NoModel, PROVIDERS, Provider, WAYS};
 
 /// What came of the welcome.
 pub enum Welcome {
@@ -49,10 +49,10 @@ pub async fn welcome(settings: &mut Settings) -> Result<Welcome> {
         if key.is_empty() {
             return Ok(Welcome::Tour);
         }
-        let Some(provider) = provider_of(key)? else { continue };
+        let Some(Provider { name: provider, key: Some(name), .. }) = provider_of(key)? else {
+            continue;
+        };
         say(&format!("Checking the key with one small request to {provider}…"))?;
-        let name = PROVIDERS.iter().find(|one| one.name == provider).and_then(|one| one.key);
-        let Some(name) = name else { continue };
         let catalog = settings.catalog.clone().with_key(name, key);
         match check(&catalog, provider).await {
             Ok(model) => {
@@ -67,7 +67,7 @@ pub async fn welcome(settings: &mut Settings) -> Result<Welcome> {
     }
 }
 
-async fn check(catalog: &crate::organs::models::Catalog, provider: &str) -> Result<String, String> {
+async fn check(catalog: &Catalog, provider: &str) -> Result<String, String> {
     let model = catalog.model(provider).await.map_err(|error| error.to_string())?;
     let messages = [Message::User { origin: Origin::Owner, text: "Say ok.".to_owned() }];
     let request = Request { system: "Answer in one word.", tools: &[], messages: &messages };
@@ -79,18 +79,15 @@ async fn check(catalog: &crate::organs::models::Catalog, provider: &str) -> Resu
 }
 
 /// Whose key it is: by its prefix where that says so, else by asking.
-fn provider_of(key: &str) -> Result<Option<&'static str>> {
-    let known = [("sk-ant-", "anthropic"), ("sk-or-", "openrouter"), ("sk-", "openai")];
-    if let Some((_, provider)) = known.iter().find(|(prefix, _)| key.starts_with(prefix)) {
-        return Ok(Some(provider));
+fn provider_of(key: &str) -> Result<Option<&'static Provider>> {
+    let known =
+        [("sk-ant-", "1", "anthropic"), ("sk-or-", "3", "openrouter"), ("sk-", "2", "openai")];
+    let mut found = known.iter().find(|(prefix, ..)| key.starts_with(prefix));
+    if found.is_none() {
+        write(Place::Out, "Whose key is it? 1 anthropic, 2 openai, 3 openrouter")?;
+        let mut answer = String::new();
+        std::io::stdin().read_line(&mut answer)?;
+        found = known.iter().find(|(_, number, name)| [*number, *name].contains(&answer.trim()));
     }
-    write(Place::Out, "Whose key is it? 1 anthropic, 2 openai, 3 openrouter")?;
-    let mut answer = String::new();
-    std::io::stdin().read_line(&mut answer)?;
-    Ok(match answer.trim() {
-        "1" | "anthropic" => Some("anthropic"),
-        "2" | "openai" => Some("openai"),
-        "3" | "openrouter" => Some("openrouter"),
-        _ => None,
-    })
+    Ok(found.and_then(|(.., name)| PROVIDERS.iter().find(|one| one.name == *name)))
 }

@@ -14,8 +14,8 @@ use crate::face::clean::{clean, line};
 use crate::face::onboard::{Welcome, welcome};
 use crate::face::prompt_line::{PromptLine, Typed};
 use crate::face::screen::{Place, Screen, write};
-use crate::face::turn_view::{Shown, TurnView, wrapped};
-use crate::face::{commands, run, tour, views};
+use crate::face::turn_view::{Shown, TurnView, plural, wrapped};
+use crate::face::{commands, help, run, tour, views};
 use crate::kernel::event::Event;
 use crate::organs::home::Home;
 use crate::organs::host::Settings;
@@ -85,7 +85,7 @@ fn resumed(home: &Home, name: &str, screen: Screen) -> Result<()> {
     else {
         return Ok(());
     };
-    let turns = views::turns(turns);
+    let turns = plural(turns, "turn");
     let text = format!("Resuming {name} (/new begins another): {last}, {turns}: {about}");
     Ok(write(Place::Out, &screen.dim(&line(&text, screen.width)))?)
 }
@@ -174,7 +174,16 @@ impl Repl {
     async fn typed(&mut self, typed: Typed) -> Result<Next> {
         match typed {
             Typed::Line(line) => return self.line(line.trim()).await,
-            Typed::Written(written) => return self.written(written?).await,
+            Typed::Written(written) => {
+                let text = written?;
+                if text.is_empty() {
+                    self.aside("Nothing was written.");
+                    return Ok(Next::Prompt);
+                }
+                // The screen has not shown it yet.
+                self.aside(&text);
+                return self.say(text).await;
+            }
             Typed::Abandon => return Ok(Next::Leave(exit::INTERRUPTED)),
             Typed::Leave => return Ok(Next::Leave(0)),
             Typed::Broken(error) => {
@@ -187,21 +196,10 @@ impl Repl {
         Ok(Next::Same)
     }
 
-    async fn written(&mut self, text: String) -> Result<Next> {
-        if text.is_empty() {
-            self.aside("Nothing was written.");
-            return Ok(Next::Prompt);
-        }
-        // The screen has not shown it yet.
-        self.aside(&text);
-        self.say(text).await
-    }
-
     /// Prompt again at once, except where the prompt would stand in the answer's way.
     fn prompt_beside(&mut self) {
-        if self.prompt.dumb {
-            self.held = true;
-        } else {
+        self.held = self.prompt.dumb;
+        if !self.held {
             self.prompt.next();
         }
     }
@@ -281,58 +279,50 @@ impl Repl {
         }
         let (command, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
         let rest = Some(rest.trim()).filter(|rest| !rest.is_empty());
-        match (command, rest) {
+        let text = match (command, rest) {
             ("/quit" | "/exit", _) => return Ok(Next::Leave(0)),
-            ("/new", name) => {
-                let fresh = || sessions::fresh_name(&self.home);
-                self.go(name.map_or_else(fresh, |name| Ok(name.to_owned()))?).await?;
-            }
+            ("/new", None) => return self.go(sessions::fresh_name(&self.home)?).await,
+            ("/new", Some(name)) => return self.go(name.to_owned()).await,
             ("/resume", Some(name)) => {
-                anyhow::ensure!(
-                    self.home.transcript(name).exists(),
-                    "there is no session {name}; /sessions lists them"
-                );
-                self.go(name.to_owned()).await?;
+                let there = self.home.transcript(name).exists();
+                anyhow::ensure!(there, "there is no session {name}; /sessions lists them");
+                return self.go(name.to_owned()).await;
             }
-            ("/stop", _) => self.stop().await?,
-            ("/last", _) => {
-                self.prompt.print(&commands::last(self.view.last.as_ref(), self.screen))
-            }
-            ("/help", Some(topic)) => {
-                self.prompt.print(&clean(&crate::face::help::text(Some(topic))?))
-            }
-            ("/help", None) => self.prompt.print(&commands::help(self.screen)),
+            ("/stop", _) => return self.stop().await.map(|()| Next::Prompt),
+            ("/last", _) => commands::last(self.view.last.as_ref(), self.screen),
+            ("/help", None) => commands::help(self.screen),
+            ("/help", topic) => clean(&help::text(topic)?),
             ("/model", Some(model)) => {
                 let (session, model) = (self.session.clone(), model.to_owned());
                 let chosen = views::ask(&self.link, Verb::Choose { session, model }).await?;
                 // From now on the choice counts, not what the command line named.
                 self.model = None;
                 let name = chosen["model"].as_str().unwrap_or_default();
-                self.prompt.print(&format!("This conversation now talks to {name}."));
+                format!("This conversation now talks to {name}.")
             }
             _ => {
                 // A summary takes as long as a turn, and can be stopped so.
                 let verb = commands::verb(command, rest, &self.session)?;
                 let (command, screen) = (command.to_owned(), self.screen);
-                return self
-                    .beside(verb, move |answer| {
-                        let answer = answer.context("the host ended before it answered")?;
-                        commands::shown(&command, &answer, screen)
-                    })
-                    .await;
+                let shown = move |answer: Option<Value>| {
+                    let answer = answer.context("the host ended before it answered")?;
+                    commands::shown(&command, &answer, screen)
+                };
+                return self.beside(verb, shown).await;
             }
-        }
+        };
+        self.prompt.print(&text);
         Ok(Next::Prompt)
     }
 
-    async fn go(&mut self, session: String) -> Result<()> {
+    async fn go(&mut self, session: String) -> Result<Next> {
         sessions::check_name(&session)?;
         self.aside(&format!("Conversation {session}."));
         self.heard = watch(&self.link, &session).await?;
         self.session = session;
         self.view = TurnView::new(self.screen);
         self.release();
-        Ok(())
+        Ok(Next::Prompt)
     }
 
     /// Say something: it begins a turn, or steers the one that runs.
@@ -346,10 +336,11 @@ impl Repl {
     }
 
     /// Ask the host while the conversation goes on, and tell what the answer is shown as.
-    async fn beside<S>(&self, verb: Verb, shown: S) -> Result<Next>
-    where
-        S: FnOnce(Option<Value>) -> Result<String> + Send + 'static,
-    {
+    async fn beside(
+        &self,
+        verb: Verb,
+        shown: impl FnOnce(Option<Value>) -> Result<String> + Send + 'static,
+    ) -> Result<Next> {
         let mut answers = self.link.ask(verb).await?;
         let (tell, screen) = (self.tell.clone(), self.screen);
         tokio::spawn(async move {

@@ -76,11 +76,7 @@ impl Screen {
 /// Write a line. What it holds must have been cleaned.
 pub fn write(place: Place, line: &str) -> io::Result<()> {
     match place {
-        Place::Out => {
-            let mut out = io::stdout().lock();
-            writeln!(out, "{line}")?;
-            out.flush()
-        }
+        Place::Out => writeln!(io::stdout().lock(), "{line}"),
         Place::Err => writeln!(io::stderr().lock(), "{line}"),
     }
 }

@@ -136,24 +136,23 @@ impl Tour {
 
 /// A call in more than the one line that a conversation gives it.
 fn details(Looked { tool, input, text }: &Looked) -> Vec<String> {
-    let field = |of: &Value, name: &str| of[name].as_str().unwrap_or_default().to_owned();
-    let (limit, parts) = match tool.as_str() {
-        "bash" => {
-            let command = Some(field(input, "command")).filter(|command| command.contains('\n'));
-            (LINES, vec![("$ ", command.unwrap_or_default()), ("", text.clone())])
-        }
-        "write" => (LINES, vec![("+ ", field(input, "content"))]),
-        "edit" => {
-            let edits = input["edits"].as_array().into_iter().flatten();
-            let sides = |edit| [("- ", field(edit, "old")), ("+ ", field(edit, "new"))];
-            (LINES, edits.flat_map(sides).collect())
-        }
-        _ => (READ_LINES, vec![("", text.clone())]),
-    };
-    let marked = |(mark, text): &(&str, String)| -> Vec<_> {
+    let marked = |mark: &str, text: &str| -> Vec<_> {
         text.lines().map(|line| format!("{mark}{line}")).collect()
     };
-    let mut lines: Vec<_> = parts.iter().flat_map(marked).collect();
+    let field = |mark, of: &Value, name| marked(mark, of[name].as_str().unwrap_or_default());
+    let (limit, mut lines) = match tool.as_str() {
+        "bash" => {
+            let command = Some(field("$ ", input, "command")).filter(|lines| lines.len() > 1);
+            (LINES, [command.unwrap_or_default(), marked("", text)].concat())
+        }
+        "write" => (LINES, field("+ ", input, "content")),
+        "edit" => {
+            let edits = input["edits"].as_array().into_iter().flatten();
+            let sides = |edit| [field("- ", edit, "old"), field("+ ", edit, "new")].concat();
+            (LINES, edits.flat_map(sides).collect())
+        }
+        _ => (READ_LINES, marked("", text)),
+    };
     let more = lines.len().saturating_sub(limit);
     if more > 0 {
         lines.truncate(limit);

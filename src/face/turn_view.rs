@@ -106,7 +106,7 @@ impl TurnView {
                 match end {
                     End::Done => {}
                     End::Failed => lines.push(self.warning(&format!("The turn failed: {why}."))),
-                    End::Interrupted => lines.push(self.warning(&capital(&format!("{why}.")))),
+                    End::Interrupted => lines.push(self.warning("Interrupted.")),
                 }
                 let last = last_line(changes, *usage, Duration::from_millis(*ms));
                 lines.push(Shown::Aside(self.screen.dim(&line(&last, self.screen.width))));
@@ -179,13 +179,17 @@ pub fn preview(tool: &str, input: &Value) -> String {
 fn last_line(changes: &Changes, usage: Usage, time: Duration) -> String {
     let mut parts = Vec::new();
     if changes.files > 0 {
-        let files = if changes.files == 1 { "file" } else { "files" };
-        let Changes { files: count, added, removed, .. } = changes;
-        parts.push(format!("{count} {files} +{added} −{removed}"));
+        let files = plural(changes.files as u64, "file");
+        parts.push(format!("{files} +{} −{}", changes.added, changes.removed));
     }
     parts.push(seconds(time));
     parts.push(format!("{} tokens", count(usage.total())));
     parts.join(" · ")
+}
+
+/// So many of something.
+pub fn plural(count: u64, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 /// A time as people say it.
@@ -204,9 +208,4 @@ pub fn count(tokens: u64) -> String {
         1_000..1_000_000 => format!("{:.1}k", tokens as f64 / 1_000.0),
         _ => format!("{:.1}M", tokens as f64 / 1_000_000.0),
     }
-}
-
-fn capital(text: &str) -> String {
-    let mut chars = text.chars();
-    chars.next().map(|first| first.to_uppercase().chain(chars).collect()).unwrap_or_default()
 }

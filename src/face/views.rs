@@ -8,7 +8,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::face::clean::{clean, row};
 use crate::face::screen::{Place, Screen, write};
-use crate::face::turn_view::count;
+use crate::face::turn_view::{count, plural};
 use crate::face::{Refusal, run};
 use crate::organs::home::Home;
 use crate::organs::link::Link;
@@ -60,8 +60,8 @@ pub async fn answer(answers: &mut UnboundedReceiver<Answer>) -> Result<Option<Va
 /// `fledgling init`.
 pub async fn init(link: &Link, home: &Home) -> Result<u8> {
     notices(link)?;
-    write(Place::Out, &format!("home       {}", home.path().display()))?;
-    write(Place::Out, &format!("workspace  {}", home.workspace().display()))?;
+    let (root, workspace) = (home.path().display(), home.workspace());
+    write(Place::Out, &format!("home       {root}\nworkspace  {}", workspace.display()))?;
     run::leave(link, false).await?;
     Ok(0)
 }
@@ -78,7 +78,7 @@ pub fn sessions_text(answer: &Value, screen: Screen) -> Result<String> {
             (_, _, Some(parent)) => format!(" [from {parent}]"),
             _ => String::new(),
         };
-        let turns = turns(one.turns);
+        let turns = plural(one.turns, "turn");
         let text = format!("{:longest$}  {}  {turns:>9}{state}  {}", one.name, one.last, one.about);
         row(&text, screen.width)
     };
@@ -86,11 +86,6 @@ pub fn sessions_text(answer: &Value, screen: Screen) -> Result<String> {
         [] => Ok("No conversation yet.".to_owned()),
         list => Ok(list.iter().map(shown).collect::<Vec<_>>().join("\n")),
     }
-}
-
-/// So many turns.
-pub fn turns(count: u64) -> String {
-    if count == 1 { "1 turn".to_owned() } else { format!("{count} turns") }
 }
 
 /// `fledgling end`.
