@@ -78,12 +78,11 @@ impl PromptLine {
         let stop = OnStop { sender: sender.clone(), presses: presses.clone() };
         editor.bind_sequence(KeyEvent::ctrl('C'), EventHandler::Conditional(Box::new(stop)));
         let history = home.file(HISTORY_FILE);
-        if history.exists() {
-            // A history that cannot be read is no reason not to talk.
-            let _ = editor.load_history(&history);
-        } else {
+        // A history that cannot be read or written is no reason not to talk.
+        if !history.exists() {
             let _ = write_private(&history, b"");
         }
+        let _ = editor.load_history(&history);
         // A dumb terminal has no editor: there, lines are printed wherever the cursor is.
         let mut external = editor.create_external_printer().ok();
         let dumb = external.is_none();
@@ -327,11 +326,12 @@ impl Completer for Assist {
         } else {
             (typed.rfind(char::is_whitespace).map_or(0, |space| space + 1), Vec::new())
         };
-        let named = names.into_iter().filter(|name| name.starts_with(&typed[start..]));
+        let word = &typed[start..];
+        let pair = |name: String| Pair { replacement: format!("{name} "), display: name };
         let mut found: Vec<_> =
-            named.map(|name| Pair { replacement: format!("{name} "), display: name }).collect();
+            names.into_iter().filter(|name| name.starts_with(word)).map(pair).collect();
         if found.is_empty() {
-            found = self.paths(&typed[start..]);
+            found = self.paths(word);
         }
         Ok((start, found))
     }

@@ -72,7 +72,7 @@ pub fn show(statement: &mut Statement<'_>, layout: Layout, out: &mut impl Write)
 
 /// The columns' names, each once: as keys of an object a second one would hide the first.
 fn names(statement: &Statement<'_>) -> Vec<String> {
-    let names: Vec<_> = statement.column_names().into_iter().collect();
+    let names: Vec<_> = statement.column_names().collect();
     let unique = |(at, name): (usize, &&str)| match names[..at]
         .iter()
         .filter(|before| *before == name)

@@ -44,8 +44,8 @@ pub async fn lines(settings: Settings, session: Option<String>, json: bool) -> R
     let session = sessions::chosen(&home, session)?;
     let mut code = 0;
     for line in std::io::stdin().lock().split(b'\n') {
-        let line = line.context("cannot read standard input")?;
-        let text = String::from_utf8_lossy(&line).trim().to_owned();
+        let bytes = line.context("cannot read standard input")?;
+        let text = String::from_utf8_lossy(&bytes).trim().to_owned();
         match text.as_str() {
             "" => {}
             "/quit" => break,

@@ -181,7 +181,7 @@ pub fn print(
 ) -> Result<u8> {
     match (json, answer) {
         (true, Value::Array(rows)) => {
-            rows.iter().try_for_each(|row| write(Place::Out, &row.to_string()))?
+            rows.iter().try_for_each(|row| write(Place::Out, &row.to_string()))?;
         }
         (true, answer) => write(Place::Out, &answer.to_string())?,
         (false, answer) => write(Place::Out, &text(answer, Screen::of(Place::Out))?)?,

@@ -125,7 +125,7 @@ impl Wrap {
             return;
         }
         let (mut gap, word) = (take(&mut self.gap), take(&mut self.word));
-        let wide: usize = word.iter().map(columns).sum();
+        let wide: usize = word.iter().copied().map(columns).sum();
         if self.used + gap.len() + wide > self.width {
             gap.clear();
             if self.line.len() > self.prefix {
@@ -133,10 +133,10 @@ impl Wrap {
             }
         }
         for cell in gap.into_iter().chain(word) {
-            if self.used + columns(&cell) > self.width {
+            if self.used + columns(cell) > self.width {
                 self.emit();
             }
-            self.used += columns(&cell);
+            self.used += columns(cell);
             self.line.push(cell);
         }
     }
@@ -166,9 +166,9 @@ impl Wrap {
 }
 
 /// Columns that a character takes at most.
-fn columns((_, c): &Cell) -> usize {
+fn columns((_, c): Cell) -> usize {
     // The selector makes an emoji of a character, which may widen it.
-    if *c == '\u{fe0f}' { 1 } else { c.width().unwrap_or(0) }
+    if c == '\u{fe0f}' { 1 } else { c.width().unwrap_or(0) }
 }
 
 /// Whether a line may break between two characters without a space between them: beside
