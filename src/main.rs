@@ -47,7 +47,7 @@ fn code_of(error: &anyhow::Error) -> u8 {
         return refusal.exit;
     }
     match error.downcast_ref() {
-        Some(NoModel::Nothing) => exit::NO_MODEL,
+        Some(NoModel::Nothing | NoModel::Absent(_)) => exit::NO_MODEL,
         Some(NoModel::Unusable(_)) => exit::USAGE,
         None => exit::FAILED,
     }

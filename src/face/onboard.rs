@@ -1,18 +1,29 @@
-//! The welcome of somebody who has no model yet: a key is taken, checked and kept, or the
-//! tour begins.
+//! Before the first prompt: somebody who has no model yet is welcomed, and everybody is
+//! told which conversation goes on.
 //!
-//! Owns the first conversation of all. Knows no provider but by the table of models.
+//! Owns the first conversation of all, in which a key is taken, checked and kept, or the
+//! tour begins. Knows no provider but by the table of models.
+
+use std::time::Duration;
 
 use anyhow::Result;
 
-use crate::face::clean::clean;
+use crate::face::clean::{clean, line};
 use crate::face::screen::{Place, Screen, write};
 use crate::face::tty::hidden_line;
+use crate::face::turn_view::{plural, wrapped};
 use crate::kernel::message::{Message, Origin};
-use crate::kernel::model::{Failure, Request};
+use crate::kernel::model::{Delta, Failure, Request};
+use crate::organs::home::Home;
 use crate::organs::host::Settings;
 use crate::organs::keys;
+use crate::organs::link::Link;
 use crate::organs::models::{Catalog, NoModel, PROVIDERS, Provider, WAYS};
+use crate::organs::prompt::RIGHTS;
+use crate::organs::sessions;
+
+/// How long the check of a key may take before it counts as failed.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What came of the welcome.
 pub enum Welcome {
@@ -33,7 +44,7 @@ pub async fn welcome(settings: &mut Settings) -> Result<Welcome> {
     };
     match missing {
         None => return Ok(Welcome::Ready),
-        Some(error @ NoModel::Unusable(_)) => return Err(error.into()),
+        Some(error @ (NoModel::Absent(_) | NoModel::Unusable(_))) => return Err(error.into()),
         Some(NoModel::Nothing) => {}
     }
     let screen = Screen::of(Place::Out);
@@ -67,14 +78,43 @@ pub async fn welcome(settings: &mut Settings) -> Result<Welcome> {
     }
 }
 
+/// Say what there is to say before the first prompt. Answers the session that goes on: the
+/// one named, else the latest, else a new one.
+pub fn opening(link: &Link, home: &Home, named: Option<String>, screen: Screen) -> Result<String> {
+    let version = env!("CARGO_PKG_VERSION");
+    let mut lines = vec![
+        format!("{} {version}  /help for commands", screen.bold("fledgling")),
+        screen.warn(&wrapped(RIGHTS, screen)),
+    ];
+    let attached = "Another process hosts this home; this terminal is attached to it.";
+    let mut said = link.take_notices();
+    said.extend(link.host().is_none().then(|| attached.to_owned()));
+    let session = sessions::chosen(home, named)?;
+    if let Some(one) = sessions::list(home)?.into_iter().find(|one| one.name == session) {
+        let begun = format!("Resuming {session} ({}, {}", one.last, plural(one.turns, "turn"));
+        let about = line(&one.about, screen.width / 2);
+        said.push(format!("{begun}: {about}). /new begins another."));
+    }
+    lines.extend(said.iter().map(|text| screen.dim(&wrapped(text, screen))));
+    write(Place::Out, &lines.join("\n"))?;
+    Ok(session)
+}
+
 async fn check(catalog: &Catalog, provider: &str) -> Result<String, String> {
     let model = catalog.model(provider).await.map_err(|error| error.to_string())?;
     let messages = [Message::User { origin: Origin::Owner, text: "Say ok.".to_owned() }];
     let request = Request { system: "Answer in one word.", tools: &[], messages: &messages };
-    match model.ask(&request, &mut |_| {}).await {
+    let mut deltas = |delta: Delta<'_>| {
+        if let Delta::Retry { why, .. } = delta {
+            // A terminal that is gone ends the program at the next prompt.
+            let _ = write(Place::Out, &clean(&format!("{why}; trying again (Ctrl-C leaves)")));
+        }
+    };
+    match tokio::time::timeout(PATIENCE, model.ask(&request, &mut deltas)).await {
         // A full answer is not needed to know that the key is good.
-        Ok(_) | Err(Failure::Overflow(_)) => Ok(model.name().to_owned()),
-        Err(failure) => Err(failure.to_string()),
+        Ok(Ok(_) | Err(Failure::Overflow(_))) => Ok(model.name().to_owned()),
+        Ok(Err(failure)) => Err(failure.to_string()),
+        Err(_) => Err(format!("no answer in {} seconds", PATIENCE.as_secs())),
     }
 }
 

@@ -10,18 +10,17 @@ use anyhow::{Context as _, Result};
 use serde_json::Value;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use crate::face::clean::{clean, line};
-use crate::face::onboard::{Welcome, welcome};
+use crate::face::clean::clean;
+use crate::face::onboard::{Welcome, opening, welcome};
 use crate::face::prompt_line::{PromptLine, Typed};
-use crate::face::screen::{Place, Screen, write};
-use crate::face::turn_view::{Shown, TurnView, plural, wrapped};
+use crate::face::screen::{Place, Screen};
+use crate::face::turn_view::{Shown, TurnView, wrapped};
 use crate::face::{commands, help, run, tour, views};
 use crate::kernel::event::Event;
 use crate::organs::home::Home;
 use crate::organs::host::Settings;
 use crate::organs::link::Link;
-use crate::organs::prompt::RIGHTS;
-use crate::organs::sessions::{self, Listed};
+use crate::organs::sessions;
 use crate::organs::verb::{self, Answer, Verb, exit};
 
 /// Talk. The number is the exit code.
@@ -42,14 +41,10 @@ pub async fn repl(mut settings: Settings, session: Option<String>, json: bool) -
     let model = settings.model.clone();
     let link = Link::establish(move || Ok(settings)).await?;
     let screen = Screen::of(Place::Out);
-    for text in opening(&link, screen) {
-        write(Place::Out, &text)?;
-    }
-    let session = sessions::chosen(&home, session)?;
-    resumed(&home, &session, screen)?;
+    let session = opening(&link, &home, session, screen)?;
+    let heard = watch(&link, &session).await?;
     let prompt = PromptLine::start(&home, &commands::COMMANDS)?;
     let (tell, told) = unbounded_channel();
-    let heard = watch(&link, &session).await?;
     let view = TurnView::new(screen);
     let mine = Vec::new();
     let held = false;
@@ -64,35 +59,6 @@ pub async fn repl(mut settings: Settings, session: Option<String>, json: bool) -
     link.stop_all().await;
     prompt.finish();
     ended
-}
-
-/// What is said before the first prompt.
-fn opening(link: &Link, screen: Screen) -> Vec<String> {
-    let version = env!("CARGO_PKG_VERSION");
-    let mut lines = vec![format!("{} {version}  /help for commands", screen.bold("fledgling"))];
-    lines.push(screen.warn(&wrapped(RIGHTS, screen)));
-    let attached = "Another process hosts this home; this terminal is attached to it.";
-    let mut notices = link.take_notices();
-    notices.extend(link.host().is_none().then(|| attached.to_owned()));
-    lines.extend(notices.iter().map(|text| screen.dim(&wrapped(text, screen))));
-    lines
-}
-
-/// Say that a conversation goes on, when it does.
-fn resumed(home: &Home, name: &str, screen: Screen) -> Result<()> {
-    let Some(Listed { last, turns, about, .. }) =
-        sessions::list(home)?.into_iter().find(|one| one.name == name)
-    else {
-        return Ok(());
-    };
-    let turns = plural(turns, "turn");
-    let text = format!("Resuming {name} (/new begins another): {last}, {turns}: {about}");
-    Ok(write(Place::Out, &screen.dim(&line(&text, screen.width)))?)
-}
-
-/// Everything that happens in a session from now on.
-async fn watch(link: &Link, session: &str) -> Result<UnboundedReceiver<Answer>> {
-    link.ask(Verb::Watch { session: session.to_owned() }).await
 }
 
 /// Whatever can wake the conversation.
@@ -369,6 +335,17 @@ enum Next {
     Later,
     /// None, but the end, with this exit code.
     Leave(u8),
+}
+
+/// Hear a session from now on.
+async fn watch(link: &Link, session: &str) -> Result<UnboundedReceiver<Answer>> {
+    let mut heard = link.ask(Verb::Watch { session: session.to_owned() }).await?;
+    // The first answer says that nothing is missed any more. None comes from a host that
+    // has just ended, which is found out with the next.
+    match heard.recv().await {
+        Some(Answer::Refused { why, .. }) => anyhow::bail!(why),
+        _ => Ok(heard),
+    }
 }
 
 /// What went wrong, ready to print.

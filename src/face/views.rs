@@ -90,8 +90,13 @@ pub fn sessions_text(answer: &Value, screen: Screen) -> Result<String> {
 
 /// `fledgling end`.
 pub fn ended(answer: &Value) -> Result<u8> {
-    let name = answer["ended"].as_str().unwrap_or_default();
-    write(Place::Err, &format!("Session {name} is ended; its transcript stays."))?;
+    let name = answer.get("ended").and_then(Value::as_str).unwrap_or_default();
+    let dropped = match answer.get("dropped").and_then(Value::as_u64).unwrap_or_default() {
+        0 => String::new(),
+        1 => " 1 message that waited was dropped.".to_owned(),
+        count => format!(" {count} messages that waited were dropped."),
+    };
+    write(Place::Err, &format!("Session {name} is ended; its transcript stays.{dropped}"))?;
     Ok(0)
 }
 

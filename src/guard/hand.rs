@@ -96,7 +96,8 @@ fn carry_out(policy: &Policy, action: Action, link: Link, stopped: &Interrupt) -
 
 fn bash(policy: &Policy, command: &str, timeout: Duration, link: Link) -> Outcome {
     let mut output = Output::new(&policy.scratch);
-    let shell = Shell { command, dir: &policy.workspace, env: &policy.env, timeout };
+    let Policy { workspace: dir, env, held, .. } = policy;
+    let shell = Shell { command, dir, env, timeout, held };
     let ended = supervisor::run(&shell, link, &mut |bytes| output.push(bytes));
     let mut text = output.finish();
     let (mut notes, mut error) = (Vec::new(), true);
@@ -189,7 +190,8 @@ mod tests {
         let env = [("PATH", "/usr/bin:/bin"), ("GREETING", "hello")];
         let env = env.map(|(name, value)| (OsString::from(name), OsString::from(value)));
         let folder = folder.canonicalize().unwrap();
-        Hand::new(Policy { workspace: folder.clone(), scratch: folder, env: env.to_vec() })
+        let held = File::open("/dev/null").unwrap().into();
+        Hand::new(Policy { workspace: folder.clone(), scratch: folder, env: env.to_vec(), held })
     }
 
     fn bash_for(command: &str, timeout: Duration) -> Action {

@@ -5,8 +5,10 @@
 //! gain any (set-uid programs stay powerless). Knows no tools.
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 
@@ -19,6 +21,9 @@ pub struct Policy {
     pub scratch: PathBuf,
     /// The whole environment of what it starts.
     pub env: Vec<(OsString, OsString)>,
+    /// Kept open above what it starts until that has ended, be the host killed meanwhile: a
+    /// lock on it tells whether anything still runs.
+    pub held: Arc<File>,
 }
 
 /// Apply the policy to the calling thread and to all it will start, for good: call it in a

@@ -19,6 +19,7 @@
 //! it, what bash left in the background does not, and the call says that it failed.
 
 use std::ffi::{OsString, c_int};
+use std::fs::File;
 use std::io::{self, ErrorKind, PipeWriter, Read};
 use std::mem::{self, MaybeUninit};
 use std::net::Shutdown;
@@ -46,6 +47,8 @@ const PIECE: usize = 1 << 16;
 const PIPE: usize = 1 << 20;
 /// The link's descriptor in the supervisor, which has no other use for its standard input.
 const LINK: RawFd = 0;
+/// The one it holds for the host's successor, in the place of its standard output.
+const HELD: RawFd = 1;
 /// Stands for bash's status in a report when the tree was told to end.
 const TOLD: c_int = -1;
 
@@ -60,6 +63,8 @@ pub struct Shell<'a> {
     pub env: &'a [(OsString, OsString)],
     /// How long it may take.
     pub timeout: Duration,
+    /// Stays open until its whole tree has ended.
+    pub held: &'a File,
 }
 
 /// How a call ended. Its tree is gone in each case.
@@ -165,8 +170,9 @@ fn command(shell: &Shell<'_>, output: PipeWriter, link: RawFd) -> Result<Command
     command.arg("-c").arg(shell.command).current_dir(shell.dir);
     command.env_clear().envs(shell.env.iter().map(|(name, value)| (name, value)));
     command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
+    let held = shell.held.as_raw_fd();
     // SAFETY: `supervise` keeps to what is allowed after the fork of a threaded process.
-    unsafe { command.pre_exec(move || supervise(link)) };
+    unsafe { command.pre_exec(move || supervise(link, held)) };
     Ok(command)
 }
 
@@ -194,7 +200,7 @@ fn find_bash() -> Option<PathBuf> {
 
 /// In the process that is to become bash: put a supervisor above it. Returns in the lower
 /// one only.
-fn supervise(link: RawFd) -> io::Result<()> {
+fn supervise(link: RawFd, held: RawFd) -> io::Result<()> {
     // SAFETY: system calls only, on live values and on descriptors of this process.
     unsafe {
         libc::setsid();
@@ -209,7 +215,8 @@ fn supervise(link: RawFd) -> io::Result<()> {
             // Bash does this too: whoever comes first.
             libc::setpgid(bash, bash);
             libc::dup2(link, LINK);
-            descriptors_from(LINK + 1, 0, |fd| _ = libc::close(fd));
+            libc::dup2(held, HELD);
+            descriptors_from(HELD + 1, 0, |fd| _ = libc::close(fd));
             let report = Tree::new(bash).outlast();
             libc::write(LINK, report.as_ptr().cast(), size_of_val(&report));
             libc::_exit(0);

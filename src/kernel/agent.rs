@@ -73,6 +73,8 @@ struct Progress {
     steps: u64,
     /// Tokens in the context as the provider last counted them, 0 when not known.
     filled: u64,
+    /// Whether making room was tried in vain.
+    full: bool,
     /// The latest call with its result, and how often in a row it came.
     last: (String, u64),
     wrote: Vec<PathBuf>,
@@ -93,7 +95,13 @@ impl Agent<'_> {
             origin: origin.clone(),
             text: asked.clone(),
         });
-        match self.history.before(&name, turn).await {
+        let before = tokio::select! {
+            biased;
+            // A first look at a large workspace takes long; it ends by itself.
+            () = self.interrupt.wait() => Ok(None),
+            before = self.history.before(&name, turn) => before,
+        };
+        match before {
             Ok(said) => said.into_iter().for_each(|text| self.notice(text)),
             Err(error) => self.notice(format!("Outside changes could not be saved: {error:#}")),
         }
@@ -147,8 +155,13 @@ impl Agent<'_> {
             let calls = owed.len();
             self.listener.event(Event::Reply { text: text.clone(), calls });
             progress.said = text;
+            let mut halted = None;
             for call in owed {
-                self.answer(session, call, &stop, progress).await?;
+                let refused = halted.as_ref().map(|_| STOPPED).or(refusal(&stop));
+                halted = halted.or(self.answer(session, call, refused, progress).await?);
+            }
+            if let Some(halt) = halted {
+                return Err(halt);
             }
             let steered = self.steer(session)?;
             if self.interrupt.raised() {
@@ -186,9 +199,20 @@ impl Agent<'_> {
         system: &str,
         progress: &mut Progress,
     ) -> Result<Assistant, Halt> {
-        let mut compacted = false;
-        if self.context.full(session.messages(), progress.filled, self.model.window()) {
-            compacted = self.compact(session, progress).await.is_ok();
+        let mut compacted = progress.full;
+        if !progress.full
+            && self.context.full(session.messages(), progress.filled, self.model.window())
+        {
+            compacted = true;
+            match self.compact(session, progress).await {
+                Ok(()) => {}
+                // It may fit all the same. Once is enough in a turn.
+                Err(Halt::Failed(why)) => {
+                    progress.full = true;
+                    self.notice(format!("It could not be summarised: {why}."));
+                }
+                Err(halt) => return Err(halt),
+            }
         }
         loop {
             let request = Request { system, tools: &SPECS, messages: session.messages() };
@@ -251,29 +275,24 @@ impl Agent<'_> {
         Ok(session.record_summary(summary.text, summary.keep)?)
     }
 
-    /// Carry out one call, or say why not, and record what came of it.
+    /// Carry out one call, or say why not, and record what came of it. Whether the turn
+    /// must stop because of it.
     async fn answer(
         &mut self,
         session: &mut Session,
         owed: Owed,
-        stop: &Stop,
+        refused: Option<&str>,
         progress: &mut Progress,
-    ) -> Result<(), Halt> {
+    ) -> Result<Option<Halt>> {
         let call = owed.call().clone();
         let (id, tool, input) = (call.id.clone(), call.name.clone(), call.input.clone());
         self.listener.event(Event::Call { id: id.clone(), tool: tool.clone(), input });
         let started = Instant::now();
-        let outcome = if self.interrupt.raised() {
-            Outcome::failed("not executed: interrupted")
-        } else if *stop == Stop::MaxTokens {
-            Outcome::failed(
-                "not executed: the reply was cut off at the output limit; say less at once",
-            )
-        } else {
-            match Action::parse(&call) {
-                Err(why) => Outcome::failed(why),
-                Ok(action) => self.act(action, progress.left(self.limits.time)).await,
-            }
+        let refused = if self.interrupt.raised() { Some("interrupted") } else { refused };
+        let outcome = match (refused, Action::parse(&call)) {
+            (Some(why), _) => Outcome::failed(format!("not executed: {why}")),
+            (None, Err(why)) => Outcome::failed(why),
+            (None, Ok(action)) => self.act(action, progress.left(self.limits.time)).await,
         };
         session.record_result(owed, &outcome)?;
         let Outcome { text, error, wrote } = outcome;
@@ -283,11 +302,12 @@ impl Agent<'_> {
         progress.last = (seen, again);
         let ms = started.elapsed().as_millis() as u64;
         self.listener.event(Event::Result { id, tool: tool.clone(), text, error, ms });
-        if again >= self.limits.repeats && !self.interrupt.raised() {
-            let why = format!("the same {tool} call gave the same result {again} times in a row");
-            return Err(Halt::Failed(why));
-        }
-        Ok(())
+        let stuck = again >= self.limits.repeats && refused.is_none();
+        Ok(stuck.then(|| {
+            Halt::Failed(format!(
+                "the same {tool} call gave the same result {again} times in a row"
+            ))
+        }))
     }
 
     /// Act until it is done, the turn is interrupted or its time is up; in each case the
@@ -337,6 +357,7 @@ impl Progress {
             usage: Usage::default(),
             steps: 0,
             filled: 0,
+            full: false,
             last: (String::new(), 0),
             wrote: Vec::new(),
             said: String::new(),
@@ -345,6 +366,20 @@ impl Progress {
 
     fn left(&self, time: Duration) -> Duration {
         time.saturating_sub(self.started.elapsed())
+    }
+}
+
+/// What calls are told that come after the end of their turn.
+const STOPPED: &str = "the turn was stopped";
+
+/// Why the calls of a reply that ended like this must not be carried out: it may lack the
+/// half that made sense of them.
+fn refusal(stop: &Stop) -> Option<&'static str> {
+    match stop {
+        Stop::End => None,
+        Stop::MaxTokens => Some("the reply was cut off at the output limit; say less at once"),
+        Stop::Refusal => Some("the reply was declined or filtered"),
+        Stop::Cut => Some("the reply was cut off"),
     }
 }
 

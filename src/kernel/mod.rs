@@ -4,6 +4,7 @@
 
 pub mod agent;
 pub mod border;
+pub mod conversation;
 pub mod event;
 pub mod interrupt;
 pub mod message;

@@ -1,11 +1,10 @@
-//! A conversation's transcript on disk, and the valid context rebuilt from it.
+//! A conversation's transcript on disk.
 //!
-//! Owns the JSONL format: one object a line, appended and never rewritten. Keeps one
-//! invariant: whatever lines a file holds, `messages` is a conversation every provider
-//! accepts, each call followed by its one result. Knows no model, and assumes that nobody
-//! else appends to the same file (the host sees to that).
+//! Owns the JSONL format: one object a line, appended and never rewritten, each line on
+//! its way to the disk before what it tells is acted upon. Knows no model, not how lines
+//! make a conversation, and assumes that nobody else appends to the same file (the host
+//! sees to that).
 
-use std::collections::HashSet;
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -14,18 +13,14 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
+use crate::kernel::conversation::Conversation;
 use crate::kernel::event::{Changes, End};
-use crate::kernel::message::{
-    Assistant, Block, Call, CallResult, Incoming, Message, Origin, Stop, Usage,
-};
+use crate::kernel::message::{Assistant, Call, CallResult, Incoming, Message, Stop, Usage};
 use crate::kernel::tool::Outcome;
 
 /// The transcript format this version writes. Lines of unknown kinds are skipped, so a
 /// predecessor can read on; a higher number than this one is refused.
 pub const FORMAT: u32 = 1;
-
-/// What a call without a recorded result is answered with.
-const UNRECORDED: &str = "interrupted: no result was recorded; it may have run in part";
 
 /// A line of a transcript.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -131,7 +126,7 @@ pub struct Session {
     file: File,
     path: PathBuf,
     header: Header,
-    view: View,
+    view: Conversation,
 }
 
 impl Session {
@@ -140,7 +135,7 @@ impl Session {
         let mut options = OpenOptions::new();
         let file = options.create_new(true).append(true).read(true).mode(0o600).open(path);
         let file = file.with_context(|| format!("cannot create transcript {}", path.display()))?;
-        let view = View::default();
+        let view = Conversation::default();
         let mut session = Self { file, path: path.to_owned(), header: header.clone(), view };
         session.append(Line::Session { format: FORMAT, header })?;
         Ok(session)
@@ -155,7 +150,7 @@ impl Session {
             .read(true)
             .open(path)
             .with_context(|| format!("cannot open transcript {shown}"))?;
-        let mut view = View::default();
+        let mut view = Conversation::default();
         let mut header = None;
         for (number, line) in lines(&file).enumerate() {
             let line = line.with_context(|| format!("cannot read transcript {shown}"))?;
@@ -252,6 +247,7 @@ impl Session {
 
     /// Record something the model should know.
     pub fn record_note(&mut self, text: &str) -> Result<()> {
+        self.close_calls()?;
         self.append(Line::Note { text: text.to_owned() })
     }
 
@@ -283,8 +279,7 @@ impl Session {
 
     /// Answer what is still owed, so that the file itself is a valid conversation.
     fn close_calls(&mut self) -> Result<()> {
-        for call in self.view.owed() {
-            let result = CallResult { id: call.id, text: UNRECORDED.to_owned(), error: true };
+        for result in self.view.missing() {
             self.append(Line::Result(result))?;
         }
         Ok(())
@@ -317,9 +312,13 @@ pub fn lines(file: &File) -> impl Iterator<Item = std::io::Result<Result<Entry, 
             }
         }
         let torn = bytes.last() != Some(&b'\n');
-        Some(Ok(serde_json::from_slice(&bytes).map_err(|error| match torn {
-            true => "it was cut off while it was written".to_owned(),
-            false => format!("it is not a line of a transcript ({error})"),
+        Some(Ok(serde_json::from_slice(&bytes).map_err(|error| {
+            let what = if torn {
+                "was cut off while it was written"
+            } else {
+                "is not a line of a transcript"
+            };
+            format!("it {what}: {error}")
         })))
     })
 }
@@ -327,124 +326,4 @@ pub fn lines(file: &File) -> impl Iterator<Item = std::io::Result<Result<Entry, 
 /// The local time, with its offset, to the second.
 pub fn now() -> String {
     jiff::Zoned::now().strftime("%Y-%m-%dT%H:%M:%S%:z").to_string()
-}
-
-/// A transcript folded into a conversation, line by line.
-#[derive(Debug, Default)]
-struct View {
-    messages: Vec<Message>,
-    turn: u64,
-    open: bool,
-    ended: bool,
-    keys: HashSet<String>,
-    /// The ids of all calls so far.
-    ids: HashSet<String>,
-    notices: Vec<String>,
-}
-
-impl View {
-    fn take(&mut self, Entry { at, line }: Entry) {
-        match line {
-            Line::Session { .. } | Line::Foreign => {}
-            Line::User { turn, incoming } => {
-                self.turn = turn;
-                self.open = true;
-                let Incoming { key, origin, text } = incoming;
-                self.keys.insert(key);
-                self.push(Message::User {
-                    text: format!("[{}{}]\n{text}", stamp(&at), by(&origin)),
-                    origin,
-                });
-            }
-            Line::Assistant(reply) => self.take_reply(reply),
-            Line::Result(result) => self.take_result(result),
-            Line::Note { text } => self.push(Message::Note(text)),
-            Line::Summary { text, keep } => {
-                self.close();
-                let mut tail = self.messages.split_off(self.messages.len().saturating_sub(keep));
-                // Results without their calls would make the conversation invalid.
-                if matches!(tail.first(), Some(Message::Results(_))) {
-                    tail.remove(0);
-                }
-                self.messages = vec![Message::Note(text)];
-                self.messages.append(&mut tail);
-            }
-            Line::TurnEnd { .. } => self.open = false,
-            Line::Ended => self.ended = true,
-        }
-    }
-
-    fn take_reply(&mut self, mut reply: Assistant) {
-        // Of a reply that did not arrive whole only its words count: half a call or
-        // unsigned thinking would be refused by the provider.
-        if reply.stop == Stop::Cut {
-            reply.blocks.retain(|block| matches!(block, Block::Text(_)));
-        }
-        reply.blocks.retain(|block| !matches!(block, Block::Text(text) if text.trim().is_empty()));
-        self.ids.extend(reply.calls().map(|call| call.id.clone()));
-        if !reply.blocks.is_empty() {
-            self.push(Message::Assistant(reply));
-        }
-    }
-
-    /// Give a new id to each call whose id an earlier one has: some servers count anew in
-    /// each reply, and providers want ids to be unique in a conversation.
-    fn name_apart(&mut self, reply: &mut Assistant) {
-        for block in &mut reply.blocks {
-            let Block::Call(call) = block else { continue };
-            while !self.ids.insert(call.id.clone()) {
-                call.id = format!("{}_{}", call.id, self.ids.len());
-            }
-        }
-    }
-
-    fn take_result(&mut self, result: CallResult) {
-        let known = self.owed().iter().any(|call| call.id == result.id);
-        match self.messages.last_mut() {
-            _ if !known => {
-                self.notices.push(format!("a result without a call was skipped: {}", result.id))
-            }
-            Some(Message::Results(results)) => results.push(result),
-            _ => self.messages.push(Message::Results(vec![result])),
-        }
-    }
-
-    fn push(&mut self, message: Message) {
-        self.close();
-        self.messages.push(message);
-    }
-
-    /// The calls at the end of the conversation that have no result yet.
-    fn owed(&self) -> Vec<Call> {
-        let (reply, results) = match self.messages.as_slice() {
-            [.., Message::Assistant(reply), Message::Results(results)] => {
-                (reply, results.as_slice())
-            }
-            [.., Message::Assistant(reply)] => (reply, [].as_slice()),
-            _ => return Vec::new(),
-        };
-        let answered = |call: &&Call| !results.iter().any(|result| result.id == call.id);
-        reply.calls().filter(answered).cloned().collect()
-    }
-
-    /// Fill in every owed result.
-    fn close(&mut self) {
-        for call in self.owed() {
-            self.take_result(CallResult { id: call.id, text: UNRECORDED.to_owned(), error: true });
-        }
-    }
-}
-
-/// `2026-11-21T09:00:05+01:00` as the model reads it: to the minute.
-fn stamp(at: &str) -> String {
-    let (date, rest) = at.split_once('T').unwrap_or((at, ""));
-    let zone = rest.get(8..).unwrap_or_default();
-    format!("{date} {} {zone}", rest.get(..5).unwrap_or_default())
-}
-
-fn by(origin: &Origin) -> String {
-    match origin {
-        Origin::Owner => String::new(),
-        other => format!(", from {other}"),
-    }
 }

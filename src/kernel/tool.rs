@@ -148,7 +148,7 @@ impl Outcome {
 pub trait Hands: Send + Sync {
     /// Carry out one action. Resolves when nothing of it runs any more: at the latest
     /// 100 ms after `interrupt` is raised, and then with what it had said until then.
-    fn act<'a>(&'a self, action: Action, interrupt: Interrupt) -> Boxed<'a, Outcome>;
+    fn act(&self, action: Action, interrupt: Interrupt) -> Boxed<'_, Outcome>;
 }
 
 impl Action {

@@ -42,6 +42,18 @@ impl Root {
         Ok((content, stat))
     }
 
+    /// The first `limit` bytes of a regular file, and how many it has.
+    pub fn head(&self, path: &Path, limit: u64) -> io::Result<(Vec<u8>, u64)> {
+        let file = open_at(&self.folder_of(path)?, name_of(path)?, O_NONBLOCK)?;
+        let stat = file.metadata()?;
+        if !stat.is_file() {
+            return Err(ErrorKind::InvalidInput.into());
+        }
+        let mut head = Vec::new();
+        file.take(limit).read_to_end(&mut head)?;
+        Ok((head, stat.len()))
+    }
+
     /// Where a symlink points.
     pub fn read_link(&self, path: &Path) -> io::Result<Vec<u8>> {
         let (folder, name) = (self.folder_of(path)?, CString::new(name_of(path)?.as_bytes())?);

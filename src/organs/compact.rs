@@ -15,10 +15,10 @@ const TAIL_SHARE: u64 = 5;
 const BYTES_PER_TOKEN: u64 = 4;
 /// Bytes of one result that the summarising model is shown.
 const RESULT_LIMIT: usize = 1_000;
-/// Bytes of one message of the owner's that are kept word for word.
-const WORDS_LIMIT: usize = 4_000;
-/// Bytes of all of them: the oldest go first.
-const ALL_WORDS_LIMIT: usize = 16_000;
+/// Bytes of all that is kept word for word, and the share of the window it may fill, if
+/// that is less. The first and the last words stay; of one message, a quarter of that.
+const WORDS_LIMIT: usize = 16_000;
+const WORDS_SHARE: u64 = 8;
 
 const SYSTEM: &str = "You summarise a conversation for the agent that has to continue it.";
 const REQUEST: &str = "Below is the older part of a conversation between an owner and an agent. \
@@ -48,7 +48,7 @@ pub async fn summarise(
     }
     // Half of the window: the summary needs room too.
     let room = (model.window() / 2 * BYTES_PER_TOKEN) as usize;
-    let text = format!("{REQUEST}\n\n{}", newest(old.iter().map(shown), room));
+    let text = format!("{REQUEST}\n\n{}", ends(old.iter().map(shown).collect(), room).join("\n"));
     let asked = [Message::User { origin: Origin::Owner, text }];
     let reply = model.ask(&Request { system: SYSTEM, tools: &[], messages: &asked }, deltas).await;
     // Without a summary the words alone must do: a conversation that no longer fits must
@@ -58,42 +58,52 @@ pub async fn summarise(
         Err(Failure::Transient { .. } | Failure::Overflow(_)) => (String::new(), Usage::default()),
         Err(failure) => return Err(failure),
     };
-    Ok(Summary { text: summary(old, &said), keep, usage })
+    Ok(Summary { text: summary(old, &said, model.window()), keep, usage })
 }
 
-fn summary(old: &[Message], said: &str) -> String {
+fn summary(old: &[Message], said: &str, window: u64) -> String {
     let mut text = "The conversation up to here was summarised to make room.\n".to_owned();
     if !said.trim().is_empty() {
         text.push_str(said.trim());
     }
-    // What was kept in an earlier summary stays: it is a note like any other.
-    let words = old.iter().filter_map(|message| match message {
-        Message::User { text, .. } => Some(clip(text, WORDS_LIMIT)),
-        Message::Note(text) => text.split_once(WORDS).map(|(_, words)| words.to_owned()),
-        _ => None,
+    let room = WORDS_LIMIT.min((window * BYTES_PER_TOKEN / WORDS_SHARE) as usize);
+    // What an earlier summary kept stays: it is split into what was said one by one.
+    let words = old.iter().flat_map(|message| match message {
+        Message::User { text, .. } => vec![clip(text, room / 4)],
+        Message::Note(text) => {
+            let kept = text.split_once(WORDS).map(|(_, words)| words.split(BETWEEN));
+            kept.into_iter().flatten().map(str::to_owned).collect()
+        }
+        _ => Vec::new(),
     });
-    let words = newest(words, ALL_WORDS_LIMIT);
+    let words = ends(words.collect(), room);
     if !words.is_empty() {
         text.push_str(WORDS);
-        text.push_str(&words);
+        text.push_str(&words.join(BETWEEN));
     }
     text
 }
 
 const WORDS: &str = "\n\nWhat was said to you, word for word:\n";
+const BETWEEN: &str = "\n--\n";
 
-/// As many of the last pieces as fit, in order.
-fn newest(pieces: impl DoubleEndedIterator<Item = String>, room: usize) -> String {
-    let mut used = 0;
-    let mut kept: Vec<String> = pieces
-        .rev()
-        .take_while(|piece| {
-            used += piece.len() + 1;
+/// As many of the first and of the last pieces as fit, in order; half of the room for each.
+fn ends(mut pieces: Vec<String>, room: usize) -> Vec<String> {
+    let fit = |pieces: &mut dyn Iterator<Item = &String>, room: usize| {
+        let mut used = 0;
+        let counted = pieces.take_while(|piece| {
+            used += piece.len() + BETWEEN.len();
             used <= room
-        })
-        .collect();
-    kept.reverse();
-    kept.join("\n")
+        });
+        counted.count()
+    };
+    let last = fit(&mut pieces.iter().rev(), room);
+    if last < pieces.len() {
+        let first = fit(&mut pieces.iter(), room / 2);
+        let last = fit(&mut pieces[first..].iter().rev(), room / 2);
+        pieces.drain(first..pieces.len() - last);
+    }
+    pieces
 }
 
 fn shown(message: &Message) -> String {
@@ -154,4 +164,46 @@ fn size(message: &Message) -> u64 {
         }
     };
     bytes as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(text: &str) -> Message {
+        Message::User { origin: Origin::Owner, text: text.to_owned() }
+    }
+
+    #[test]
+    fn words_outlive_one_summary_after_another() {
+        let mut messages = vec![said("never touch the garden")];
+        for number in 0..30 {
+            messages
+                .extend((0..20).map(|one| said(&format!("{number} {one} {}", "x".repeat(100)))));
+            let text = summary(&messages, "so it was", 200_000);
+            assert!(text.len() <= WORDS_LIMIT + 200, "{}", text.len());
+            assert!(text.contains("never touch the garden"), "in round {number}");
+            assert!(text.contains(&format!("{number} 19 ")), "in round {number}");
+            messages = vec![Message::Note(text)];
+        }
+    }
+
+    #[test]
+    fn a_small_window_is_not_filled_by_words() {
+        let messages: Vec<_> =
+            (0..100).map(|one| said(&format!("{one} {}", "x".repeat(2_000)))).collect();
+        let text = summary(&messages, "", 4_096);
+        assert!(text.len() < 2_400, "{}", text.len());
+        assert!(text.contains("99 x"));
+    }
+
+    #[test]
+    fn a_tail_never_begins_with_results() {
+        let results = || Message::Results(Vec::new());
+        let messages = [said("a"), said("b"), said("c"), results(), said("d")];
+        assert_eq!(tail(&messages, 1_000), 3);
+        let messages =
+            [said("a"), said("b"), said("c"), said(&"x".repeat(9_000)), results(), said("d")];
+        assert_eq!(tail(&messages, 1_000), 1);
+    }
 }

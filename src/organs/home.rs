@@ -97,10 +97,14 @@ impl Home {
         let workspace = self.workspace();
         let newborn = !workspace.exists();
         if newborn {
-            private(&workspace)?;
+            // Whole or not at all: a kill in between must not leave half an agent.
+            let unborn = self.file("workspace.new");
+            let _ = fs::remove_dir_all(&unborn);
+            private(&unborn)?;
             NEWBORN
-                .extract(&workspace)
-                .and_then(|()| fs::write(workspace.join("bootstrap.md"), BOOTSTRAP))
+                .extract(&unborn)
+                .and_then(|()| fs::write(unborn.join("bootstrap.md"), BOOTSTRAP))
+                .and_then(|()| fs::rename(&unborn, &workspace))
                 .with_context(|| format!("cannot fill {}", workspace.display()))?;
         }
         self.link_program()?;
@@ -150,7 +154,9 @@ impl Home {
         File::open("/dev/urandom")
             .and_then(|mut random| random.read_exact(&mut bytes))
             .context("cannot read /dev/urandom")?;
-        let key: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        let digit = |nibble: u8| char::from_digit(nibble.into(), 16).unwrap_or_default();
+        let key: String =
+            bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect();
         write_private(&path, key.as_bytes()).with_context(|| format!("cannot write {shown}"))?;
         Ok(key)
     }

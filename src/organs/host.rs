@@ -5,6 +5,7 @@
 //! nor terminals.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
@@ -17,6 +18,7 @@ use crate::kernel::model::Model;
 use crate::kernel::session::Session;
 use crate::organs::config::Config;
 use crate::organs::hand_door;
+use crate::organs::hands_lock;
 use crate::organs::home::{Home, HostLock};
 use crate::organs::lane::{Heard, Lane, What, lock};
 use crate::organs::line::Saying;
@@ -26,6 +28,7 @@ use crate::organs::report;
 use crate::organs::sessions::{self, BadName};
 use crate::organs::snapshots::Snapshots;
 use crate::organs::state::State;
+use crate::organs::sweep;
 use crate::organs::verb::{Answer, Caller, Needs, Verb, exit};
 use crate::organs::wirelog;
 
@@ -51,6 +54,8 @@ pub struct Host {
     pub(super) state: State,
     pub(super) snapshots: Snapshots,
     pub(super) bash_path: String,
+    /// What the supervisors of its tool calls hold open, see `hands_lock`.
+    pub(super) hands: Arc<File>,
     models: Mutex<HashMap<String, Arc<dyn Model>>>,
     lanes: Mutex<HashMap<String, Arc<Lane>>>,
     notices: Mutex<Vec<String>>,
@@ -63,6 +68,9 @@ impl Host {
         let home = settings.home.clone();
         let newborn = home.create()?;
         hand_door::sweep(&home.doors());
+        let hands = home.file("hands.lock");
+        let (hands, alone) =
+            tokio::task::spawn_blocking(move || hands_lock::take(&hands)).await??;
         let state = State::open(&home.file("state.db"))?;
         let snapshots = Snapshots::open(home.path())?;
         let host = Arc::new(Self {
@@ -70,6 +78,7 @@ impl Host {
             settings,
             state,
             snapshots,
+            hands: hands.into(),
             bash_path: std::env::var("PATH").unwrap_or_default(),
             models: Mutex::default(),
             lanes: Mutex::default(),
@@ -80,7 +89,9 @@ impl Host {
             let path = host.settings.home.path().display().to_string();
             host.notice(format!("A new agent was born in {path}."));
         }
-        host.recover().await?;
+        host.recover(alone).await?;
+        let swept = host.settings.home.clone();
+        tokio::task::spawn_blocking(move || sweep::sweep(&swept));
         Ok(host)
     }
 
@@ -98,11 +109,15 @@ impl Host {
         lock(&self.notices).push(text);
     }
 
-    /// Close the turns that a killed host left open: their transcripts, their changes.
-    async fn recover(&self) -> Result<()> {
+    /// Close the turns that a killed host left open: their transcripts, their changes. `alone`
+    /// says whether all that they started has ended.
+    async fn recover(&self, alone: bool) -> Result<()> {
         let unfinished = self.state.unfinished()?;
+        if !alone {
+            self.notice("Something that an earlier turn started does not end; what it still changes is recorded with the next turn.".to_owned());
+        }
         let changes =
-            self.snapshots.interrupted(unfinished.clone()).await.unwrap_or_else(|error| {
+            self.snapshots.interrupted(unfinished.clone(), alone).await.unwrap_or_else(|error| {
                 self.notice(format!(
                     "The changes of an interrupted turn could not be saved: {error:#}"
                 ));
@@ -122,6 +137,9 @@ impl Host {
             }
             self.state.finish(&session)?;
         }
+        for (session, _) in self.state.backlog()? {
+            self.drop_answered(&session)?;
+        }
         for (session, count) in self.state.backlog()? {
             let what = if count == 1 {
                 "1 message waits".to_owned()
@@ -135,6 +153,24 @@ impl Host {
         Ok(())
     }
 
+    /// Drop what waits for a session though it will not be answered any more: a kill left it
+    /// in the transcript too, or the session was ended.
+    fn drop_answered(&self, session: &str) -> Result<()> {
+        let Ok(transcript) = Session::open(&self.settings.home.transcript(session)) else {
+            return Ok(());
+        };
+        let mut waiting = self.state.waiting(session)?;
+        waiting.retain(|one| transcript.ended() || transcript.holds(&one.incoming.key));
+        waiting.iter().try_for_each(|one| self.state.taken(&one.incoming.key))
+    }
+
+    /// Drop all that waits for a session, and tell those who asked. How many it were.
+    fn drop_waiting(&self, session: &str) -> Result<usize> {
+        let waiting = self.state.waiting(session)?;
+        waiting.iter().try_for_each(|one| self.take_back(&one.incoming.key))?;
+        Ok(waiting.len())
+    }
+
     /// Answer a request. The receiver gets `Done` or `Refused` last.
     pub fn ask(self: &Arc<Self>, caller: Caller, verb: Verb) -> UnboundedReceiver<Answer> {
         let (answers, receiver) = unbounded_channel();
@@ -144,7 +180,7 @@ impl Host {
                 Ok(()) => Answer::Done,
                 Err(error) => {
                     let exit = match error.downcast_ref::<NoModel>() {
-                        Some(NoModel::Nothing) => exit::NO_MODEL,
+                        Some(NoModel::Nothing | NoModel::Absent(_)) => exit::NO_MODEL,
                         Some(NoModel::Unusable(_)) => exit::USAGE,
                         None if error.is::<BadName>() => exit::USAGE,
                         None => exit::FAILED,
@@ -171,7 +207,10 @@ impl Host {
                 return self.run(caller, saying, answers).await;
             }
             Verb::Watch { session } => {
-                let mut heard = self.lane(&session).watch();
+                let lane = self.lane(&session);
+                let mut heard = lane.watch();
+                let begun = serde_json::json!({ "running": lane.busy() });
+                let _ = answers.send(Answer::Value(begun));
                 while let Some(Heard { what, .. }) = heard.recv().await {
                     if let What::Event(event) = what
                         && answers.send(Answer::Event(event)).is_err()
@@ -212,7 +251,8 @@ impl Host {
                 if !transcript.ended() {
                     transcript.record_ended()?;
                 }
-                serde_json::json!({ "ended": session })
+                let dropped = self.drop_waiting(&session)?;
+                serde_json::json!({ "ended": session, "dropped": dropped })
             }
             Verb::Wire { session, turn } => {
                 let session = self.subject(caller, session)?;

@@ -3,6 +3,7 @@
 //! Owns the line (first come, first served), the running turn's interrupter and the
 //! watchers. Knows neither transcripts nor models.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -42,11 +43,18 @@ struct Running {
 pub struct Lane {
     /// Held by whoever runs a turn; fair, so that turns run in the order of asking.
     pub gate: tokio::sync::Mutex<()>,
+    /// Whether it was said what of the transcript cannot be read: once is enough.
+    told: AtomicBool,
     running: Mutex<Option<Running>>,
     watchers: Mutex<Vec<UnboundedSender<Heard>>>,
 }
 
 impl Lane {
+    /// Whether this is the first time that the transcript's faults are to be told.
+    pub fn first_telling(&self) -> bool {
+        !self.told.swap(true, Ordering::Relaxed)
+    }
+
     /// Hear everything from now on.
     pub fn watch(&self) -> UnboundedReceiver<Heard> {
         let (sender, receiver) = unbounded_channel();

@@ -74,7 +74,7 @@ pub const PROVIDERS: [Provider; 5] = [
         base_variable: None,
         key: None,
         model: None,
-        window: 32_768,
+        window: OWN_WINDOW,
         output: None,
         output_field: OutputField::MaxTokens,
     },
@@ -85,11 +85,15 @@ pub const PROVIDERS: [Provider; 5] = [
         base_variable: None,
         key: None,
         model: None,
-        window: 32_768,
+        window: OWN_WINDOW,
         output: None,
         output_field: OutputField::MaxTokens,
     },
 ];
+
+/// Tokens that a server of the owner's own is taken to hold when it does not say: what the
+/// examples start one with.
+const OWN_WINDOW: u64 = 32_768;
 
 /// How long a local server may take to say that it is there.
 const PROBE: Duration = Duration::from_millis(300);
@@ -110,7 +114,10 @@ pub enum NoModel {
     /// Nothing was named, and nothing found.
     #[error("no model to talk to; there are three ways to one:\n{WAYS}")]
     Nothing,
-    /// What was named does not exist or lacks something.
+    /// What was named cannot be reached: a key or a server is missing.
+    #[error("{0}")]
+    Absent(String),
+    /// What was named does not exist.
     #[error("{0}")]
     Unusable(String),
 }
@@ -195,7 +202,7 @@ impl Catalog {
     }
 
     fn named(&self, spec: &str, named: &NamedModel) -> Result<(Wire, Endpoint), NoModel> {
-        let provider = self.provider_of(named.wire);
+        let provider = provider_of(named.wire);
         let key = match &named.key {
             None => None,
             Some(name) => Some(self.keys.get(name).map(str::to_owned).ok_or_else(|| {
@@ -242,28 +249,30 @@ impl Catalog {
         if let (Some(name), None, false) =
             (provider.key, &key, self.bases.contains_key(provider.name))
         {
-            return Err(unusable(format!(
-                "model {spec} needs a key: set {name}, or put it into secrets.toml"
+            let url = provider
+                .base_variable
+                .map(|url| format!(", or the URL of your own server in {url}"));
+            let url = url.unwrap_or_default();
+            return Err(NoModel::Absent(format!(
+                "model {spec} needs a key: put {name} into the environment or secrets.toml{url}"
             )));
         }
-        let mut window = provider.window;
+        // A server of the owner's own is asked what it has; what is hosted is known.
+        let own = base_url.starts_with("http://");
+        let root = base_url.trim_end_matches('/').trim_end_matches("/v1").to_owned();
         let model = match (model, provider.model) {
-            ("", Some(model)) => model.to_owned(),
-            ("", None) => {
-                let missing = || {
-                    unusable(format!(
+            ("", default) => {
+                let listed = if own { listed(&format!("{root}/v1"), PROBE).await } else { None };
+                listed.or(default.map(str::to_owned)).ok_or_else(|| {
+                    NoModel::Absent(format!(
                         "no server answers at {base_url}; is it running, with a model loaded?"
                     ))
-                };
-                listed(&base_url, PROBE).await.ok_or_else(missing)?
+                })?
             }
             (model, _) => model.to_owned(),
         };
-        if provider.name == "llamacpp"
-            && let Some(context) = context_of_llamacpp(&base_url).await
-        {
-            window = context;
-        }
+        let context = if own { context_of_llamacpp(&root).await } else { None };
+        let window = context.unwrap_or(if own { OWN_WINDOW } else { provider.window });
         let spec = format!("{name}:{model}");
         Ok((
             provider.wire,
@@ -285,11 +294,12 @@ impl Catalog {
     fn base(&self, provider: &Provider) -> String {
         self.bases.get(provider.name).cloned().unwrap_or_else(|| provider.base_url.to_owned())
     }
+}
 
-    fn provider_of(&self, wire: Wire) -> &'static Provider {
-        let [anthropic, openai, ..] = &PROVIDERS;
-        if wire == Wire::Anthropic { anthropic } else { openai }
-    }
+/// The provider whose defaults a named model of this wire has.
+fn provider_of(wire: Wire) -> &'static Provider {
+    let [anthropic, openai, ..] = &PROVIDERS;
+    if wire == Wire::Anthropic { anthropic } else { openai }
 }
 
 fn unusable(why: impl std::fmt::Display) -> NoModel {
@@ -303,8 +313,7 @@ async fn listed(base_url: &str, timeout: Duration) -> Option<String> {
 }
 
 /// llama.cpp tells how much context it was started with.
-async fn context_of_llamacpp(base_url: &str) -> Option<u64> {
-    let root = base_url.trim_end_matches('/').trim_end_matches("/v1");
+async fn context_of_llamacpp(root: &str) -> Option<u64> {
     let props = wires::http::get(&format!("{root}/props"), PROBE).await?;
     props.pointer("/default_generation_settings/n_ctx")?.as_u64()
 }

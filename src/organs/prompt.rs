@@ -5,9 +5,11 @@
 //! the workspace can keep a turn from starting. Byte for byte the same as long as the
 //! files are, so that providers' prompt caches hit. Knows no model.
 
-use std::path::{Path, PathBuf};
+use std::io::ErrorKind;
+use std::path::Path;
 
 use crate::kernel::border::Prompt;
+use crate::organs::beneath::Root;
 use crate::organs::home::{BOOTSTRAP, Home};
 
 /// Bytes of `bootstrap.md` that are sent: about 4,000 tokens of each request.
@@ -16,6 +18,8 @@ const BOOTSTRAP_LIMIT: usize = 16_000;
 const SKILLS_LIMIT: usize = 8_000;
 /// Bytes of `memory/MEMORY.md`.
 const MEMORY_LIMIT: usize = 8_000;
+/// Bytes of a skill in which its front matter must end.
+const SKILL_HEAD: usize = 4_000;
 /// Bytes of one skill's description in the index.
 const DESCRIPTION_LIMIT: usize = 200;
 
@@ -43,38 +47,34 @@ impl Sources {
 
     /// The system prompt as it is now.
     pub fn prompt(&self) -> Prompt {
-        let mut notices = Vec::new();
-        let mut system = self.bootstrap(&mut notices);
+        let root = Root::open(&self.home.workspace()).ok();
+        let mut reader = Reader { root, notices: Vec::new() };
+        let mut system = self.bootstrap(&mut reader);
         system.push_str(&self.facts());
         if !self.safe {
-            let skills = self.skills(&mut notices);
+            let skills = self.skills(&mut reader);
             if !skills.is_empty() {
                 let intro = "\n\n# Skills\nRead one before you do what it is about.\n";
                 system.push_str(intro);
-                system.push_str(&cut(skills, SKILLS_LIMIT, "the skills' index", &mut notices));
+                system.push_str(&skills);
             }
-            let path = self.home.workspace().join("memory/MEMORY.md");
-            if let Some(memory) = read(&path, "memory/MEMORY.md", &mut notices) {
+            if let Some(memory) = reader.text("memory/MEMORY.md", MEMORY_LIMIT) {
                 system.push_str("\n\n# Memory (memory/MEMORY.md)\n");
-                system.push_str(&cut(memory, MEMORY_LIMIT, "memory/MEMORY.md", &mut notices));
+                system.push_str(&memory);
             }
         }
-        Prompt { system, notices }
+        Prompt { system, notices: reader.notices }
     }
 
-    fn bootstrap(&self, notices: &mut Vec<String>) -> String {
-        if self.safe {
-            return BOOTSTRAP.trim_end().to_owned();
-        }
-        let path = self.home.workspace().join("bootstrap.md");
-        match read(&path, "bootstrap.md", notices) {
-            Some(text) => cut(text, BOOTSTRAP_LIMIT, "bootstrap.md", notices),
-            None => {
-                notices
-                    .push("bootstrap.md is missing or empty: the one built in is used.".to_owned());
-                BOOTSTRAP.trim_end().to_owned()
+    fn bootstrap(&self, reader: &mut Reader) -> String {
+        if !self.safe {
+            if let Some(text) = reader.text("bootstrap.md", BOOTSTRAP_LIMIT) {
+                return text;
             }
+            let text = "bootstrap.md is missing or empty: the one built in is used.";
+            reader.notices.push(text.to_owned());
         }
+        BOOTSTRAP.trim_end().to_owned()
     }
 
     fn facts(&self) -> String {
@@ -87,66 +87,85 @@ impl Sources {
         )
     }
 
-    fn skills(&self, notices: &mut Vec<String>) -> String {
+    fn skills(&self, reader: &mut Reader) -> String {
         let folder = self.home.workspace().join("skills");
-        let mut index = Vec::new();
         let entries = std::fs::read_dir(&folder).into_iter().flatten().flatten();
-        let mut folders: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
-        folders.sort();
-        for folder in folders {
-            let file = folder.join("SKILL.md");
-            let Some(name) = folder.file_name().map(|name| name.to_string_lossy().into_owned())
-            else {
+        let mut names: Vec<String> =
+            entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+        names.sort();
+        let mut index = String::new();
+        for name in names {
+            let path = format!("skills/{name}/SKILL.md");
+            if !folder.join(&name).join("SKILL.md").exists() {
+                continue;
+            }
+            // The front matter stands at the beginning; the body is read when it is needed.
+            let Some(text) = reader.head(&path) else { continue };
+            let Some(description) = front_matter(&text) else {
+                reader.notices.push(format!(
+                    "{path} has no description in its front matter: it is left out of the index."
+                ));
                 continue;
             };
-            let shown = format!("skills/{name}/SKILL.md");
-            if !file.is_file() {
-                continue;
+            let description: String = description.chars().take(DESCRIPTION_LIMIT).collect();
+            let line = format!("- {path}: {description}\n");
+            if index.len() + line.len() > SKILLS_LIMIT {
+                let text = format!(
+                    "the skills' index is full ({SKILLS_LIMIT} bytes): {path} and what follows is not in it."
+                );
+                reader.notices.push(text);
+                break;
             }
-            let Some(text) = read(&file, &shown, notices) else { continue };
-            match front_matter(&text) {
-                Some(description) => {
-                    let description: String = description.chars().take(DESCRIPTION_LIMIT).collect();
-                    index.push(format!("- {shown}: {description}"));
-                }
-                None => notices.push(format!(
-                    "{shown} has no description in its front matter: it is left out of the index."
-                )),
-            }
+            index.push_str(&line);
         }
-        index.join("\n")
+        index.truncate(index.trim_end().len());
+        index
     }
 }
 
-/// A text file, trimmed at its end; `None` when there is nothing in it. Anything else
-/// than a readable regular file is told.
-fn read(path: &Path, shown: &str, notices: &mut Vec<String>) -> Option<String> {
-    let metadata = std::fs::metadata(path).ok()?;
-    if !metadata.is_file() {
-        notices.push(format!("{shown} is not a file: it is left out."));
-        return None;
-    }
-    match std::fs::read(path) {
-        Ok(bytes) => {
-            let text = String::from_utf8_lossy(&bytes);
-            let text = text.trim_start_matches('\u{FEFF}').trim_end();
-            (!text.trim().is_empty()).then(|| text.to_owned())
-        }
-        Err(error) => {
-            notices.push(format!("{shown} cannot be read: {error}."));
-            None
-        }
-    }
+/// The parts of a prompt that are read from the workspace, and what is to be said of them.
+struct Reader {
+    /// No link is followed: what is sent to a model lies in the workspace.
+    root: Option<Root>,
+    notices: Vec<String>,
 }
 
-fn cut(mut text: String, limit: usize, what: &str, notices: &mut Vec<String>) -> String {
-    if text.len() > limit {
-        notices.push(format!("{what} has {} bytes: only the first {limit} are sent.", text.len()));
-        let end = (0..=limit).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
-        text.truncate(end);
-        text.push_str("\n[cut: this part is longer than what is sent]");
+impl Reader {
+    /// The beginning of a skill, long enough for its front matter.
+    fn head(&mut self, path: &str) -> Option<String> {
+        let before = self.notices.len();
+        let text = self.text(path, SKILL_HEAD);
+        self.notices.truncate(before + usize::from(text.is_none()));
+        text
     }
-    text
+
+    /// A text file, trimmed at its end and cut to `limit` bytes; `None` when there is
+    /// nothing in it. Whatever else it is, is told.
+    fn text(&mut self, path: &str, limit: usize) -> Option<String> {
+        let (bytes, size) = match self.root.as_ref()?.head(Path::new(path), limit as u64) {
+            Ok(read) => read,
+            Err(error) if error.kind() == ErrorKind::NotFound => return None,
+            Err(error) => {
+                let why = match (error.kind(), error.raw_os_error()) {
+                    (ErrorKind::InvalidInput, _) => "is not a file".to_owned(),
+                    (_, Some(libc::ELOOP)) => "is a link".to_owned(),
+                    _ => format!("cannot be read ({error})"),
+                };
+                self.notices.push(format!("{path} {why}: it is left out."));
+                return None;
+            }
+        };
+        let text = String::from_utf8_lossy(&bytes);
+        let text = text.trim_start_matches('\u{FEFF}').trim_end();
+        let mut text = Some(text.to_owned()).filter(|text| !text.trim().is_empty())?;
+        if size > limit as u64 {
+            self.notices.push(format!("{path} has {size} bytes: only the first {limit} are sent."));
+            // A character cut in two.
+            text.truncate(text.trim_end_matches('\u{FFFD}').len());
+            text.push_str("\n[cut: this part is longer than what is sent]");
+        }
+        Some(text)
+    }
 }
 
 /// The description in an Agent Skills front matter: `---`, `key: value` lines, `---`. A
@@ -185,9 +204,15 @@ mod tests {
 
     #[test]
     fn a_cut_falls_between_characters_and_is_told() {
-        let mut notices = Vec::new();
-        let text = cut("ä".repeat(10), 7, "x", &mut notices);
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("x"), "ä".repeat(10)).unwrap();
+        std::os::unix::fs::symlink("x", folder.path().join("link")).unwrap();
+        let root = Root::open(folder.path()).ok();
+        let mut reader = Reader { root, notices: Vec::new() };
+        let text = reader.text("x", 7).unwrap();
         assert!(text.starts_with("äää\n[cut"), "{text}");
-        assert_eq!(notices, ["x has 20 bytes: only the first 7 are sent."]);
+        assert_eq!(reader.notices, ["x has 20 bytes: only the first 7 are sent."]);
+        assert_eq!(reader.text("link", 7), None);
+        assert_eq!(reader.notices[1], "link is a link: it is left out.");
     }
 }

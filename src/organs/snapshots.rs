@@ -76,8 +76,9 @@ impl Snapshots {
     }
 
     /// Take in what turns left that a kill ended, given by session and number. It is never
-    /// the owner's; nobody knows who else wrote since.
-    pub fn interrupted(&self, turns: Vec<(String, u64)>) -> Boxed<'_, Result<Changes>> {
+    /// the owner's; nobody knows who else wrote since. Where something of them still runs
+    /// (they are not `over`), what comes is not the owner's before the next turn has ended.
+    pub fn interrupted(&self, turns: Vec<(String, u64)>, over: bool) -> Boxed<'_, Result<Changes>> {
         self.blocking(move |state| {
             let Some(((session, turn), others)) = turns.split_first() else {
                 return Ok(Changes::default());
@@ -92,8 +93,13 @@ impl Snapshots {
             let subject = format!("Interrupted: turn {turn} of {session}");
             let message = Message { subject, body: String::new(), trailers };
             // Should this fail, the next snapshot must not take it for the owner's.
-            state.since.extend(turns.iter().map(|(session, _)| session.clone()));
-            Ok(changes(state.snapshot(Author::Agent, &message)?))
+            let sessions: BTreeSet<_> = turns.iter().map(|(session, _)| session.clone()).collect();
+            state.since.extend(sessions.clone());
+            let taken = state.snapshot(Author::Agent, &message)?;
+            if !over {
+                state.since.extend(sessions);
+            }
+            Ok(changes(taken))
         })
     }
 
@@ -626,7 +632,7 @@ mod tests {
         home.write("half", "done\n");
         let home = home.reopen();
         let turns = vec![("main".to_owned(), 3), ("other".to_owned(), 9)];
-        let changes = home.runtime.block_on(home.snapshots.interrupted(turns)).unwrap();
+        let changes = home.runtime.block_on(home.snapshots.interrupted(turns, true)).unwrap();
         assert_eq!(changes.files, 1);
         assert_eq!(
             home.git(&["log", "-1", "--format=%an%n%B"]),
@@ -635,6 +641,22 @@ mod tests {
         );
         assert_eq!(home.turn(|_| {}), Changes::default());
         home.holds(&["half"]);
+    }
+
+    #[test]
+    fn what_a_killed_turn_still_writes_is_not_the_owners() {
+        let home = Home::new();
+        let turns = vec![("main".to_owned(), 3)];
+        home.runtime.block_on(home.snapshots.interrupted(turns, false)).unwrap();
+        home.write("late", "1\n");
+        home.before("other");
+        home.after(record("other"));
+        assert_eq!(home.git(&["log", "-1", "--format=%an"]), "fledgling\n");
+        assert_eq!(home.trailer("Also-running"), "main");
+        // And then it has been long enough.
+        home.write("mine", "1\n");
+        home.before("other");
+        assert_eq!(home.git(&["log", "-1", "--format=%an"]), "owner\n");
     }
 
     #[test]

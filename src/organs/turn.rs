@@ -4,7 +4,7 @@
 //! Owns how these meet. Knows neither who asked nor how the answer is shown.
 
 use std::ffi::OsString;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use anyhow::{Context as _, Result};
 
@@ -14,13 +14,13 @@ use crate::kernel::agent::Agent;
 use crate::kernel::border::{Context, Listener, Prompt, Summary};
 use crate::kernel::event::{End, Event};
 use crate::kernel::interrupt::Interrupt;
-use crate::kernel::message::{Message, Usage};
+use crate::kernel::message::{Message, Origin, Usage};
 use crate::kernel::model::{Boxed, Deltas, Failure, Model};
 use crate::kernel::session::{Header, Session};
 use crate::organs::compact;
 use crate::organs::hand_door::HandDoor;
 use crate::organs::host::Host;
-use crate::organs::lane::{Lane, What};
+use crate::organs::lane::{Lane, What, lock};
 use crate::organs::sessions;
 use crate::organs::state::Waiting;
 use crate::organs::wirelog::Recorder;
@@ -78,11 +78,13 @@ impl Host {
         let model = self.model_for(name, asked.as_deref()).await?;
         let turn = transcript.turn() + 1;
         let mut heard = self.listener(name, turn, lane, keys)?;
-        for text in transcript.take_notices() {
+        let telling = lane.first_telling();
+        let faults = transcript.take_notices();
+        for text in faults.into_iter().filter(|_| telling) {
             heard.event(Event::Notice { text });
         }
         let door = HandDoor::open(self.clone(), name)?;
-        let hand = Hand::new(self.policy(&door));
+        let hand = Hand::new(self.policy(&door)?);
         self.state.begin(name, turn)?;
         let ended =
             self.agent(&*model, &hand, interrupt, &mut heard).turn(&mut transcript, first).await;
@@ -104,16 +106,25 @@ impl Host {
         let before = transcript.messages().len();
         let mut heard = self.listener(name, transcript.turn(), &lane, &[].into())?;
         let door = HandDoor::open(self.clone(), name)?;
-        let hand = Hand::new(self.policy(&door));
+        let hand = Hand::new(self.policy(&door)?);
         let interrupt = lane.begin(&[].into());
-        let compacted =
-            self.agent(&*model, &hand, interrupt, &mut heard).compact_now(&mut transcript).await;
+        let context = Counting { host: self, usage: Mutex::default() };
+        let agent = self.agent(&*model, &hand, interrupt, &mut heard);
+        let compacted = Agent { context: &context, ..agent }.compact_now(&mut transcript).await;
+        let usage = *lock(&context.usage);
+        // Only the owner may ask for it.
+        let counted = if usage == Usage::default() {
+            Ok(())
+        } else {
+            self.state.used(name, transcript.turn(), &Origin::Owner, model.name(), usage)
+        };
         lane.finish();
         drop(turn);
         // What was said meanwhile took this for a turn that it could join.
         let (host, session) = (self.clone(), name.to_owned());
         tokio::spawn(async move { host.drain(&session, &lane, None).await });
         compacted?.map_err(|why| anyhow::anyhow!(why))?;
+        counted?;
         Ok(serde_json::json!({ "messages": [before, transcript.messages().len()] }))
     }
 
@@ -149,12 +160,17 @@ impl Host {
     }
 
     /// What hands of this home are given.
-    fn policy(&self, door: &HandDoor) -> Policy {
+    fn policy(&self, door: &HandDoor) -> Result<Policy> {
         let home = &self.settings.home;
         let bin = home.workspace().join("bin");
         let folders =
             [bin, home.program()].into_iter().chain(std::env::split_paths(&self.bash_path));
-        let path = std::env::join_paths(folders).unwrap_or_default();
+        let path = std::env::join_paths(folders).with_context(|| {
+            format!(
+                "{} has a colon in it, so that it cannot stand in the PATH of tool calls; move the home, or name another with --home DIR",
+                home.path().display()
+            )
+        })?;
         let mut env: Vec<(OsString, OsString)> = vec![
             ("PATH".into(), path),
             ("HOME".into(), home.workspace().into()),
@@ -170,7 +186,8 @@ impl Host {
             ("GIT_OPTIONAL_LOCKS", "0"),
         ];
         env.extend(fixed.map(|(name, value)| (name.into(), value.into())));
-        Policy { workspace: home.workspace(), scratch: home.scratch(), env }
+        let held = self.hands.clone();
+        Ok(Policy { workspace: home.workspace(), scratch: home.scratch(), env, held })
     }
 }
 
@@ -190,6 +207,35 @@ impl Context for Host {
         deltas: Deltas<'a>,
     ) -> Boxed<'a, Result<Summary, Failure>> {
         Box::pin(compact::summarise(messages, model, deltas))
+    }
+}
+
+/// The host's context outside of a turn, where nothing else adds up what a summary costs.
+struct Counting<'h> {
+    host: &'h Host,
+    usage: Mutex<Usage>,
+}
+
+impl Context for Counting<'_> {
+    fn prompt(&self) -> Prompt {
+        self.host.prompt()
+    }
+
+    fn full(&self, messages: &[Message], filled: u64, window: u64) -> bool {
+        self.host.full(messages, filled, window)
+    }
+
+    fn summarise<'a>(
+        &'a self,
+        messages: &'a [Message],
+        model: &'a dyn Model,
+        deltas: Deltas<'a>,
+    ) -> Boxed<'a, Result<Summary, Failure>> {
+        Box::pin(async move {
+            let summary = self.host.summarise(messages, model, deltas).await?;
+            *lock(&self.usage) += summary.usage;
+            Ok(summary)
+        })
     }
 }
 

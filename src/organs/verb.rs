@@ -28,7 +28,8 @@ pub enum Verb {
         /// Whether it may join a turn under way instead of waiting for its own.
         steer: bool,
     },
-    /// Everything that happens in a session, until the asker goes.
+    /// Everything that happens in a session, until the asker goes. A value comes first:
+    /// from then on nothing is missed.
     Watch {
         /// The session.
         session: String,
@@ -125,10 +126,11 @@ impl Verb {
     pub fn needs(&self) -> Needs<'_> {
         match self {
             Self::Compact { .. } | Self::Choose { .. } | Self::TakeBack { .. } => Needs::Owner,
-            Self::Watch { session } => Needs::Reach(session),
-            Self::End { session } => Needs::Below(session),
-            Self::Run { session: Some(session), .. } => Needs::Below(session),
-            Self::Stop { session: Some(session) }
+            Self::End { session } | Self::Run { session: Some(session), .. } => {
+                Needs::Below(session)
+            }
+            Self::Watch { session }
+            | Self::Stop { session: Some(session) }
             | Self::Wire { session: Some(session), .. }
             | Self::About { session: Some(session) } => Needs::Reach(session),
             Self::Run { .. }

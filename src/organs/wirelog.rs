@@ -6,7 +6,7 @@
 //! follows. No header is ever recorded, so no key is. Knows no provider.
 
 use std::fs::{File, OpenOptions};
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -56,8 +56,21 @@ impl Recorder {
         if std::fs::metadata(&path).is_ok_and(|metadata| metadata.len() > LIMIT) {
             let _ = std::fs::rename(&path, path.with_extension("old"));
         }
-        let file = OpenOptions::new().create(true).append(true).mode(0o600).open(&path);
-        let file = file.with_context(|| format!("cannot open {}", path.display()))?;
+        let open = || -> std::io::Result<File> {
+            let mut options = OpenOptions::new();
+            let mut file = options.create(true).append(true).read(true).mode(0o600).open(&path)?;
+            // A line that a kill tore must not swallow the next one: give it an end.
+            let mut last = [b'\n'];
+            if file.seek(SeekFrom::End(0))? > 0 {
+                file.seek(SeekFrom::End(-1))?;
+                file.read_exact(&mut last)?;
+            }
+            if last != [b'\n'] {
+                file.write_all(b"\n")?;
+            }
+            Ok(file)
+        };
+        let file = open().with_context(|| format!("cannot open {}", path.display()))?;
         // The first request of a turn is written whole: a turn can be read by itself.
         Ok(Self { path, file, turn, last: String::new(), reply: Vec::new() })
     }
@@ -110,9 +123,9 @@ pub fn read(folder: &Path, session: &str, turn: Option<u64>) -> Result<Vec<Excha
     for path in [path.with_extension("old"), path] {
         let Ok(file) = File::open(&path) else { continue };
         let mut last = String::new();
-        for line in BufReader::new(file).lines() {
+        for line in BufReader::new(file).split(b'\n') {
             let line = line.with_context(|| format!("cannot read {}", path.display()))?;
-            match serde_json::from_str(&line) {
+            match serde_json::from_slice(&line) {
                 Ok(Line::Sent { at, turn: number, same, rest }) => {
                     let request = format!("{}{rest}", last.get(..same).unwrap_or_default());
                     request.clone_into(&mut last);
@@ -156,6 +169,9 @@ mod tests {
         first.sent(&format!("{long}öü")).unwrap();
         first.raw(b"fine").unwrap();
         drop(first);
+        // A kill in the middle of a line, and of a character.
+        let mut file = OpenOptions::new().append(true).open(path(folder.path(), "s")).unwrap();
+        file.write_all(b"{\"sent\":{\"at\":\"\xc3").unwrap();
         let mut second = Recorder::open(folder.path(), "s", 2).unwrap();
         second.sent("{}").unwrap();
         drop(second);

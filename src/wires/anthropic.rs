@@ -52,14 +52,14 @@ impl Protocol for Anthropic {
                 "stream": true}),
             Value::Object(endpoint.body.clone()),
             json!({"tools": request.tools.iter().map(tool).collect::<Vec<_>>(),
-                "system": system, "messages": messages(request.messages)}),
+                "system": system, "messages": messages(endpoint, request.messages)}),
         ])
     }
 }
 
-fn messages(messages: &[Message]) -> Value {
+fn messages(endpoint: &Endpoint, messages: &[Message]) -> Value {
     let mut written = Vec::new();
-    for turn in turns(messages, WIRE) {
+    for turn in turns(messages, WIRE, &endpoint.spec) {
         let (role, mut content): (_, Vec<Value>) = match turn {
             Turn::User { results, texts } => {
                 let texts = texts.iter().map(|text| json!({"type": "text", "text": text}));
@@ -260,7 +260,7 @@ mod tests {
     use crate::wires::protocol::tests::{call, endpoint, replay, replay_chunks};
 
     fn reply(blocks: Vec<Block>) -> Message {
-        let (stop, model, usage) = (Stop::End, String::new(), Usage::default());
+        let (stop, model, usage) = (Stop::End, "test:model".to_owned(), Usage::default());
         Message::Assistant(Assistant { blocks, stop, model, usage })
     }
 

@@ -55,17 +55,17 @@ impl Protocol for OpenAi {
                 "stream_options": {"include_usage": true}}),
             Value::Object(endpoint.body.clone()),
             json!({"tools": request.tools.iter().map(tool).collect::<Vec<_>>(),
-                "messages": messages(request)}),
+                "messages": messages(endpoint, request)}),
         ])
     }
 }
 
-fn messages(request: &Request<'_>) -> Value {
+fn messages(endpoint: &Endpoint, request: &Request<'_>) -> Value {
     let mut written = Vec::new();
     if !request.system.trim().is_empty() {
         written.push(json!({"role": "system", "content": request.system}));
     }
-    for turn in turns(request.messages, WIRE) {
+    for turn in turns(request.messages, WIRE, &endpoint.spec) {
         match turn {
             Turn::User { results, texts } => {
                 written.extend(results.into_iter().map(|result| {

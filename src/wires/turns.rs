@@ -26,8 +26,9 @@ pub enum Turn<'a> {
     Assistant(Vec<&'a Block>),
 }
 
-/// Fold a conversation into turns. `wire` says whose opaque blocks are kept.
-pub fn turns<'a>(messages: &'a [Message], wire: &str) -> Vec<Turn<'a>> {
+/// Fold a conversation into turns for this model on this wire. Opaque blocks are kept only
+/// where the same model made them: others refuse its signatures, or even the field.
+pub fn turns<'a>(messages: &'a [Message], wire: &str, model: &str) -> Vec<Turn<'a>> {
     let mut turns = Vec::new();
     for message in messages {
         match message {
@@ -35,8 +36,9 @@ pub fn turns<'a>(messages: &'a [Message], wire: &str) -> Vec<Turn<'a>> {
             Message::Note(text) => say(&mut turns, Cow::from(format!("{NOTE}{text}"))),
             Message::Results(new) => user(&mut turns).0.extend(new),
             Message::Assistant(reply) => {
+                let own = reply.model == model;
                 let mut blocks: Vec<_> =
-                    reply.blocks.iter().filter(|block| speaks_to(wire, block)).collect();
+                    reply.blocks.iter().filter(|block| speaks_to(wire, own, block)).collect();
                 // A reply of nothing but thinking is refused by providers; it said nothing.
                 if blocks.iter().all(|block| matches!(block, Block::Opaque { .. })) {
                     continue;
@@ -60,11 +62,11 @@ pub fn output(result: &CallResult) -> &str {
     if result.text.trim().is_empty() { "(no output)" } else { &result.text }
 }
 
-fn speaks_to(wire: &str, block: &Block) -> bool {
+fn speaks_to(wire: &str, own: bool, block: &Block) -> bool {
     match block {
         Block::Text(text) => !text.trim().is_empty(),
         Block::Call(_) => true,
-        Block::Opaque { wire: from, .. } => from == wire,
+        Block::Opaque { wire: from, .. } => own && from == wire,
     }
 }
 
@@ -122,7 +124,8 @@ mod tests {
             user(" "),
             reply(vec![opaque("here"), opaque("there"), Block::Text("c".to_owned())]),
         ];
-        let turns = turns(&messages, "here");
+        assert_eq!(texts(&turns(&messages, "here", "another")[1]).len(), 1, "another model's");
+        let turns = turns(&messages, "here", "");
         assert_eq!(turns.len(), 2);
         assert_eq!(texts(&turns[0]), ["a", "[fledgling] b", "(an empty message)"]);
         assert_eq!(texts(&turns[1]).len(), 2, "a foreign opaque block stays at home");
@@ -131,6 +134,6 @@ mod tests {
     #[test]
     fn the_first_turn_is_the_users() {
         let messages = [reply(vec![Block::Text("a".to_owned())])];
-        assert!(matches!(turns(&messages, "")[..], [Turn::User { .. }, Turn::Assistant(_)]));
+        assert!(matches!(turns(&messages, "", "")[..], [Turn::User { .. }, Turn::Assistant(_)]));
     }
 }

@@ -297,9 +297,15 @@ fn on_a_full_disk(home: &Home, args: &[&str], limit: u64) -> Process {
 
 #[test]
 fn a_transcript_that_cannot_be_written_ends_the_turn() {
-    let (server, home) = fine();
-    let long = home.run(&["run", "--session", "s"]).stdin("long words ".repeat(30_000));
-    long.stdout("Fine.\n").stderr_any().check();
+    // A long reply, and a short message: what is said goes through state.db as well.
+    let server = Server::start();
+    let home = Home::new().with_openai(&server).config(&format!(
+        "model = \"big\"\n[models.big]\nwire = \"openai\"\nname = \"m\"\nwindow = 1000000\n\
+         base_url = \"{}/v1\"\nkey = \"OPENAI_API_KEY\"\n",
+        server.url()
+    ));
+    server.queue(Reply::text(&"long words ".repeat(30_000)));
+    home.run(&["run", "--session", "s", "hi"]).stdout_any().stderr_any().check();
     let path = home.path("sessions/s.jsonl");
     let size = fs::metadata(&path).expect("a transcript").len();
     assert!(size > 300_000, "{size}");
@@ -319,6 +325,7 @@ fn a_transcript_that_cannot_be_written_ends_the_turn() {
     assert_eq!(ran.stderr.matches("the wire log is incomplete").count(), 1, "{ran}");
     assert_eq!(home.read("ran"), None);
     // With room again all goes on, and what was refused does not come back by itself.
+    server.queue(Reply::text("Fine."));
     turn(&home, "and now?");
     assert!(last(&server).heard().contains("and now?"));
 }

@@ -535,6 +535,33 @@ fn an_ended_session_takes_no_message() {
     two.a.asked(1);
 }
 
+/// As a kill leaves them: one message that nobody answered, one that the transcript has.
+#[test]
+fn what_waits_is_said_and_goes_with_its_session() {
+    let two = Two::new();
+    two.a.queue(Reply::text("Hello."));
+    let run = ["run", "--session", "s", "--model", "a", "hi"];
+    two.home.run(&run).stdout("Hello.\n").stderr_any().check();
+    let key = two.transcript("s").lines().find_map(|line| {
+        let entry: Value = serde_json::from_str(line).expect("JSON");
+        Some(entry.pointer("/user/incoming/key").or(entry.get("key"))?.as_str()?.to_owned())
+    });
+    let state = rusqlite::Connection::open(two.home.path("state.db")).expect("a database");
+    for key in [key.as_deref().expect("a message's key"), "one", "two"] {
+        let sql = "INSERT INTO inbox (key, session, origin, text, steer, at)
+            VALUES (?, 's', 'owner', 'more', 1, '2026-01-01')";
+        state.execute(sql, [key]).expect("an inbox");
+    }
+    two.home
+        .run(&["sessions"])
+        .stdout_any()
+        .stderr_holds(&["2 messages wait in session s"])
+        .check();
+    let said = "Session s is ended; its transcript stays. 2 messages that waited were dropped.";
+    two.home.run(&["end", "s"]).stderr_holds(&[said]).check();
+    two.home.run(&["sessions"]).stdout_any().check();
+}
+
 #[test]
 fn what_is_asked_of_a_host_can_be_read_by_machines() {
     let two = Two::new();

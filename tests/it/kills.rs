@@ -129,6 +129,39 @@ fn between_a_result_and_the_next_reply() {
     });
 }
 
+/// Whether what a killed host started takes its time or, its supervisor being stopped, does
+/// not end at all.
+#[test]
+fn what_a_command_still_writes_is_not_the_owners() {
+    for stopped in [false, true] {
+        let server = Server::start();
+        let home = Home::new().with(Wire::Anthropic, &server);
+        server.queue(Reply::text("Ready."));
+        home.run(&run("get ready", &[])).stdout("Ready.\n").stderr_any().check();
+        let told = Fifo::make(&home.workspace("told"));
+        let command = "trap '' TERM; echo $$ $PPID > told; while :; do echo $((i++)) > w; done";
+        server.queue(Reply::new().bash(command));
+        let process = home.spawn(&run("the task", &[]));
+        let line = told.line();
+        let (bash, supervisor) = line.trim().split_once(' ').expect("two numbers");
+        let (bash, supervisor) = (Watched::of(bash), Watched::of(supervisor));
+        let stop = stopped.then(|| Stop::new(&supervisor));
+        process.kill();
+        let gate = Gate::new();
+        server.queue(Reply::new().wait(&gate).and("Here again."));
+        let next = home.spawn(&run("what happened?", &[]));
+        gate.reached();
+        drop(stop);
+        bash.gone();
+        gate.open();
+        let ran = next.end();
+        let owners = home.git(&["log", "--author=owner@localhost", "--name-only"]);
+        assert!(!owners.contains("\nw\n"), "{owners}");
+        assert_eq!(ran.stderr.contains("does not end"), stopped, "{ran}");
+        assert_eq!(home.git(&["status", "--porcelain"]), "");
+    }
+}
+
 #[test]
 fn again_and_again() {
     on_both(|server, home| {
@@ -192,6 +225,32 @@ impl Watched {
         // SAFETY: there is one structure, and it outlives the call.
         let ready = unsafe { libc::poll(&raw mut poll, 1, bound) };
         assert_eq!(ready, 1, "process {} outlived the killed run", self.1);
+    }
+
+    fn signal(&self, signal: libc::c_int) -> std::io::Result<()> {
+        let fd = self.0.as_raw_fd();
+        // SAFETY: no memory is involved.
+        match unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, signal, 0, 0) } {
+            0 => Ok(()),
+            _ => Err(std::io::Error::last_os_error()),
+        }
+    }
+}
+
+/// While it lives, a process does nothing.
+struct Stop<'a>(&'a Watched);
+
+impl<'a> Stop<'a> {
+    fn new(process: &'a Watched) -> Self {
+        process.signal(libc::SIGSTOP).expect("it runs");
+        Self(process)
+    }
+}
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        // It may have been killed meanwhile.
+        let _ = self.0.signal(libc::SIGCONT);
     }
 }
 

@@ -233,6 +233,8 @@ async fn serve(State(shared): State<Arc<Shared>>, request: Request) -> Response 
             let known = keys.iter().any(|name| head.headers.contains_key(*name));
             return if known { models() } else { refused(401, "no key") };
         }
+        // Only llama.cpp has it; whoever asks must do without.
+        ("GET", "/props") => return refused(404, "nothing is at /props"),
         _ => {
             shared.lock().faults.push(format!("nothing is at {method} {path}"));
             return refused(404, &format!("nothing is at {method} {path}"));

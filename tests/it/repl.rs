@@ -455,9 +455,14 @@ fn a_summary_can_be_asked_for_and_stopped() {
     terminal.send(CTRL_C);
     terminal.wait_text("\ninterrupted\n");
     server.allow_prefix_change();
-    server.queue(Reply::text("They said hello."));
+    server.queue(Reply::text("They said hello.").usage([3_000, 400, 0, 0]));
     terminal.send("/compact\r");
     terminal.wait_text("Summarised: ");
+    let ran = home.run(&["usage", "--json"]).stdout_any().stderr_any().check();
+    let used: serde_json::Value = serde_json::from_str(&ran.stdout).expect("JSON");
+    // The turn's own are few.
+    assert!(used["input"].as_u64() >= Some(3_000) && used["output"].as_u64() >= Some(400));
+    assert_eq!(used["turns"], 1, "{used}");
 }
 
 #[test]

@@ -121,6 +121,20 @@ fn a_refusal_and_an_empty_reply_are_said_and_not_asked_again() {
 }
 
 #[test]
+fn calls_of_a_refused_reply_are_not_carried_out() {
+    on_both(|_, server, home| {
+        server.queue(Reply::new().bash("touch ran").stop("refusal"));
+        let run = home.run(&["run", "--session", "s", "one"]).code(1).stdout_any();
+        run.stderr_holds(&["declined"]).check();
+        assert_eq!(home.read("ran"), None);
+        server.queue(Reply::text("Yes?"));
+        home.run(&["run", "--session", "s", "two"]).stdout("Yes?\n").stderr_any().check();
+        let results = server.asked(2)[1].results();
+        assert!(results[0].contains("not executed: the reply was declined"), "{results:?}");
+    });
+}
+
+#[test]
 fn a_wrong_key_is_tried_once() {
     on_both(|_, server, home| {
         server.queue(Reply::error(401, "authentication_error", "no such api key"));
@@ -493,4 +507,30 @@ fn odd_calls() -> Vec<(&'static str, Vec<String>)> {
             .concat(),
         ),
     ]
+}
+
+#[test]
+fn a_start_takes_away_old_outputs() {
+    let home = Home::new();
+    let model = home.script(&[json!({ "text": "Hi." })]);
+    let run = || home.run(&["run", "--model", &model, "hello"]).stdout("Hi.\n").stderr_any();
+    run().check();
+    let folder = home.path("scratch/output");
+    std::fs::create_dir_all(&folder).unwrap();
+    let old = std::fs::File::create(folder.join("bash-0.txt")).unwrap();
+    let month = std::time::Duration::from_secs(30 * 24 * 60 * 60);
+    old.set_modified(std::time::SystemTime::now() - month).unwrap();
+    std::fs::File::create(folder.join("bash-1.txt")).unwrap();
+    run().check();
+    assert!(!folder.join("bash-0.txt").exists() && folder.join("bash-1.txt").exists());
+}
+
+#[test]
+fn a_home_that_no_path_can_hold_is_named() {
+    let home = Home::new();
+    let model = home.script(&[json!({ "text": "Hi." })]);
+    let other = home.cwd().join("a:b");
+    let other = other.to_str().expect("a path in UTF-8");
+    let run = home.run(&["run", "--home", other, "--model", &model, "hello"]);
+    run.code(1).stderr_holds(&[&format!("{other} has a colon in it"), "--home DIR"]).check();
 }

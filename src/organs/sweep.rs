@@ -1,0 +1,135 @@
+//! Takes away what nobody looks at any more: whole outputs of old tool calls, and what went
+//! over the wire in conversations long past.
+//!
+//! Owns how much of it is kept. Deletes nothing else, and nothing through a symlink: hands
+//! can write in scratch. Knows no transcripts; those stay for good.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use crate::organs::home::Home;
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+/// Bytes of either kind that are kept: a few of the largest outputs there can be, or the
+/// wire logs of a dozen busy sessions.
+const KEPT: u64 = 1 << 30;
+/// A model reads a whole output soon after the call, or never.
+const OUTPUT_AGE: Duration = DAY.saturating_mul(14);
+/// A wire log is looked into while its conversation goes on, and a little longer.
+const WIRE_AGE: Duration = DAY.saturating_mul(30);
+
+/// Files with one stem: a log and the one put aside before it.
+#[derive(Default)]
+struct Group {
+    paths: Vec<PathBuf>,
+    size: u64,
+    written: Option<SystemTime>,
+}
+
+/// Sweep a home. Blocks. What cannot be deleted is left to the next start.
+pub fn sweep(home: &Home) {
+    sweep_within(home, KEPT, SystemTime::now());
+}
+
+fn sweep_within(home: &Home, kept: u64, now: SystemTime) {
+    let output = |name: &str| name.starts_with("bash-") && name.ends_with(".txt");
+    let outputs = groups(&home.scratch().join("output"), output);
+    drop_from(outputs, kept, |beyond, written| beyond || old(written, OUTPUT_AGE, now));
+    let log = |name: &str| name.ends_with(".jsonl") || name.ends_with(".old");
+    let logs = groups(&home.wire(), log);
+    drop_from(logs, kept, |beyond, written| beyond && old(written, WIRE_AGE, now));
+}
+
+/// The groups of a folder, the latest first.
+fn groups(folder: &Path, wanted: impl Fn(&str) -> bool) -> Vec<Group> {
+    let real = fs::symlink_metadata(folder).is_ok_and(|metadata| metadata.is_dir());
+    let entries = real.then(|| fs::read_dir(folder).ok()).flatten();
+    let mut groups: BTreeMap<OsString, Group> = BTreeMap::new();
+    for entry in entries.into_iter().flatten().flatten() {
+        let (path, Ok(metadata)) = (entry.path(), entry.metadata()) else { continue };
+        if metadata.is_file() && entry.file_name().to_str().is_some_and(&wanted) {
+            let stem = path.file_stem().unwrap_or_default().to_owned();
+            let group = groups.entry(stem).or_default();
+            group.paths.push(path);
+            group.size += metadata.len();
+            group.written = group.written.max(metadata.modified().ok());
+        }
+    }
+    let mut groups: Vec<_> = groups.into_values().collect();
+    groups.sort_by_key(|group| std::cmp::Reverse(group.written));
+    groups
+}
+
+/// Delete those that may go, by whether they lie beyond what is kept and when they were
+/// written.
+fn drop_from(groups: Vec<Group>, kept: u64, goes: impl Fn(bool, Option<SystemTime>) -> bool) {
+    let mut total = 0;
+    for group in groups {
+        total += group.size;
+        if goes(total > kept, group.written) {
+            group.paths.iter().for_each(|path| _ = fs::remove_file(path));
+        }
+    }
+}
+
+fn old(written: Option<SystemTime>, age: Duration, now: SystemTime) -> bool {
+    // What is from the future is not old.
+    written.and_then(|written| now.duration_since(written).ok()).is_some_and(|since| since > age)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_old_or_too_much_goes() {
+        let temp = tempfile::tempdir().unwrap();
+        let home = Home::resolve(Some(temp.path().to_owned())).unwrap();
+        let now = SystemTime::now();
+        let file = |path: &str, size: usize, days: u32| {
+            let path = temp.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(&path, vec![b'x'; size]).unwrap();
+            let file = fs::File::options().write(true).open(&path).unwrap();
+            file.set_modified(now - DAY * days).unwrap();
+        };
+        let left = |folder: &str| {
+            let entries = fs::read_dir(temp.path().join(folder)).unwrap();
+            let mut names: Vec<_> =
+                entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+            names.sort();
+            names
+        };
+        for (name, size, days) in
+            [("bash-1.txt", 6, 1), ("bash-2.txt", 4, 2), ("bash-3.txt", 1, 3), ("mine.txt", 50, 99)]
+        {
+            file(&format!("scratch/output/{name}"), size, days);
+        }
+        // The one put aside is old, its session is not; and what fits stays, however old.
+        let logs = [("busy.old", 6, 60), ("busy.jsonl", 2, 1), ("kept.jsonl", 2, 50)];
+        let more = [("lost.jsonl", 2, 70), ("lost.old", 2, 80), ("notes", 9, 99)];
+        for (name, size, days) in logs.into_iter().chain(more) {
+            file(&format!("wire/{name}"), size, days);
+        }
+        sweep_within(&home, 10, now);
+        assert_eq!(left("scratch/output"), ["bash-1.txt", "bash-2.txt", "mine.txt"]);
+        assert_eq!(left("wire"), ["busy.jsonl", "busy.old", "kept.jsonl", "notes"]);
+
+        // Large but young logs stay; outputs go with age alone.
+        file("wire/young.jsonl", 50, 29);
+        sweep_within(&home, 100, now + DAY * 13);
+        assert_eq!(left("scratch/output"), ["bash-1.txt", "mine.txt"]);
+        sweep_within(&home, 10, now);
+        assert_eq!(left("wire"), ["busy.jsonl", "busy.old", "notes", "young.jsonl"]);
+
+        // Not through a symlink.
+        fs::rename(temp.path().join("scratch/output"), temp.path().join("elsewhere")).unwrap();
+        let link = temp.path().join("scratch/output");
+        std::os::unix::fs::symlink(temp.path().join("elsewhere"), link).unwrap();
+        sweep_within(&home, 0, now);
+        assert_eq!(left("elsewhere"), ["bash-1.txt", "mine.txt"]);
+    }
+}
