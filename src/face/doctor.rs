@@ -17,37 +17,30 @@ use crate::organs::models::NoModel;
 use crate::organs::prompt::{RIGHTS, Sources};
 use crate::organs::sessions;
 
-/// How one check came out.
-enum Found {
-    Good(String),
-    Note(String),
-    Bad(String),
-}
-
 /// Run all checks. The exit code is 0 when nothing is wrong.
 pub async fn doctor(settings: impl FnOnce() -> Result<Settings>) -> Result<u8> {
     let screen = Screen::of(Place::Out);
     let mut bad = 0;
-    let mut report = |what: &str, found: Found| -> Result<()> {
-        let (mark, text) = match found {
-            Found::Good(text) => ("ok  ".to_owned(), text),
-            Found::Note(text) => ("note".to_owned(), text),
-            Found::Bad(text) => {
-                bad += 1;
-                (screen.warn("BAD "), text)
-            }
-        };
-        Ok(write(Place::Out, &format!("{mark} {what:10} {}", clean(&text)))?)
+    let say = |mark: &str, what: &str, text: &str| {
+        write(Place::Out, &format!("{mark} {what:10} {}", clean(text)))
+    };
+    let note = |what: &str, text: &str| say("note", what, text);
+    let mut report = |what: &str, found: Result<String, String>| match found {
+        Ok(text) => say("ok  ", what, &text),
+        Err(text) => {
+            bad += 1;
+            say(&screen.warn("BAD "), what, &text)
+        }
     };
     let settings = match settings() {
         Ok(settings) => settings,
         Err(error) => {
-            report("settings", Found::Bad(format!("{error:#}")))?;
+            report("settings", Err(format!("{error:#}")))?;
             return Ok(1);
         }
     };
     let Settings { home, catalog, safe, model: chosen, .. } = settings.clone();
-    report("settings", Found::Good("config.toml and secrets.toml can be read".to_owned()))?;
+    report("settings", Ok("config.toml and secrets.toml can be read".to_owned()))?;
     report("home", permissions(&home))?;
     for program in ["bash", "git"] {
         report(program, on_path(program))?;
@@ -59,57 +52,58 @@ pub async fn doctor(settings: impl FnOnce() -> Result<Settings>) -> Result<u8> {
         };
         Ok::<_, NoModel>(catalog.model(&spec).await?.name().to_owned())
     };
-    let model = model.await.map_or_else(|error| Found::Note(error.to_string()), Found::Good);
-    report("model", model)?;
-    report("hands", Found::Note(RIGHTS.to_owned()))?;
+    match model.await {
+        Ok(name) => report("model", Ok(name))?,
+        Err(error) => note("model", &error.to_string())?,
+    }
+    note("hands", RIGHTS)?;
     let link = match Link::establish(|| Ok(settings)).await {
         Ok(link) => link,
         Err(error) => {
-            report("host", Found::Bad(format!("{error:#}")))?;
+            report("host", Err(format!("{error:#}")))?;
             return Ok(1);
         }
     };
     if link.host().is_some() {
-        report("host", Found::Good("no other process hosts this home".to_owned()))?;
+        report("host", Ok("no other process hosts this home".to_owned()))?;
         for text in link.take_notices() {
-            report("host", Found::Note(text))?;
+            note("host", &text)?;
         }
         for listed in sessions::list(&home)? {
             if let Err(error) = readable(&home.transcript(&listed.name)) {
-                report("session", Found::Bad(error))?;
+                report("session", Err(error))?;
             }
         }
     } else {
-        report("host", Found::Good("another process hosts this home, and answers".to_owned()))?;
+        report("host", Ok("another process hosts this home, and answers".to_owned()))?;
     }
     run::leave(&link, false).await?;
     for text in Sources::new(home, safe).prompt().notices {
-        report("prompt", Found::Note(text))?;
+        note("prompt", &text)?;
     }
     Ok(u8::from(bad > 0))
 }
 
-fn permissions(home: &crate::organs::home::Home) -> Found {
+fn permissions(home: &crate::organs::home::Home) -> Result<String, String> {
     use std::os::unix::fs::PermissionsExt as _;
     for name in ["config.toml", "secrets.toml", "door.key"] {
         let path = home.file(name);
         if let Ok(metadata) = std::fs::metadata(&path)
             && metadata.permissions().mode() & 0o077 != 0
         {
-            return Found::Bad(format!("others may read {0}; run: chmod 600 {0}", path.display()));
+            return Err(format!("others may read {0}; run: chmod 600 {0}", path.display()));
         }
     }
-    Found::Good(home.path().display().to_string())
+    Ok(home.path().display().to_string())
 }
 
-fn on_path(program: &str) -> Found {
+fn on_path(program: &str) -> Result<String, String> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let found =
         std::env::split_paths(&path).map(|folder| folder.join(program)).find(|file| file.is_file());
-    found.map_or_else(
-        || Found::Bad(format!("{program} is not on PATH: install it")),
-        |file| Found::Good(file.display().to_string()),
-    )
+    found
+        .map(|file| file.display().to_string())
+        .ok_or_else(|| format!("{program} is not on PATH: install it"))
 }
 
 fn readable(path: &Path) -> Result<(), String> {
