@@ -25,7 +25,12 @@ fn main() -> ExitCode {
     let cli = cli::Cli::parse();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let done = match runtime {
-        Ok(runtime) => runtime.block_on(cli.run(keys)),
+        Ok(runtime) => {
+            let done = runtime.block_on(cli.run(keys));
+            // Whoever left at once must not wait for what still blocks a thread.
+            runtime.shutdown_background();
+            done
+        }
         Err(error) => Err(anyhow::Error::new(error).context("cannot start the runtime")),
     };
     match done {
@@ -36,7 +41,9 @@ fn main() -> ExitCode {
             if error.downcast_ref().is_some_and(broken) {
                 return ExitCode::SUCCESS;
             }
-            let _ = face::screen::write(face::screen::Place::Err, &format!("fledgling: {error:#}"));
+            // A server's words, or a file's, may stand in it.
+            let told = face::clean::clean(&format!("fledgling: {error:#}"));
+            let _ = face::screen::write(face::screen::Place::Err, &told);
             ExitCode::from(code_of(&error))
         }
     }

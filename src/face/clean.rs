@@ -4,6 +4,7 @@
 //! and tabs, so that no text can move the cursor, set the clipboard, retitle the window or
 //! pass for another text. Does not know where the text comes from or how it is laid out.
 
+use serde::Serialize;
 use unicode_width::UnicodeWidthStr;
 use vte::{Parser, Perform};
 
@@ -45,6 +46,24 @@ pub fn line(text: &str, width: usize) -> String {
 /// A line of a table, cleaned and cut to `width` columns; its spaces stay.
 pub fn row(text: &str, width: usize) -> String {
     cut(&clean(text).replace('\n', " "), width)
+}
+
+/// A value as a line of JSON in which everything that `clean` would take out, and every
+/// other character that a terminal does not show, stands as `\uXXXX`: to whoever reads JSON
+/// the same.
+pub fn json_line(value: &impl Serialize) -> serde_json::Result<String> {
+    let mut line = String::new();
+    for c in serde_json::to_string(value)?.chars() {
+        if c.is_control()
+            || invisible(c)
+            || matches!(c, '\u{200c}'..='\u{200d}' | '\u{2028}'..='\u{2029}')
+        {
+            line.extend(c.encode_utf16(&mut [0; 2]).iter().map(|unit| format!("\\u{unit:04x}")));
+        } else {
+            line.push(c);
+        }
+    }
+    Ok(line)
 }
 
 fn cut(line: &str, width: usize) -> String {
@@ -157,6 +176,16 @@ mod tests {
         let family = "👩\u{200d}👩\u{200d}👧 ❤\u{fe0f}\u{200d}🔥 می\u{200c}خواهم";
         assert_eq!(clean(family), family);
         assert_eq!(clean("pay\u{200d}pal\u{200c}.com \u{200d}é é\u{200d}"), "paypal.com é é");
+    }
+
+    #[test]
+    fn json_shows_nothing_raw_and_is_the_same() {
+        let value = serde_json::json!({"a\u{9b}": "é日\n\x1b\x7f\u{85}\u{202e}\u{200d}\u{2028}\u{feff}\u{e0041}🔥"});
+        let line = json_line(&value).unwrap();
+        let shown =
+            r#"{"a\u009b":"é日\n\u001b\u007f\u0085\u202e\u200d\u2028\ufeff\udb40\udc41🔥"}"#;
+        assert_eq!(line, shown);
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&line).unwrap(), value);
     }
 
     #[test]

@@ -70,7 +70,7 @@ pub async fn welcome(settings: &mut Settings) -> Result<Welcome> {
                 keys::store(&settings.home.file("secrets.toml"), name, key)?;
                 settings.catalog = catalog;
                 let kept = "The key is kept in secrets.toml, readable by you alone.";
-                say(&format!("It works: {model}. {kept}"))?;
+                say(&format!("It works: {}. {kept}", clean(&model)))?;
                 return Ok(Welcome::Ready);
             }
             Err(why) => say(&screen.warn(&clean(&format!("That did not work: {why}"))))?,

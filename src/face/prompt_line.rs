@@ -317,7 +317,7 @@ impl Completer for Assist {
         _: &rustyline::Context<'_>,
     ) -> rustyline::Result<(usize, Vec<Pair>)> {
         let typed = &line[..at];
-        let (start, names) = if typed.starts_with('/') && !typed.contains([' ', '\t']) {
+        let (start, known) = if typed.starts_with('/') && !typed.contains([' ', '\t']) {
             (0, self.commands.iter().map(|(name, _)| (*name).to_owned()).collect())
         } else if let Some(command) = SESSION_COMMANDS.iter().find(|name| typed.starts_with(*name))
         {
@@ -329,7 +329,7 @@ impl Completer for Assist {
         let word = &typed[start..];
         let pair = |name: String| Pair { replacement: format!("{name} "), display: name };
         let mut found: Vec<_> =
-            names.into_iter().filter(|name| name.starts_with(word)).map(pair).collect();
+            known.into_iter().filter(|name| name.starts_with(word)).map(pair).collect();
         if found.is_empty() {
             found = self.paths(word);
         }

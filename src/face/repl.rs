@@ -46,17 +46,34 @@ pub async fn repl(mut settings: Settings, session: Option<String>, json: bool) -
     let prompt = PromptLine::start(&home, &commands::COMMANDS)?;
     let (tell, told) = unbounded_channel();
     let view = TurnView::new(screen);
-    let mine = Vec::new();
-    let held = false;
-    let mut repl =
-        Repl { home, link, model, session, heard, view, screen, prompt, tell, told, mine, held };
-    let ended = repl.talk().await;
-    let Repl { prompt, link, .. } = repl;
+    let (mine, held, hosts) = (Vec::new(), false, 0);
+    let mut repl = Repl {
+        home,
+        link,
+        model,
+        session,
+        heard,
+        view,
+        screen,
+        prompt,
+        tell,
+        told,
+        hosts,
+        mine,
+        held,
+    };
+    let mut ended = repl.talk().await;
+    let Repl { mut prompt, link, .. } = repl;
     let running = link.host().map(|host| host.running()).unwrap_or_default();
     if !running.is_empty() {
         prompt.print(&format!("Stopping what still runs here: {}.", running.join(", ")));
     }
-    link.stop_all().await;
+    tokio::select! {
+        () = link.stop_all() => {}
+        () = run::interrupted() => ended = Err(run::left().into()),
+        // While a line is read, Ctrl-C is a key.
+        Some(Typed::Stop | Typed::Abandon) = prompt.typed.recv() => ended = Err(run::left().into()),
+    }
     prompt.finish();
     ended
 }
@@ -66,6 +83,9 @@ enum Wake {
     Typed(Typed),
     Heard(Option<Answer>),
     Told(String),
+    /// What was said to a host that ended without a last word on it, and how many had ended
+    /// before. The key in it makes it safe to say it again.
+    Unheard(Verb, usize),
     Slow(Vec<Shown>),
     Signal,
 }
@@ -80,9 +100,11 @@ struct Repl {
     view: TurnView,
     screen: Screen,
     prompt: PromptLine,
-    /// For what comes back from questions on the side, ready to print.
-    tell: UnboundedSender<String>,
-    told: UnboundedReceiver<String>,
+    /// For what comes back from questions on the side.
+    tell: UnboundedSender<Wake>,
+    told: UnboundedReceiver<Wake>,
+    /// How many hosts have ended.
+    hosts: usize,
     /// What was said here and has not been heard of since.
     mine: Vec<String>,
     /// Whether the next prompt waits for an answer, as it does on a dumb terminal.
@@ -101,7 +123,7 @@ impl Repl {
             let wake = tokio::select! {
                 typed = self.prompt.typed.recv() => Wake::Typed(typed.unwrap_or(Typed::Leave)),
                 answer = self.heard.recv() => Wake::Heard(answer),
-                Some(told) = self.told.recv() => Wake::Told(told),
+                Some(told) = self.told.recv() => told,
                 lines = self.view.slow() => Wake::Slow(lines),
                 _ = interrupt.recv() => Wake::Typed(self.prompt.pressed()),
                 _ = terminate.recv() => Wake::Signal,
@@ -133,6 +155,15 @@ impl Repl {
                     self.release();
                 }
                 Wake::Slow(lines) => self.show(lines),
+                Wake::Unheard(verb, hosts) => {
+                    // That its host ended may be heard here first.
+                    if hosts == self.hosts {
+                        self.take_over().await?;
+                    }
+                    if let Err(error) = self.send(verb).await {
+                        self.complain(&error);
+                    }
+                }
             }
         }
     }
@@ -178,6 +209,7 @@ impl Repl {
 
     /// The host ended: find the next one, or become it, and go on.
     async fn take_over(&mut self) -> Result<()> {
+        self.hosts += 1;
         self.link.again().await?;
         let next = if self.link.host().is_some() { "this terminal" } else { "another process" };
         let mut lines = vec![format!("The host ended; {next} hosts now.")];
@@ -263,7 +295,7 @@ impl Repl {
                 let chosen = views::ask(&self.link, Verb::Choose { session, model }).await?;
                 // From now on the choice counts, not what the command line named.
                 self.model = None;
-                let name = chosen["model"].as_str().unwrap_or_default();
+                let name = clean(chosen["model"].as_str().unwrap_or_default());
                 format!("This conversation now talks to {name}.")
             }
             _ => {
@@ -296,9 +328,20 @@ impl Repl {
         let key = verb::fresh_key();
         let (session, model) = (Some(self.session.clone()), self.model.clone());
         self.mine.push(text.clone());
-        // What happens in the turn is heard by watching; here only a refusal counts.
-        let verb = Verb::Run { session, text, key, model, steer: true };
-        self.beside(verb, |_| Ok(String::new())).await
+        self.send(Verb::Run { session, text, key, model, steer: true }).await
+    }
+
+    /// Ask for a turn. What happens in it is heard by watching; here only a refusal counts,
+    /// and a host that ends without a last word: then it is asked for again.
+    async fn send(&self, verb: Verb) -> Result<Next> {
+        let (tell, hosts, again) = (self.tell.clone(), self.hosts, verb.clone());
+        self.beside(verb, move |answer| {
+            if answer.is_none() {
+                let _ = tell.send(Wake::Unheard(again, hosts));
+            }
+            Ok(String::new())
+        })
+        .await
     }
 
     /// Ask the host while the conversation goes on, and tell what the answer is shown as.
@@ -314,7 +357,7 @@ impl Repl {
             let text = told.unwrap_or_else(|error| complaint(&error, screen));
             if !text.is_empty() {
                 // Nobody is left to be told when the conversation is over.
-                let _ = tell.send(text);
+                let _ = tell.send(Wake::Told(text));
             }
         });
         Ok(Next::Later)

@@ -11,7 +11,7 @@ use rusqlite::types::ValueRef;
 use serde_json::{Map, Value, json};
 use unicode_width::UnicodeWidthStr;
 
-use crate::face::clean::clean;
+use crate::face::clean::{clean, json_line};
 
 /// Bytes of a blob that are shown.
 const BLOB_SHOWN: usize = 64;
@@ -60,7 +60,7 @@ pub fn show(statement: &mut Statement<'_>, layout: Layout, out: &mut impl Write)
             }
             Layout::Json => {
                 let values = names.iter().cloned().zip(values.into_iter().map(value));
-                writeln!(out, "{}", Value::Object(values.collect::<Map<_, _>>()))?;
+                writeln!(out, "{}", json_line(&values.collect::<Map<_, _>>())?)?;
             }
         }
     }

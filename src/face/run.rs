@@ -7,9 +7,10 @@
 use std::io::{BufRead as _, IsTerminal as _, Read as _};
 
 use anyhow::{Context as _, Result};
+use tokio::sync::mpsc::{Receiver, channel};
 
 use crate::face::Refusal;
-use crate::face::clean::clean;
+use crate::face::clean::{clean, json_line};
 use crate::face::screen::{Place, Screen, write};
 use crate::face::turn_view::{Shown, TurnView};
 use crate::kernel::event::{End, Event};
@@ -43,8 +44,17 @@ pub async fn lines(settings: Settings, session: Option<String>, json: bool) -> R
     hosting(&link, RIGHTS, json)?;
     let session = sessions::chosen(&home, session)?;
     let mut code = 0;
-    for line in std::io::stdin().lock().split(b'\n') {
-        let bytes = line.context("cannot read standard input")?;
+    let mut piped = piped();
+    loop {
+        let bytes = tokio::select! {
+            bytes = piped.recv() => bytes,
+            () = interrupted() => {
+                code = exit::INTERRUPTED;
+                break;
+            }
+        };
+        let Some(bytes) = bytes else { break };
+        let bytes = bytes.context("cannot read standard input")?;
         let text = String::from_utf8_lossy(&bytes).trim().to_owned();
         match text.as_str() {
             "" => {}
@@ -56,6 +66,17 @@ pub async fn lines(settings: Settings, session: Option<String>, json: bool) -> R
     }
     leave(&link, json).await?;
     Ok(code)
+}
+
+/// The lines of standard input, read by a thread of its own: while none comes, the door is
+/// served and signals count.
+fn piped() -> Receiver<std::io::Result<Vec<u8>>> {
+    let (sender, lines) = channel(1);
+    std::thread::spawn(move || {
+        let mut lines = std::io::stdin().lock().split(b'\n');
+        while lines.next().is_some_and(|line| sender.blocking_send(line).is_ok()) {}
+    });
+    lines
 }
 
 /// Say something, and what there is to know besides, where this process is the host.
@@ -106,9 +127,18 @@ pub async fn leave(link: &Link, json: bool) -> Result<()> {
     }
     tokio::select! {
         () = link.settle() => {}
-        () = interrupted() => link.stop_all().await,
+        () = interrupted() => tokio::select! {
+            () = link.stop_all() => {}
+            () = interrupted() => return Err(left().into()),
+        }
     }
     Ok(())
+}
+
+/// Leaving was broken off. What was under way is for the next start to put right.
+pub fn left() -> Refusal {
+    let why = "left before everything was stopped; the next start tells what was cut off";
+    Refusal { why: why.to_owned(), exit: exit::INTERRUPTED }
 }
 
 /// Ask, and show the answer. The exit code; none when the host ended before its last word.
@@ -226,7 +256,7 @@ impl Output {
             _ => {}
         }
         if self.json {
-            return Ok(write(Place::Out, &serde_json::to_string(event)?)?);
+            return Ok(write(Place::Out, &json_line(event)?)?);
         }
         // A pipe gets the last reply whole and as it was written; what was said on the
         // way there is not the answer.

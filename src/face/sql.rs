@@ -118,7 +118,9 @@ impl<O: Write, N: Write> Shell<'_, O, N> {
                 _ => Ok(()),
             };
             match ran {
-                Err(error) if self.prompt => writeln!(self.notes, "error: {error:#}")?,
+                Err(error) if self.prompt => {
+                    writeln!(self.notes, "error: {}", clean::clean(&format!("{error:#}")))?;
+                }
                 ran => ran?,
             }
             if ended {

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use serde_json::Value;
 use tokio::sync::mpsc::UnboundedReceiver;
 
-use crate::face::clean::{clean, row};
+use crate::face::clean::{clean, json_line, row};
 use crate::face::screen::{Place, Screen, write};
 use crate::face::turn_view::{count, plural};
 use crate::face::{Refusal, run};
@@ -117,7 +117,7 @@ pub fn wire_text(answer: &Value, screen: Screen) -> String {
     let mut lines = Vec::new();
     for exchange in answer.as_array().into_iter().flatten() {
         let text = |name: &str| exchange[name].as_str().unwrap_or_default();
-        lines.push(screen.bold(&format!("→ turn {}, {}", exchange["turn"], text("at"))));
+        lines.push(screen.bold(&format!("→ turn {}, {}", exchange["turn"], clean(text("at")))));
         let request = serde_json::from_str::<Value>(text("request"))
             .and_then(|body| serde_json::to_string_pretty(&body))
             .unwrap_or_else(|_| text("request").to_owned());
@@ -186,9 +186,11 @@ pub fn print(
 ) -> Result<u8> {
     match (json, answer) {
         (true, Value::Array(rows)) => {
-            rows.iter().try_for_each(|row| write(Place::Out, &row.to_string()))?;
+            for row in rows {
+                write(Place::Out, &json_line(row)?)?;
+            }
         }
-        (true, answer) => write(Place::Out, &answer.to_string())?,
+        (true, answer) => write(Place::Out, &json_line(answer)?)?,
         (false, answer) => write(Place::Out, &text(answer, Screen::of(Place::Out))?)?,
     }
     Ok(0)

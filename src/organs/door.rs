@@ -10,6 +10,7 @@ use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
@@ -26,6 +27,9 @@ use crate::organs::verb::{Answer, Caller, VERSION, Verb, exit};
 
 /// Bytes of one request at most, so that nobody can fill the host's memory.
 const REQUEST_LIMIT: u64 = 64 << 20;
+
+/// Until the next try when nobody can be let in.
+const RETRY: Duration = Duration::from_millis(100);
 
 /// The first line of a connection.
 #[derive(Serialize, Deserialize)]
@@ -59,13 +63,13 @@ pub fn open(host: &Arc<Host>, home: &Home) -> Result<Open> {
     let (host, asked) = (host.clone(), Arc::new(RwLock::new(())));
     let unanswered = asked.clone();
     let task = tokio::spawn(async move {
-        // An error here is about one connection, or about too many open files: the next
-        // accept waits until there is something to accept.
         loop {
             if let Ok((stream, _)) = listener.accept().await {
                 tokio::spawn(serve(stream, host.clone(), key.clone(), unanswered.clone()));
             } else {
-                tokio::task::yield_now().await;
+                // Too many open files, and whoever knocked still stands there: at once, it
+                // would be the same.
+                tokio::time::sleep(RETRY).await;
             }
         }
     });

@@ -6,10 +6,9 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::kernel::event::{Changes, End};
@@ -21,7 +20,7 @@ use crate::organs::hand_door;
 use crate::organs::hands_lock;
 use crate::organs::home::{Home, HostLock};
 use crate::organs::lane::{Heard, Lane, What, lock};
-use crate::organs::line::Saying;
+use crate::organs::line::{Asker, Saying};
 use crate::organs::models::{Catalog, NoModel};
 use crate::organs::prompt::Sources;
 use crate::organs::report;
@@ -29,7 +28,7 @@ use crate::organs::sessions::{self, BadName};
 use crate::organs::snapshots::Snapshots;
 use crate::organs::state::State;
 use crate::organs::sweep;
-use crate::organs::verb::{Answer, Caller, Needs, Verb, exit};
+use crate::organs::verb::{Answer, Caller, Verb, exit};
 use crate::organs::wirelog;
 
 /// What a host is started with.
@@ -47,6 +46,22 @@ pub struct Settings {
     pub safe: bool,
 }
 
+/// How far a host is on its way out.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Phase {
+    #[default]
+    Open,
+    /// No turn begins any more.
+    Closing,
+    /// None runs any more either, and whoever still waits has to ask the next host.
+    Closed,
+}
+
+/// No last word goes to whoever asked: the next host has it.
+#[derive(Debug, thiserror::Error)]
+#[error("the host ends")]
+pub(super) struct Ending;
+
 /// The running host.
 pub struct Host {
     pub(super) settings: Settings,
@@ -59,6 +74,9 @@ pub struct Host {
     models: Mutex<HashMap<String, Arc<dyn Model>>>,
     lanes: Mutex<HashMap<String, Arc<Lane>>>,
     notices: Mutex<Vec<String>>,
+    phase: Mutex<Phase>,
+    /// Those who said something and wait for what comes of it.
+    pub(super) askers: Mutex<Vec<Weak<Asker>>>,
     _lock: HostLock,
 }
 
@@ -83,6 +101,8 @@ impl Host {
             models: Mutex::default(),
             lanes: Mutex::default(),
             notices: Mutex::default(),
+            phase: Mutex::default(),
+            askers: Mutex::default(),
             _lock: held,
         });
         if newborn {
@@ -178,6 +198,7 @@ impl Host {
         tokio::spawn(async move {
             let last = match host.answer(&caller, verb, &answers).await {
                 Ok(()) => Answer::Done,
+                Err(error) if error.is::<Ending>() => return,
                 Err(error) => {
                     let exit = match error.downcast_ref::<NoModel>() {
                         Some(NoModel::Nothing | NoModel::Absent(_)) => exit::NO_MODEL,
@@ -207,18 +228,17 @@ impl Host {
                 return self.run(caller, saying, answers).await;
             }
             Verb::Watch { session } => {
-                let lane = self.lane(&session);
-                let mut heard = lane.watch();
+                let (lane, mut heard) = self.watch(&session)?;
                 let begun = serde_json::json!({ "running": lane.busy() });
                 let _ = answers.send(Answer::Value(begun));
                 while let Some(Heard { what, .. }) = heard.recv().await {
                     if let What::Event(event) = what
                         && answers.send(Answer::Event(event)).is_err()
                     {
-                        break;
+                        return Ok(());
                     }
                 }
-                return Ok(());
+                return Err(Ending.into());
             }
             Verb::TakeBack { key } => {
                 self.take_back(&key)?;
@@ -229,8 +249,12 @@ impl Host {
                     Some(session) => name == session,
                     None => self.reaches(caller, name),
                 });
-                let stopped: Vec<String> =
+                let mut stopped: Vec<String> =
                     wanted.filter(|(_, lane)| lane.stop()).map(|(name, _)| name).collect();
+                stopped.extend(self.withdraw_from(|name| match &session {
+                    Some(session) => name == session,
+                    None => self.reaches(caller, name),
+                }));
                 serde_json::json!({ "stopped": stopped })
             }
             Verb::Sessions => {
@@ -278,70 +302,22 @@ impl Host {
         Ok(())
     }
 
-    /// The authority table, enforced.
-    fn check(&self, caller: &Caller, verb: &Verb) -> Result<()> {
-        verb.session().map_or(Ok(()), sessions::check_name)?;
-        let Caller::Hand(own) = caller else { return Ok(()) };
-        match verb.needs() {
-            Needs::Filtered => Ok(()),
-            Needs::Owner => anyhow::bail!("only the owner may do that"),
-            Needs::Reach(session) => {
-                anyhow::ensure!(
-                    self.reaches(caller, session),
-                    "session {session} is out of reach: from a tool call only session {own} and the sessions it started can be addressed"
-                );
-                Ok(())
-            }
-            Needs::Below(session) => {
-                anyhow::ensure!(
-                    session != own,
-                    "session {session} is the one this command runs in: its turn waits for this command, so it cannot take another; name a new session"
-                );
-                let fresh = !self.settings.home.transcript(session).exists();
-                anyhow::ensure!(
-                    self.reaches(caller, session) || (fresh && matches!(verb, Verb::Run { .. })),
-                    "session {session} is out of reach: from a tool call only sessions that {own} started can be addressed; name a new one"
-                );
-                Ok(())
-            }
-        }
-    }
-
-    /// Whether a caller may know of a session: its own, or one started from it.
-    pub(super) fn reaches(&self, caller: &Caller, session: &str) -> bool {
-        let Caller::Hand(own) = caller else { return true };
-        sessions::ancestry(&self.settings.home, session).any(|name| name == *own)
-    }
-
-    /// The session a request is about when it names none: the caller's, or the latest.
-    fn subject(&self, caller: &Caller, session: Option<String>) -> Result<String> {
-        match (session, caller) {
-            (Some(session), _) => {
-                self.existing(&session)?;
-                Ok(session)
-            }
-            (None, Caller::Hand(own)) => Ok(own.clone()),
-            (None, Caller::Owner) => {
-                let latest = sessions::latest(&self.settings.home)?;
-                latest.context(
-                    "there is no session yet; start one with `fledgling` or `fledgling run`",
-                )
-            }
-        }
-    }
-
-    fn existing(&self, session: &str) -> Result<PathBuf> {
-        let path = self.settings.home.transcript(session);
-        anyhow::ensure!(
-            path.exists(),
-            "there is no session {session:?}; `fledgling sessions` lists them"
-        );
-        Ok(path)
-    }
-
     /// The lane of a session.
     pub fn lane(&self, session: &str) -> Arc<Lane> {
         lock(&self.lanes).entry(session.to_owned()).or_default().clone()
+    }
+
+    /// The lane of a session, and everything in it from now on, until the host ends.
+    pub(super) fn watch(&self, session: &str) -> Result<(Arc<Lane>, UnboundedReceiver<Heard>)> {
+        let lane = self.lane(session);
+        let heard = lane.watch();
+        // In this order: a host that closes later finds the watcher.
+        anyhow::ensure!(self.phase() < Phase::Closed, Ending);
+        Ok((lane, heard))
+    }
+
+    pub(super) fn phase(&self) -> Phase {
+        *lock(&self.phase)
     }
 
     /// All lanes there are so far, by session.
@@ -359,17 +335,29 @@ impl Host {
 
     /// Returns when no turn runs and none waits its turn.
     pub async fn idle(&self) {
-        for (_, lane) in self.lanes() {
-            let _ = lane.gate.lock().await;
+        loop {
+            for (_, lane) in self.lanes() {
+                let _ = lane.gate.lock().await;
+            }
+            // While one lane was waited for, a turn may have begun in another.
+            if self.running().is_empty() {
+                return;
+            }
         }
     }
 
-    /// Interrupt every turn and wait for them to be recorded.
+    /// Interrupt every turn, begin none, and wait for them to be recorded. What waits its
+    /// turn stays in the inbox, and whoever asked for it finds the next host.
     pub async fn stop_all(&self) {
+        *lock(&self.phase) = Phase::Closing;
         for (_, lane) in self.lanes() {
             lane.stop();
         }
         self.idle().await;
+        *lock(&self.phase) = Phase::Closed;
+        for (_, lane) in self.lanes() {
+            lane.dismiss();
+        }
     }
 
     /// The model a message of a session goes to.

@@ -68,6 +68,11 @@ impl Lane {
         lock(&self.watchers).retain(|watcher| watcher.send(heard()).is_ok());
     }
 
+    /// Nothing more happens here: whoever watches hears that by the channel's end.
+    pub fn dismiss(&self) {
+        lock(&self.watchers).clear();
+    }
+
     /// A turn that answers these messages begins: what interrupts it.
     pub fn begin(&self, keys: &Arc<[String]>) -> Interrupt {
         let (interrupter, interrupt) = interrupt();

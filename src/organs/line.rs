@@ -4,7 +4,7 @@
 //! of one session come one after the other, and a message that may steer joins the turn
 //! under way. Knows neither doors nor how a turn is run.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, Weak};
 
 use anyhow::Result;
 use tokio::sync::mpsc::UnboundedSender;
@@ -12,11 +12,13 @@ use tokio::sync::mpsc::UnboundedSender;
 use crate::kernel::border::Inbox;
 use crate::kernel::event::{End, Event};
 use crate::kernel::message::{Incoming, Origin};
-use crate::organs::host::Host;
-use crate::organs::lane::{Heard, Lane, What};
-use crate::organs::sessions;
+use crate::organs::host::{Ending, Host, Phase};
+use crate::organs::lane::{Heard, Lane, What, lock};
 use crate::organs::state::Waiting;
 use crate::organs::verb::{Answer, Caller, exit};
+
+/// Why a message that is taken back has no answer.
+const TAKEN_BACK: &str = "taken back before its turn came";
 
 /// What somebody says; the fields of `Verb::Run`.
 #[derive(Debug)]
@@ -28,6 +30,38 @@ pub(super) struct Saying {
     pub steer: bool,
 }
 
+/// Somebody who said something and waits for what comes of it.
+#[derive(Debug)]
+pub(super) struct Asker {
+    key: String,
+    /// None while a new one is to be found.
+    session: Option<String>,
+    stage: Mutex<Stage>,
+}
+
+/// How far a message has come.
+#[derive(Debug, PartialEq, Eq)]
+enum Stage {
+    /// On its way into the inbox.
+    Coming,
+    /// Taken back on that way.
+    Withdrawn,
+    /// In the inbox, or out of it again.
+    Received,
+}
+
+impl Asker {
+    /// Take back a message that is not in the inbox yet. Whether it was not.
+    fn withdraw(&self) -> bool {
+        let mut stage = lock(&self.stage);
+        let coming = *stage == Stage::Coming;
+        if coming {
+            *stage = Stage::Withdrawn;
+        }
+        coming
+    }
+}
+
 impl Host {
     /// Say something in a session, and pass on what happens until it is answered.
     pub(super) async fn run(
@@ -37,23 +71,27 @@ impl Host {
         answers: &UnboundedSender<Answer>,
     ) -> Result<()> {
         let Saying { session, text, key, model, steer } = saying;
-        let home = &self.settings.home;
-        let session = session.map_or_else(|| sessions::fresh_name(home), Ok)?;
+        let asker = self.admit(&key, session.clone());
         let (parent, origin) = match caller {
             Caller::Owner => (None, Origin::Owner),
             Caller::Hand(own) => (Some(own.clone()), Origin::Agent(own.clone())),
         };
-        self.create_session(&session, parent, model.as_deref()).await?;
+        let session = self.create_session(session, parent, model.as_deref()).await?;
         // Somebody else may have made one of this name meanwhile.
         anyhow::ensure!(
             self.reaches(caller, &session),
             "session {session} was just started by another; name a new one"
         );
         anyhow::ensure!(!answers.is_closed(), "whoever said it is gone");
+        if *lock(&asker.stage) == Stage::Withdrawn {
+            let why = TAKEN_BACK.to_owned();
+            let _ = answers.send(Answer::Refused { why, exit: exit::INTERRUPTED });
+            return Ok(());
+        }
         let incoming = Incoming { key: key.clone(), origin, text };
-        let lane = self.lane(&session);
-        let mut heard = lane.watch();
+        let (lane, mut heard) = self.watch(&session)?;
         self.state.receive(&Waiting { incoming, steer, model }, &session)?;
+        *lock(&asker.stage) = Stage::Received;
         if !(steer && lane.busy()) {
             let host = self.clone();
             let (session, lane, key) = (session.clone(), lane.clone(), key.clone());
@@ -62,10 +100,10 @@ impl Host {
         let mut steered_into = false;
         loop {
             let heard = tokio::select! {
-                heard = heard.recv() => heard,
-                () = answers.closed() => None,
+                heard = heard.recv() => heard.ok_or(Ending)?,
+                () = answers.closed() => break,
             };
-            let Some(Heard { keys, what }) = heard else { break };
+            let Heard { keys, what } = heard;
             // A message that steered a turn is answered by that turn.
             steered_into |= steer && lane.busy();
             let own = keys.contains(&key);
@@ -88,14 +126,42 @@ impl Host {
         Ok(())
     }
 
+    /// Somebody says something: remembered as long as the answer is held.
+    fn admit(&self, key: &str, session: Option<String>) -> Arc<Asker> {
+        let stage = Mutex::new(Stage::Coming);
+        let asker = Arc::new(Asker { key: key.to_owned(), session, stage });
+        let mut askers = lock(&self.askers);
+        askers.retain(|asker| asker.strong_count() > 0);
+        askers.push(Arc::downgrade(&asker));
+        asker
+    }
+
+    /// Whether somebody waits for what comes of the message with this key.
+    fn is_awaited(&self, key: &str) -> bool {
+        lock(&self.askers).iter().filter_map(Weak::upgrade).any(|asker| asker.key == key)
+    }
+
+    /// Take back what is on its way into these sessions. The sessions' names.
+    pub(super) fn withdraw_from(&self, wanted: impl Fn(&str) -> bool) -> Vec<String> {
+        let askers = lock(&self.askers);
+        let named = askers.iter().filter_map(Weak::upgrade).filter_map(|asker| {
+            let session = asker.session.clone()?;
+            (wanted(&session) && asker.withdraw()).then_some(session)
+        });
+        named.collect()
+    }
+
     /// Take a message out of the line, or stop the turn that answers it.
     pub(super) fn take_back(&self, key: &str) -> Result<()> {
         if self.lanes().iter().any(|(_, lane)| lane.stop_answering(key)) {
             return Ok(());
         }
+        let askers: Vec<_> = lock(&self.askers).iter().filter_map(Weak::upgrade).collect();
+        if askers.iter().any(|asker| asker.key == key && asker.withdraw()) {
+            return Ok(());
+        }
         if let Some(session) = self.state.take_back(key)? {
-            let why = "taken back before its turn came".to_owned();
-            let what = What::Failed(why, exit::INTERRUPTED);
+            let what = What::Failed(TAKEN_BACK.to_owned(), exit::INTERRUPTED);
             self.lane(&session).tell(&[key.to_owned()].into(), &what);
         }
         Ok(())
@@ -106,14 +172,17 @@ impl Host {
     pub(super) async fn drain(self: Arc<Self>, session: &str, lane: &Lane, key: Option<String>) {
         let _turn = lane.gate.lock().await;
         let mut stopped = false;
-        loop {
-            let waiting = match self.state.waiting(session) {
+        // What could not be answered and nobody waits for: it stays for the next word.
+        let mut aside: Vec<String> = Vec::new();
+        while self.phase() == Phase::Open {
+            let mut waiting = match self.state.waiting(session) {
                 Ok(waiting) => waiting,
                 Err(error) => {
                     let what = What::Failed(format!("{error:#}"), exit::FAILED);
                     return lane.tell(&key.into_iter().collect(), &what);
                 }
             };
+            waiting.retain(|one| !aside.contains(&one.incoming.key));
             // What was to steer a turn that was stopped waits for the next word.
             if waiting.is_empty() || stopped && waiting.iter().all(|one| one.steer) {
                 return;
@@ -133,11 +202,19 @@ impl Host {
                 }
                 Err(error) => format!("the turn could not be carried on: {error:#}"),
             };
-            lane.tell(&keys, &What::Failed(why, exit::FAILED));
-            // Whoever asked knows: what cannot be answered must not block the line.
-            if let Err(error) = keys.iter().try_for_each(|key| self.state.taken(key)) {
+            // What cannot be answered must not block the line. Whoever is told knows.
+            let (told, unheard): (Vec<_>, Vec<_>) =
+                keys.iter().cloned().partition(|key| self.is_awaited(key));
+            lane.tell(&keys, &What::Failed(why.clone(), exit::FAILED));
+            if let Err(error) = told.iter().try_for_each(|key| self.state.taken(key)) {
                 let what = What::Failed(format!("{error:#}"), exit::FAILED);
                 return lane.tell(&key.into_iter().collect(), &what);
+            }
+            if !unheard.is_empty() {
+                let text = format!("What waited in session {session} was not answered: {why}");
+                let what = What::Event(Event::Notice { text });
+                lane.tell(&key.iter().cloned().collect(), &what);
+                aside.extend(unheard);
             }
         }
     }

@@ -50,9 +50,27 @@ pub fn check_name(name: &str) -> Result<()> {
 
 /// The name of a new session: the day, and a number when the day has one already.
 pub fn fresh_name(home: &Home) -> Result<String> {
+    fresh_names().find(|name| !home.transcript(name).exists()).context("no name is free")
+}
+
+/// Make a new session by the first name that `create` finds free. Its name.
+pub fn create_fresh(create: impl Fn(&str) -> Result<()>) -> Result<String> {
+    let taken = |error: &anyhow::Error| {
+        let cause = error.downcast_ref::<std::io::Error>();
+        cause.is_some_and(|cause| cause.kind() == std::io::ErrorKind::AlreadyExists)
+    };
+    for name in fresh_names() {
+        match create(&name) {
+            Err(error) if taken(&error) => {}
+            created => return created.map(|()| name),
+        }
+    }
+    anyhow::bail!("no name is free")
+}
+
+fn fresh_names() -> impl Iterator<Item = String> {
     let day = jiff::Zoned::now().strftime("%Y-%m-%d").to_string();
-    let names = std::iter::once(day.clone()).chain((2..).map(|number| format!("{day}.{number}")));
-    names.into_iter().find(|name| !home.transcript(name).exists()).context("no name is free")
+    std::iter::once(day.clone()).chain((2..).map(move |number| format!("{day}.{number}")))
 }
 
 /// The session to go on with: the one that is named, else the latest, else a new one.
@@ -158,4 +176,24 @@ fn read(home: &Home, name: String, modified: SystemTime) -> Result<Listed> {
         }
     }
     Ok(listed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fresh_session_never_takes_anothers_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let create = |name: &str| {
+            let file = File::create_new(folder.path().join(name));
+            file.map(drop).with_context(|| format!("cannot create {name}"))
+        };
+        let names = [0; 3].map(|_| create_fresh(create).unwrap());
+        assert_eq!(
+            [&names[1], &names[2]],
+            [&format!("{}.2", names[0]), &format!("{}.3", names[0])]
+        );
+        assert!(create_fresh(|_| anyhow::bail!("no")).is_err());
+    }
 }

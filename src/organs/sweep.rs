@@ -35,10 +35,12 @@ pub fn sweep(home: &Home) {
 }
 
 fn sweep_within(home: &Home, kept: u64, now: SystemTime) {
-    let output = |name: &str| name.starts_with("bash-") && name.ends_with(".txt");
+    // The program gave these names itself: their case is known.
+    let ends = |name: &str, end: &str| name.strip_suffix(end).is_some();
+    let output = |name: &str| name.starts_with("bash-") && ends(name, ".txt");
     let outputs = groups(&home.scratch().join("output"), output);
     drop_from(outputs, kept, |beyond, written| beyond || old(written, OUTPUT_AGE, now));
-    let log = |name: &str| name.ends_with(".jsonl") || name.ends_with(".old");
+    let log = |name: &str| ends(name, ".jsonl") || ends(name, ".old");
     let logs = groups(&home.wire(), log);
     drop_from(logs, kept, |beyond, written| beyond && old(written, WIRE_AGE, now));
 }

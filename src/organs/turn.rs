@@ -26,31 +26,38 @@ use crate::organs::state::Waiting;
 use crate::organs::wirelog::Recorder;
 
 impl Host {
-    /// Make a session when there is none of this name. Finds out first whether there is a
-    /// model to talk to.
+    /// Make a session when there is none of this name; a new one when none is named. Its
+    /// name. Finds out first whether there is a model to talk to.
     pub(super) async fn create_session(
         &self,
-        name: &str,
+        name: Option<String>,
         parent: Option<String>,
         model: Option<&str>,
-    ) -> Result<()> {
-        let model = self.model_for(name, model).await?;
-        let path = self.settings.home.transcript(name);
+    ) -> Result<String> {
+        // Nothing was chosen for a session that has no name yet.
+        let model = self.model_for(name.as_deref().unwrap_or_default(), model).await?;
+        let home = &self.settings.home;
+        let create = |name: &str| {
+            let header = Header {
+                session: name.to_owned(),
+                parent: parent.clone(),
+                root: home.workspace(),
+                model: model.name().to_owned(),
+                instructions: self.sources.described().to_owned(),
+            };
+            Session::create(&home.transcript(name), header).map(drop)
+        };
+        let Some(name) = name else { return sessions::create_fresh(create) };
+        let path = home.transcript(&name);
         if path.exists() {
             anyhow::ensure!(
                 !sessions::ended(&path)?,
                 "session {name} was ended; start another one"
             );
-            return Ok(());
+        } else {
+            create(&name)?;
         }
-        let header = Header {
-            session: name.to_owned(),
-            parent,
-            root: self.settings.home.workspace(),
-            model: model.name().to_owned(),
-            instructions: self.sources.described().to_owned(),
-        };
-        Session::create(&path, header).map(drop)
+        Ok(name)
     }
 
     /// Run one turn on what waited. `None` when the transcript held all of it already.

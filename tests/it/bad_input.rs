@@ -403,3 +403,13 @@ fn the_doctor_finds_a_healthy_home_healthy_and_names_what_is_wrong() {
     assert!(ran.stdout.contains("BAD  session") && ran.stdout.contains("bad.jsonl"), "{ran}");
     server.asked(1);
 }
+
+#[test]
+fn an_error_that_a_file_worded_cannot_steer_the_terminal() {
+    let home = Home::new();
+    let trigger = "CREATE TABLE t(a); CREATE TRIGGER g BEFORE INSERT ON t \
+        BEGIN SELECT RAISE(ABORT, '\x1b]52;c;ZXZpbA==\x07no\u{9b}2J'); END";
+    home.run(&["sql", "x.db", trigger]).stderr_any().check();
+    let ran = home.run(&["sql", "x.db", "INSERT INTO t VALUES (1)"]).code(1).stderr_any().check();
+    assert!(ran.stderr.trim_end().ends_with(": no"), "{ran}");
+}

@@ -154,6 +154,65 @@ fn a_host_that_ends_waits_for_what_others_asked_of_it() {
 }
 
 #[test]
+fn a_host_that_waits_for_a_line_serves_its_door_and_heeds_signals() {
+    let two = Two::new();
+    let mut host = Process::start(two.home.command(&["--json", "--model", "a"]));
+    two.a.queue(Reply::text("One."));
+    host.send(b"first\n");
+    host.wait_stdout("turn_ended");
+    let listed = two.home.run(&["sessions"]).stdout_any().check();
+    assert!(listed.stdout.contains("first"), "{listed}");
+    host.signal(libc::SIGTERM);
+    host.wait_end();
+    assert_eq!(host.end().status.code(), Some(130));
+}
+
+#[test]
+fn a_host_that_is_told_to_leave_begins_no_other_turn() {
+    let two = Two::new();
+    let (host, _gate) = two.busy();
+    two.a.queue(Reply::text("Two ").wait(&Gate::new())).queue(Reply::text("Three."));
+    let second = two.spawn("a", "a", "second");
+    two.in_line(1);
+    let third = two.spawn("a", "a", "third");
+    two.in_line(2);
+    host.signal(libc::SIGINT);
+    host.wait_stdout("still running here: a");
+    two.a.wait(2);
+    host.signal(libc::SIGINT);
+    assert_eq!(host.end().status.code(), Some(130));
+    assert_eq!(second.end().status.code(), Some(130));
+    let ran = done(third);
+    assert_eq!(said(&ran), ["Three."]);
+    assert!(ran.stdout.contains("this process hosts now"), "{ran}");
+    assert_eq!(two.transcript("a").matches("\"third\"").count(), 1);
+}
+
+#[test]
+fn what_cannot_be_answered_and_nobody_hears_of_stays_in_line_and_blocks_nobody() {
+    let two = Two::new();
+    let (host, _gate) = two.busy();
+    let second = two.spawn("a", "b", "second");
+    two.in_line(1);
+    second.kill();
+    host.kill();
+    let config = fs::read_to_string(two.home.path("config.toml")).expect("a config.toml");
+    let (only_a, _) = config.split_once("[models.b]").expect("b");
+    fs::write(two.home.path("config.toml"), only_a).expect("a config.toml");
+    two.a.queue(Reply::text("Three."));
+    let ran = done(two.spawn("a", "a", "third"));
+    assert_eq!(said(&ran), ["Three."]);
+    assert!(ran.stdout.contains("What waited in session a was not answered"), "{ran}");
+    two.in_line(1);
+    fs::write(two.home.path("config.toml"), config).expect("a config.toml");
+    two.b.queue(Reply::text("Two.")).allow_prefix_change();
+    two.a.queue(Reply::text("Four."));
+    assert_eq!(said(&done(two.spawn("a", "a", "fourth"))), ["Four."]);
+    assert!(last(&two.b).heard().contains("second"));
+    two.in_line(0);
+}
+
+#[test]
 fn stopping_a_turn_leaves_the_messages_behind_it_in_line() {
     let two = Two::new();
     let (host, _gate) = two.busy();

@@ -339,6 +339,17 @@ impl Process {
         ran
     }
 
+    /// Wait until it ends by itself, its stdin open.
+    #[track_caller]
+    pub fn wait_end(&self) {
+        for gathered in [&self.stdout, &self.stderr] {
+            let bytes = gathered.bytes.lock().expect("nothing panics with it");
+            let waited = gathered.more.wait_timeout_while(bytes, BOUND, |(_, closed)| !*closed);
+            let closed = waited.expect("nothing panics with it").0.1;
+            assert!(closed, "it does not end\n{}", self.seen());
+        }
+    }
+
     /// Close its stdin and wait until it ends.
     #[track_caller]
     pub fn end(mut self) -> Ran {

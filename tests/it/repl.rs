@@ -517,3 +517,25 @@ fn without_a_key_enter_begins_the_tour_and_ctrl_c_leaves() {
     terminal.send(CTRL_C);
     assert_eq!(terminal.wait_end().exit_code(), 0);
 }
+
+#[test]
+fn what_was_said_to_a_host_that_ended_is_said_again() {
+    let server = Server::start();
+    let home = Home::new().with_anthropic(&server);
+    let gate = Gate::new();
+    server.queue(Reply::text("I begin. ").wait(&gate)).queue(Reply::text("I heard."));
+    let host = home.spawn(&["run", "--json", "--session", "s", "first"]);
+    host.wait_stdout("I begin");
+    let mut terminal = talk(&home, &["--session", "s"]);
+    terminal.send("second\r");
+    let state = rusqlite::Connection::open(home.path("state.db")).expect("a database");
+    let started = std::time::Instant::now();
+    while state.query_row("SELECT count(*) FROM inbox", [], |row| row.get(0)) != Ok(1) {
+        assert!(started.elapsed() < crate::BOUND, "it is not in line");
+        std::thread::yield_now();
+    }
+    host.kill();
+    terminal.wait_text("this terminal hosts now");
+    terminal.wait_text("I heard.");
+    assert_eq!(server.asked(2)[1].heard().matches("second").count(), 1);
+}

@@ -31,8 +31,10 @@ const ALL: usize = 10_000;
 const FILE: usize = 350;
 
 /// Files that are longer, each with its limit and the reason.
-const LONG_FILES: &[(&str, usize, &str)] =
-    &[("kernel/agent.rs", 350, "the loop, a few hundred lines, belongs on one page")];
+const LONG_FILES: &[(&str, usize, &str)] = &[
+    ("kernel/agent.rs", 350, "the loop, a few hundred lines, belongs on one page"),
+    ("face/repl.rs", 400, "whatever wakes a conversation is one loop, and its answers beside it"),
+];
 
 /// Where processes are started, so that none starts unconfined by oversight.
 const STARTS_PROCESSES: &str = "guard/supervisor.rs";

@@ -1,0 +1,75 @@
+//! Who may ask for what, enforced: the table of `verb` applied to the sessions there are.
+//!
+//! Owns what a caller reaches and what a request that names no session is about. Knows
+//! neither doors nor how anything is done.
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+
+use crate::organs::host::Host;
+use crate::organs::sessions;
+use crate::organs::verb::{Caller, Needs, Verb};
+
+impl Host {
+    /// The authority table, enforced.
+    pub(super) fn check(&self, caller: &Caller, verb: &Verb) -> Result<()> {
+        verb.session().map_or(Ok(()), sessions::check_name)?;
+        let Caller::Hand(own) = caller else { return Ok(()) };
+        match verb.needs() {
+            Needs::Filtered => Ok(()),
+            Needs::Owner => anyhow::bail!("only the owner may do that"),
+            Needs::Reach(session) => {
+                anyhow::ensure!(
+                    self.reaches(caller, session),
+                    "session {session} is out of reach: from a tool call only session {own} and the sessions it started can be addressed"
+                );
+                Ok(())
+            }
+            Needs::Below(session) => {
+                anyhow::ensure!(
+                    session != own,
+                    "session {session} is the one this command runs in: its turn waits for this command, so it cannot take another; name a new session"
+                );
+                let fresh = !self.settings.home.transcript(session).exists();
+                anyhow::ensure!(
+                    self.reaches(caller, session) || (fresh && matches!(verb, Verb::Run { .. })),
+                    "session {session} is out of reach: from a tool call only sessions that {own} started can be addressed; name a new one"
+                );
+                Ok(())
+            }
+        }
+    }
+
+    /// Whether a caller may know of a session: its own, or one started from it.
+    pub(super) fn reaches(&self, caller: &Caller, session: &str) -> bool {
+        let Caller::Hand(own) = caller else { return true };
+        sessions::ancestry(&self.settings.home, session).any(|name| name == *own)
+    }
+
+    /// The session a request is about when it names none: the caller's, or the latest.
+    pub(super) fn subject(&self, caller: &Caller, session: Option<String>) -> Result<String> {
+        match (session, caller) {
+            (Some(session), _) => {
+                self.existing(&session)?;
+                Ok(session)
+            }
+            (None, Caller::Hand(own)) => Ok(own.clone()),
+            (None, Caller::Owner) => {
+                let latest = sessions::latest(&self.settings.home)?;
+                latest.context(
+                    "there is no session yet; start one with `fledgling` or `fledgling run`",
+                )
+            }
+        }
+    }
+
+    pub(super) fn existing(&self, session: &str) -> Result<PathBuf> {
+        let path = self.settings.home.transcript(session);
+        anyhow::ensure!(
+            path.exists(),
+            "there is no session {session:?}; `fledgling sessions` lists them"
+        );
+        Ok(path)
+    }
+}
