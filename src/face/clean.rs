@@ -70,18 +70,10 @@ fn cut(line: &str, width: usize) -> String {
     if line.width() <= width {
         return line.to_owned();
     }
-    let mut cut = String::new();
-    for c in line.chars() {
-        cut.push(c);
-        if cut.width() >= width {
-            cut.pop();
-            break;
-        }
-    }
-    if width > 0 {
-        cut.push('…');
-    }
-    cut
+    // The mark takes a column itself.
+    let ends = line.char_indices().map(|(at, _)| at);
+    let end = ends.take_while(|at| line[..*at].width() < width).last();
+    end.map_or_else(String::new, |end| format!("{}…", &line[..end]))
 }
 
 /// The text with every C1 control as its two-byte form: they open the same sequences, and

@@ -13,6 +13,7 @@ use crate::face::wrap::{Style, Wrap};
 const BAR: &str = "│ ";
 
 /// A reply being laid out.
+#[derive(Default)]
 pub struct Markdown {
     colour: bool,
     clean: Clean,
@@ -28,14 +29,7 @@ pub struct Markdown {
 impl Markdown {
     /// For a terminal of this width. Without `colour` no escape is ever given out.
     pub fn new(width: usize, colour: bool) -> Self {
-        Self {
-            colour,
-            clean: Clean::default(),
-            wrap: Wrap::new(width, colour),
-            line: String::new(),
-            begun: None,
-            fence: None,
-        }
+        Self { colour, wrap: Wrap::new(width, colour), ..Self::default() }
     }
 
     /// From now on the terminal has this width.

@@ -16,8 +16,7 @@ use crate::face::clean::clean;
 use crate::face::clean::line;
 use crate::face::screen::{Place, Screen, write};
 use crate::face::tty::hidden_line;
-use crate::face::turn_view::wrapped;
-use crate::face::views;
+use crate::face::turn_view::{plural, wrapped};
 use crate::kernel::message::{Message, Origin};
 use crate::kernel::model::{Delta, Failure, Request};
 use crate::kernel::session::{Line, lines};
@@ -120,7 +119,7 @@ pub fn opening(link: &Link, home: &Home, named: Option<String>, screen: Screen) 
     let session = session.map_or_else(|| sessions::fresh_name(home), Ok)?;
     sessions::check_name(&session)?;
     if let Some(one) = sessions::list(home)?.into_iter().find(|one| one.name == session) {
-        let begun = format!("Resuming {session} ({}, {}", one.last, views::turns(one.turns));
+        let begun = format!("Resuming {session} ({}, {}", one.last, plural(one.turns, "turn"));
         let about = line(&one.about, screen.width / 2);
         said.push(format!("{begun}: {about}). /new begins another."));
     }

@@ -5,7 +5,6 @@
 //! live prompt: what is printed keeps its order, and the terminal is left as it was found.
 //! Knows nothing of what a line means.
 
-use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -33,7 +32,8 @@ use crate::organs::sessions;
 const TWICE: Duration = Duration::from_secs(2);
 /// The commands that the name of a session follows.
 const SESSION_COMMANDS: [&str; 2] = ["/resume ", "/wire "];
-/// Lines of history kept.
+/// Where the history of lines is kept, and how many of them.
+const HISTORY_FILE: &str = "lines.txt";
 const HISTORY: usize = 2_000;
 
 /// What the person at the prompt does.
@@ -80,13 +80,12 @@ impl PromptLine {
         let (sent, busy) = (sender.clone(), Arc::new(()));
         let stop = OnStop { sender: sent, presses: presses.clone(), busy: Arc::downgrade(&busy) };
         editor.bind_sequence(KeyEvent::ctrl('C'), EventHandler::Conditional(Box::new(stop)));
-        let history = home.file("lines.txt");
-        if history.exists() {
-            // A history that cannot be read is no reason not to talk.
-            let _ = editor.load_history(&history);
-        } else {
+        let history = home.file(HISTORY_FILE);
+        // A history that cannot be read or written is no reason not to talk.
+        if !history.exists() {
             let _ = write_private(&history, b"");
         }
+        let _ = editor.load_history(&history);
         // A dumb terminal has no editor: there, lines are printed wherever the cursor is.
         let mut external = editor.create_external_printer().ok();
         let dumb = external.is_none();
@@ -107,10 +106,10 @@ impl PromptLine {
             }
         });
         let (next, asked) = std::sync::mpsc::channel();
-        let ended = gate.clone();
+        let (home, turned) = (home.clone(), gate.clone());
         std::thread::spawn(move || {
-            read(&mut editor, &sender, &asked, &history);
-            ended.set(Prompt::Gone);
+            read(&mut editor, &sender, &asked, &home, &turned);
+            turned.set(Prompt::Gone);
         });
         let prompt = Self { typed, next, printer, printing, gate, presses, busy, kept, dumb };
         prompt.next();
@@ -143,9 +142,7 @@ impl PromptLine {
     pub fn finish(self) {
         let Self { gate, kept, printer, printing, .. } = self;
         let live = gate.set(Prompt::Gone) == Prompt::Live;
-        if let Some(kept) = &kept {
-            kept.restore();
-        }
+        drop(kept);
         if live {
             // The editor was not asked to end: its line is left, and its way of pasting.
             let _ = write(Place::Out, "\x1b[?2004l");
@@ -174,15 +171,15 @@ fn read(
     editor: &mut Editor<Assist, DefaultHistory>,
     sender: &UnboundedSender<Typed>,
     next: &std::sync::mpsc::Receiver<()>,
-    history: &Path,
+    home: &Home,
+    gate: &Gate,
 ) {
     while next.recv().is_ok() {
-        if let Some(assist) = editor.helper() {
-            assist.gate.turn(Prompt::Between, Prompt::Coming);
-        }
+        gate.turn(Prompt::Between, Prompt::Coming);
         let typed = match editor.readline("> ") {
-            Ok(line) if line.trim() == "/edit" => Typed::Written(edit(editor.helper())),
-            Ok(line) => Typed::Line(unfold(&line)),
+            Ok(line) if line.trim() == "/edit" => Typed::Written(edit(home)),
+            // A backslash at a line's end only says that the text goes on.
+            Ok(line) => Typed::Line(line.replace("\\\n", "\n")),
             Err(ReadlineError::Eof) => Typed::Leave,
             Err(ReadlineError::Interrupted) => Typed::Abandon,
             Err(error) => {
@@ -190,7 +187,7 @@ fn read(
             }
         };
         let leaving = matches!(typed, Typed::Abandon | Typed::Leave | Typed::Broken(_));
-        let _ = editor.append_history(history);
+        let _ = editor.append_history(&home.file(HISTORY_FILE));
         if sender.send(typed).is_err() || leaving {
             return;
         }
@@ -239,19 +236,12 @@ impl Gate {
     }
 }
 
-/// A backslash at a line's end only says that the text goes on.
-fn unfold(line: &str) -> String {
-    line.replace("\\\n", "\n")
-}
-
 /// Write a message in the owner's editor. Nothing, when nothing was written.
-fn edit(helper: Option<&Assist>) -> Result<String> {
-    let helper = helper.context("there is no home to write in")?;
-    let path = helper.home.file("message.md");
+fn edit(home: &Home) -> Result<String> {
+    let path = home.file("message.md");
     write_private(&path, b"").with_context(|| format!("cannot write {}", path.display()))?;
-    let editor = ["VISUAL", "EDITOR"].into_iter().find_map(|name| std::env::var(name).ok());
-    let editor =
-        editor.filter(|editor| !editor.trim().is_empty()).unwrap_or_else(|| "vi".to_owned());
+    let set = |name| std::env::var(name).ok().filter(|editor| !editor.trim().is_empty());
+    let editor = set("VISUAL").or_else(|| set("EDITOR")).unwrap_or_else(|| "vi".to_owned());
     supervisor::run_for_owner(&editor, &path).context("set EDITOR to the editor you use")?;
     let text = std::fs::read_to_string(&path)
         .with_context(|| format!("cannot read {}", path.display()))?;
@@ -352,11 +342,12 @@ impl Completer for Assist {
         } else {
             (typed.rfind(char::is_whitespace).map_or(0, |space| space + 1), Vec::new())
         };
-        let fitting = known.into_iter().filter(|name| name.starts_with(&typed[start..]));
+        let word = &typed[start..];
+        let pair = |name: String| Pair { replacement: format!("{name} "), display: name };
         let mut found: Vec<_> =
-            fitting.map(|name| Pair { replacement: format!("{name} "), display: name }).collect();
+            known.into_iter().filter(|name| name.starts_with(word)).map(pair).collect();
         if found.is_empty() {
-            found = self.paths(&typed[start..]);
+            found = self.paths(word);
         }
         Ok((start, found))
     }

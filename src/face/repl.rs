@@ -79,7 +79,6 @@ pub async fn repl(mut settings: Settings, session: Option<String>, json: bool) -
         // While a line is read, Ctrl-C is a key.
         Some(Typed::Stop | Typed::Abandon) = prompt.typed.recv() => ended = Err(run::left().into()),
     }
-    link.stop_all().await;
     prompt.finish();
     ended
 }

@@ -72,17 +72,16 @@ pub fn show(statement: &mut Statement<'_>, layout: Layout, out: &mut impl Write)
 
 /// The columns' names, each once: as keys of an object a second one would hide the first.
 fn names(statement: &Statement<'_>) -> Vec<String> {
-    let mut names: Vec<String> = Vec::new();
-    for name in statement.column_names() {
-        let mut unique = name.to_owned();
-        let mut number = 2;
-        while names.contains(&unique) {
-            unique = format!("{name}:{number}");
-            number += 1;
-        }
-        names.push(unique);
-    }
-    names
+    let names: Vec<_> = statement.column_names().collect();
+    let unique = |(at, name): (usize, &&str)| match names[..at]
+        .iter()
+        .filter(|before| *before == name)
+        .count()
+    {
+        0 => (*name).to_owned(),
+        before => format!("{name}:{}", before + 1),
+    };
+    names.iter().enumerate().map(unique).collect()
 }
 
 /// A value for a terminal, and whether it is a number.

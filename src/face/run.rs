@@ -29,9 +29,10 @@ pub async fn run(
     json: bool,
 ) -> Result<u8> {
     let text = task(given)?;
-    let mut talk = Talk::new(Link::establish(settings).await?, json)?;
-    let code = talk.turn(text, session, model).await?;
-    leave(&talk.link, json).await?;
+    let mut link = Link::establish(settings).await?;
+    hosting(&link, RIGHTS, json)?;
+    let code = turn(&mut link, text, session, model, json).await?;
+    leave(&link, json).await?;
     Ok(code)
 }
 
@@ -39,31 +40,32 @@ pub async fn run(
 /// last.
 pub async fn lines(settings: Settings, session: Option<String>, json: bool) -> Result<u8> {
     let (home, model) = (settings.home.clone(), settings.model.clone());
-    let mut talk = Talk::new(Link::establish(move || Ok(settings)).await?, json)?;
+    let mut link = Link::establish(move || Ok(settings)).await?;
+    hosting(&link, RIGHTS, json)?;
     let session = sessions::chosen(&home, session)?;
     let mut code = 0;
     let mut piped = piped();
     loop {
-        let line = tokio::select! {
-            line = piped.recv() => line,
+        let bytes = tokio::select! {
+            bytes = piped.recv() => bytes,
             () = interrupted() => {
                 code = exit::INTERRUPTED;
                 break;
             }
         };
-        let Some(line) = line else { break };
-        let line = line.context("cannot read standard input")?;
-        let text = String::from_utf8_lossy(&line).trim().to_owned();
+        let Some(bytes) = bytes else { break };
+        let bytes = bytes.context("cannot read standard input")?;
+        let text = String::from_utf8_lossy(&bytes).trim().to_owned();
         match text.as_str() {
             "" => {}
             "/quit" => break,
             _ => {
                 commands::refuse_command(&text)?;
-                code = talk.turn(text, Some(session.clone()), model.clone()).await?;
+                code = turn(&mut link, text, Some(session.clone()), model.clone(), json).await?;
             }
         }
     }
-    leave(&talk.link, json).await?;
+    leave(&link, json).await?;
     Ok(code)
 }
 
@@ -78,49 +80,39 @@ fn piped() -> Receiver<std::io::Result<Vec<u8>>> {
     lines
 }
 
-/// Turns, one after the other, without a prompt.
-struct Talk {
-    link: Link,
-    json: bool,
+/// Say something, and what there is to know besides, where this process is the host.
+fn hosting(link: &Link, text: &str, json: bool) -> Result<()> {
+    if link.host().is_none() {
+        return Ok(());
+    }
+    let mut output = Output::new(json);
+    output.notice(text.to_owned())?;
+    link.take_notices().into_iter().try_for_each(|text| output.notice(text))
 }
 
-impl Talk {
-    /// Over this link.
-    fn new(link: Link, json: bool) -> Result<Self> {
-        if link.host().is_some() {
-            let mut output = Output::new(json);
-            output.notices(link.take_notices())?;
-            output.notices([RIGHTS.to_owned()])?;
+/// One turn. The number is its exit code.
+async fn turn(
+    link: &mut Link,
+    text: String,
+    session: Option<String>,
+    model: Option<String>,
+    json: bool,
+) -> Result<u8> {
+    let mut output = Output::new(json);
+    let key = verb::fresh_key();
+    let verb = Verb::Run { session, text, key: key.clone(), model, steer: false };
+    loop {
+        if let Some(code) = ask(link, verb.clone(), &key, &mut output).await? {
+            return Ok(code);
         }
-        Ok(Self { link, json })
-    }
-
-    /// One turn. The number is its exit code.
-    async fn turn(
-        &mut self,
-        text: String,
-        session: Option<String>,
-        model: Option<String>,
-    ) -> Result<u8> {
-        let mut output = Output::new(self.json);
-        let key = verb::fresh_key();
-        let verb = Verb::Run { session, text, key: key.clone(), model, steer: false };
-        loop {
-            if let Some(code) = ask(&self.link, verb.clone(), &key, &mut output).await? {
-                return Ok(code);
-            }
-            if let Some(session) = output.session {
-                anyhow::bail!(
-                    "the host ended in the middle of the turn; what was finished is kept: continue with --session {session}"
-                );
-            }
-            // The message waits in the inbox under its key: asking again cannot double it.
-            self.link.again().await?;
-            if self.link.host().is_some() {
-                output.notices(["The host ended; this process hosts now.".to_owned()])?;
-                output.notices(self.link.take_notices())?;
-            }
+        if let Some(session) = output.session {
+            anyhow::bail!(
+                "the host ended in the middle of the turn; what was finished is kept: continue with --session {session}"
+            );
         }
+        // The message waits in the inbox under its key: asking again cannot double it.
+        link.again().await?;
+        hosting(link, "The host ended; this process hosts now.", json)?;
     }
 }
 
@@ -132,7 +124,7 @@ pub async fn leave(link: &Link, json: bool) -> Result<()> {
     if !running.is_empty() {
         let names = running.join(", ");
         let text = format!("Asked for from elsewhere and still running here: {names}. Waiting.");
-        Output::new(json).notices([text])?;
+        Output::new(json).notice(text)?;
     }
     tokio::select! {
         () = link.settle() => {}
@@ -224,24 +216,35 @@ fn task(argument: Option<String>) -> Result<String> {
 }
 
 /// Where a turn's lines go.
-struct Output {
+pub struct Output {
     json: bool,
-    out: Screen,
-    view: TurnView,
+    /// Whether words go out as they come, not whole replies.
+    streams: bool,
+    /// For all but the words.
+    asides: Place,
+    /// What it looks like.
+    pub view: TurnView,
     session: Option<String>,
     /// The exit code, once the turn is over.
-    ended: Option<u8>,
+    pub ended: Option<u8>,
 }
 
 impl Output {
     fn new(json: bool) -> Self {
         let out = Screen::of(Place::Out);
         let screen = if out.terminal { out } else { Screen::of(Place::Err) };
-        let view = TurnView::new(screen);
-        Self { json, out, view, session: None, ended: None }
+        let (view, streams, asides) = (TurnView::new(screen), out.terminal, Place::Err);
+        Self { json, streams, asides, view, session: None, ended: None }
     }
 
-    fn event(&mut self, event: &Event) -> Result<()> {
+    /// Everything goes to standard output, terminal or not.
+    pub fn all_out(json: bool) -> Self {
+        let view = TurnView::new(Screen::of(Place::Out));
+        Self { streams: true, asides: Place::Out, view, ..Self::new(json) }
+    }
+
+    /// Write what an event adds.
+    pub fn event(&mut self, event: &Event) -> Result<()> {
         match event {
             Event::TurnStarted { session, .. } => self.session = Some(session.clone()),
             Event::TurnEnded { end, .. } => {
@@ -258,7 +261,7 @@ impl Output {
         }
         // A pipe gets the last reply whole and as it was written; what was said on the
         // way there is not the answer.
-        if let (Event::Reply { text, calls }, false) = (event, self.out.terminal) {
+        if let (Event::Reply { text, calls }, false) = (event, self.streams) {
             let place = if *calls == 0 { Place::Out } else { Place::Err };
             if !text.is_empty() {
                 write(place, clean(text).trim_end())?;
@@ -271,15 +274,15 @@ impl Output {
     fn lines(&mut self, lines: Vec<Shown>) -> Result<()> {
         for shown in lines {
             match shown {
-                Shown::Said(line) if self.out.terminal => write(Place::Out, &line)?,
-                Shown::Aside(line) if !self.json => write(Place::Err, &line)?,
+                Shown::Said(line) if self.streams => write(Place::Out, &line)?,
+                Shown::Aside(line) if !self.json => write(self.asides, &line)?,
                 Shown::Said(_) | Shown::Aside(_) => {}
             }
         }
         Ok(())
     }
 
-    fn notices(&mut self, notices: impl IntoIterator<Item = String>) -> Result<()> {
-        notices.into_iter().try_for_each(|text| self.event(&Event::Notice { text }))
+    fn notice(&mut self, text: String) -> Result<()> {
+        self.event(&Event::Notice { text })
     }
 }

@@ -5,6 +5,8 @@
 
 use std::io::{self, IsTerminal as _, Write as _};
 
+use terminal_size::terminal_size_of;
+
 /// One of the two places a program writes to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
@@ -35,13 +37,10 @@ const NARROWEST: usize = 20;
 impl Screen {
     /// What a place can show now.
     pub fn of(place: Place) -> Self {
-        let terminal = match place {
-            Place::Out => io::stdout().is_terminal(),
-            Place::Err => io::stderr().is_terminal(),
-        };
-        let size = match place {
-            Place::Out => terminal_size::terminal_size_of(io::stdout()),
-            Place::Err => terminal_size::terminal_size_of(io::stderr()),
+        let (out, err) = (io::stdout(), io::stderr());
+        let (terminal, size) = match place {
+            Place::Out => (out.is_terminal(), terminal_size_of(out)),
+            Place::Err => (err.is_terminal(), terminal_size_of(err)),
         };
         let known = size.map(|(width, _)| usize::from(width.0).max(NARROWEST));
         let width = known.unwrap_or(if terminal { WIDTH } else { UNBROKEN });
@@ -77,11 +76,7 @@ impl Screen {
 /// Write a line. What it holds must have been cleaned.
 pub fn write(place: Place, line: &str) -> io::Result<()> {
     match place {
-        Place::Out => {
-            let mut out = io::stdout().lock();
-            writeln!(out, "{line}")?;
-            out.flush()
-        }
+        Place::Out => writeln!(io::stdout().lock(), "{line}"),
         Place::Err => writeln!(io::stderr().lock(), "{line}"),
     }
 }

@@ -5,7 +5,6 @@
 //! (rows changed, file created) goes to standard error, so that scripts can take the answer
 //! as it is. Does not know who asks: a person at a prompt, an agent's script or a pipe.
 
-use std::convert::identity;
 use std::ffi::CString;
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::mem::take;
@@ -14,10 +13,11 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use rusqlite::fallible_iterator::FallibleIterator as _;
-use rusqlite::{Batch, Connection, ErrorCode, OpenFlags, Statement};
+use rusqlite::{Batch, Connection, ErrorCode, Statement};
 
 use crate::face::clean;
 use crate::face::rows::{Layout, show};
+use crate::face::turn_view::plural;
 
 /// How long a statement waits for another writer.
 const BUSY: Duration = Duration::from_secs(5);
@@ -70,11 +70,7 @@ fn open(file: &Path) -> Result<Connection> {
     if file.is_dir() {
         bail!("cannot open {shown}: it is a folder, not a database file");
     }
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
-        | OpenFlags::SQLITE_OPEN_CREATE
-        | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let db =
-        Connection::open_with_flags(file, flags).with_context(|| format!("cannot open {shown}"))?;
+    let db = Connection::open(file).with_context(|| format!("cannot open {shown}"))?;
     db.busy_timeout(BUSY)?;
     // The first look into the file; opening alone reads nothing.
     match db.query_row("PRAGMA schema_version", [], |_| Ok(())) {
@@ -163,14 +159,13 @@ impl<O: Write, N: Write> Shell<'_, O, N> {
             let asked = statement.expanded_sql().map_or_else(String::new, |sql| brief(&sql));
             // Of what SQLite says only the words: the library adds its number for them.
             show(&mut statement, self.layout, self.out).map_err(|error| {
-                error
-                    .downcast()
-                    .map_or_else(identity, |error: rusqlite::Error| anyhow!("in {asked}: {error}"))
+                match error.downcast::<rusqlite::Error>() {
+                    Ok(error) => anyhow!("in {asked}: {error}"),
+                    Err(error) => error,
+                }
             })?;
             if changes_rows(&asked) {
-                let changed = self.db.changes();
-                let rows = if changed == 1 { "row" } else { "rows" };
-                writeln!(self.notes, "{changed} {rows} changed")?;
+                writeln!(self.notes, "{} changed", plural(self.db.changes(), "row"))?;
             }
         }
     }

@@ -12,11 +12,11 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 
-use crate::face::clean::{json_line, row};
-use crate::face::run;
+use crate::face::clean::row;
+use crate::face::run::{Output, interrupted};
 use crate::face::screen::{Place, Screen, write};
-use crate::face::turn_view::{Looked, Shown, TurnView, wrapped};
-use crate::kernel::event::{End, Event};
+use crate::face::turn_view::{Looked, wrapped};
+use crate::kernel::event::Event;
 use crate::organs::config::Config;
 use crate::organs::home::Home;
 use crate::organs::host::{Host, Settings};
@@ -47,7 +47,7 @@ pub async fn tour(json: bool) -> Result<u8> {
     let tour = Tour { host: host.clone(), screen: Screen::of(Place::Out), json };
     tokio::select! {
         code = tour.play() => code,
-        () = run::interrupted() => {
+        () = interrupted() => {
             host.stop_all().await;
             Ok(exit::INTERRUPTED)
         }
@@ -82,8 +82,9 @@ impl Tour {
             }
             self.say(&format!("\nyou> {line}"))?;
             self.say("")?;
-            if self.turn(line).await? != End::Done {
-                return Ok(exit::FAILED);
+            let code = self.turn(line).await?;
+            if code != 0 {
+                return Ok(code);
             }
         }
         self.say(OUTRO)?;
@@ -98,67 +99,60 @@ impl Tour {
         Ok(write(Place::Out, &self.screen.bold(&wrapped(text, self.screen)))?)
     }
 
-    async fn turn(&self, text: String) -> Result<End> {
-        let key = verb::fresh_key();
-        let session = Some("tour".to_owned());
+    /// One turn. The number is its exit code.
+    async fn turn(&self, text: String) -> Result<u8> {
+        let (key, session) = (verb::fresh_key(), Some("tour".to_owned()));
         let verb = Verb::Run { session, text, key, model: None, steer: false };
         let mut answers = self.host.ask(Caller::Owner, verb);
-        let mut view = TurnView::new(self.screen);
-        let mut speaks = None;
-        let mut ended = End::Failed;
+        let mut output = Output::all_out(self.json);
         while let Some(answer) = answers.recv().await {
-            let event = match answer {
-                Answer::Event(event) => event,
+            match answer {
+                Answer::Event(event) => {
+                    output.event(&event)?;
+                    self.more(&event, output.view.last.as_ref())?;
+                }
                 Answer::Refused { why, .. } => anyhow::bail!("the tour cannot go on: {why}"),
-                Answer::Value(_) | Answer::Done => continue,
-            };
-            if let Event::TurnEnded { end, .. } = &event {
-                ended = *end;
-            }
-            if self.json {
-                write(Place::Out, &json_line(&event)?)?;
-                continue;
-            }
-            for shown in view.event(&event) {
-                // Words and deeds stand apart.
-                let said = matches!(shown, Shown::Said(_));
-                let (Shown::Said(line) | Shown::Aside(line)) = shown;
-                if speaks.replace(said).is_some_and(|before| before != said) {
-                    write(Place::Out, "")?;
-                }
-                write(Place::Out, &line)?;
-            }
-            if let (Event::Result { .. }, Some(looked)) = (&event, &view.last) {
-                for line in details(looked) {
-                    let line = row(&line, self.screen.width.saturating_sub(INDENT.len() + 1));
-                    write(Place::Out, &self.screen.dim(&format!("{INDENT}{line}")))?;
-                }
+                Answer::Value(_) | Answer::Done => {}
             }
         }
-        Ok(ended)
+        Ok(output.ended.unwrap_or(exit::FAILED))
+    }
+
+    /// Show a call whole, and let words and deeds stand apart.
+    fn more(&self, event: &Event, call: Option<&Looked>) -> Result<()> {
+        let lines = match event {
+            _ if self.json => return Ok(()),
+            Event::Result { .. } => call.map(details).unwrap_or_default(),
+            Event::Reply { text, .. } if !text.is_empty() => Vec::new(),
+            _ => return Ok(()),
+        };
+        for line in lines {
+            let line = row(&line, self.screen.width.saturating_sub(INDENT.len() + 1));
+            write(Place::Out, &self.screen.dim(&format!("{INDENT}{line}")))?;
+        }
+        Ok(write(Place::Out, "")?)
     }
 }
 
 /// A call in more than the one line that a conversation gives it.
 fn details(Looked { tool, input, text }: &Looked) -> Vec<String> {
-    let field = |of: &Value, name: &str| of[name].as_str().unwrap_or_default().to_owned();
-    let (limit, parts) = match tool.as_str() {
-        "bash" => {
-            let command = Some(field(input, "command")).filter(|command| command.contains('\n'));
-            (LINES, vec![("$ ", command.unwrap_or_default()), ("", text.clone())])
-        }
-        "write" => (LINES, vec![("+ ", field(input, "content"))]),
-        "edit" => {
-            let edits = input["edits"].as_array().into_iter().flatten();
-            let sides = |edit| [("- ", field(edit, "old")), ("+ ", field(edit, "new"))];
-            (LINES, edits.flat_map(sides).collect())
-        }
-        _ => (READ_LINES, vec![("", text.clone())]),
-    };
-    let marked = |(mark, text): &(&str, String)| -> Vec<_> {
+    let marked = |mark: &str, text: &str| -> Vec<_> {
         text.lines().map(|line| format!("{mark}{line}")).collect()
     };
-    let mut lines: Vec<_> = parts.iter().flat_map(marked).collect();
+    let field = |mark, of: &Value, name| marked(mark, of[name].as_str().unwrap_or_default());
+    let (limit, mut lines) = match tool.as_str() {
+        "bash" => {
+            let command = Some(field("$ ", input, "command")).filter(|lines| lines.len() > 1);
+            (LINES, [command.unwrap_or_default(), marked("", text)].concat())
+        }
+        "write" => (LINES, field("+ ", input, "content")),
+        "edit" => {
+            let edits = input["edits"].as_array().into_iter().flatten();
+            let sides = |edit| [field("- ", edit, "old"), field("+ ", edit, "new")].concat();
+            (LINES, edits.flat_map(sides).collect())
+        }
+        _ => (READ_LINES, marked("", text)),
+    };
     let more = lines.len().saturating_sub(limit);
     if more > 0 {
         lines.truncate(limit);

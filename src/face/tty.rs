@@ -5,7 +5,7 @@
 
 use std::io::{self, Read as _, Write as _};
 
-/// The settings of the terminal on standard input at some moment.
+/// The settings of the terminal on standard input at some moment: put back when dropped.
 pub struct Kept(libc::termios);
 
 impl Kept {
@@ -20,19 +20,15 @@ impl Kept {
         (got == 0).then_some(Self(settings))
     }
 
-    /// Put them back.
-    pub fn restore(&self) {
+    fn set(settings: &libc::termios) {
         // SAFETY: the settings came from the terminal and outlive the call.
-        unsafe { libc::tcsetattr(libc::STDIN_FILENO, libc::TCSADRAIN, &raw const self.0) };
+        unsafe { libc::tcsetattr(libc::STDIN_FILENO, libc::TCSADRAIN, &raw const *settings) };
     }
 }
 
-/// Settings put back when this is dropped.
-struct Changed(Kept);
-
-impl Drop for Changed {
+impl Drop for Kept {
     fn drop(&mut self) {
-        self.0.restore();
+        Self::set(&self.0);
     }
 }
 
@@ -42,8 +38,7 @@ pub fn hidden_line(prompt: &str) -> io::Result<Option<String>> {
     let mut hidden = kept.0;
     // Without signals Ctrl-C is a key like any other: nothing can leave the echo off.
     hidden.c_lflag &= !(libc::ECHO | libc::ICANON | libc::ISIG);
-    Kept(hidden).restore();
-    let _changed = Changed(kept);
+    Kept::set(&hidden);
     let mut out = io::stdout().lock();
     write!(out, "{prompt}")?;
     out.flush()?;

@@ -134,7 +134,7 @@ impl TurnView {
                 match end {
                     End::Done => {}
                     End::Failed => lines.push(self.warning(&format!("The turn failed: {why}."))),
-                    End::Interrupted => lines.push(self.warning(&capital(&format!("{why}.")))),
+                    End::Interrupted => lines.push(self.warning("Interrupted.")),
                 }
                 let last = last_line(changes, *usage, Duration::from_millis(*ms));
                 lines.push(Shown::Aside(self.screen.dim(&line(&last, self.screen.width))));
@@ -223,16 +223,20 @@ fn reason<'a>(tool: &str, text: &'a str) -> &'a str {
 fn last_line(changes: &Changes, usage: Usage, time: Duration) -> String {
     let mut parts = Vec::new();
     if changes.files > 0 {
-        let files = if changes.files == 1 { "file" } else { "files" };
-        let Changes { files: count, added, removed, .. } = changes;
+        let Changes { added, removed, .. } = changes;
         // Not every file has lines to count.
         let lines =
             if added + removed > 0 { format!(" +{added} −{removed}") } else { String::new() };
-        parts.push(format!("{count} {files}{lines}"));
+        parts.push(format!("{}{lines}", plural(changes.files as u64, "file")));
     }
     parts.push(seconds(time));
     parts.push(format!("{} tokens", count(usage.total())));
     parts.join(" · ")
+}
+
+/// So many of something.
+pub fn plural(count: u64, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 /// A time as people say it.
@@ -251,11 +255,6 @@ pub fn count(tokens: u64) -> String {
         1_000..1_000_000 => format!("{:.1}k", tokens as f64 / 1_000.0),
         _ => format!("{:.1}M", tokens as f64 / 1_000_000.0),
     }
-}
-
-fn capital(text: &str) -> String {
-    let mut chars = text.chars();
-    chars.next().map(|first| first.to_uppercase().chain(chars).collect()).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::face::clean::{clean, json_line, row};
 use crate::face::screen::{Place, Screen, write};
-use crate::face::turn_view::count;
+use crate::face::turn_view::{count, plural};
 use crate::face::{Refusal, run};
 use crate::organs::home::Home;
 use crate::organs::link::Link;
@@ -60,8 +60,8 @@ pub async fn answer(answers: &mut UnboundedReceiver<Answer>) -> Result<Option<Va
 /// `fledgling init`.
 pub async fn init(link: &Link, home: &Home) -> Result<u8> {
     notices(link)?;
-    write(Place::Out, &format!("home       {}", home.path().display()))?;
-    write(Place::Out, &format!("workspace  {}", home.workspace().display()))?;
+    let (root, workspace) = (home.path().display(), home.workspace());
+    write(Place::Out, &format!("home       {root}\nworkspace  {}", workspace.display()))?;
     run::leave(link, false).await?;
     Ok(0)
 }
@@ -78,7 +78,7 @@ pub fn sessions_text(answer: &Value, screen: Screen) -> Result<String> {
             (_, _, Some(parent)) => format!(" [from {parent}]"),
             _ => String::new(),
         };
-        let turns = turns(one.turns);
+        let turns = plural(one.turns, "turn");
         let text = format!("{:longest$}  {}  {turns:>9}{state}  {}", one.name, one.last, one.about);
         row(&text, screen.width)
     };
@@ -86,11 +86,6 @@ pub fn sessions_text(answer: &Value, screen: Screen) -> Result<String> {
         [] => Ok("No conversation yet.".to_owned()),
         list => Ok(list.iter().map(shown).collect::<Vec<_>>().join("\n")),
     }
-}
-
-/// So many turns.
-pub fn turns(count: u64) -> String {
-    if count == 1 { "1 turn".to_owned() } else { format!("{count} turns") }
 }
 
 /// `fledgling end`.
@@ -143,10 +138,8 @@ pub fn usage_text(answer: &Value, screen: Screen) -> String {
         return "Nothing was used yet.".to_owned();
     }
     let text = |row: &Value, name: &str| row[name].as_str().unwrap_or_default().to_owned();
-    let head = format!(
-        "{:10}  {:>5}  {:>7}  {:>7}  {:>7}  session, model",
-        "day", "turns", "input", "cached", "output"
-    );
+    let head = ["turns", "input", "cached", "output"].map(str::to_owned);
+    let head = usage_line("day", &head, "session, model");
     let mut lines = vec![screen.bold(&row(&head, screen.width))];
     let mut total = [0; 4];
     for one in rows {
@@ -154,14 +147,17 @@ pub fn usage_text(answer: &Value, screen: Screen) -> String {
             ["turns", "input", "cache_read", "output"].map(|name| one[name].as_u64().unwrap_or(0));
         total.iter_mut().zip(numbers).for_each(|(sum, number)| *sum += number);
         let label = format!("{}, {}", text(one, "session"), text(one, "model"));
-        lines.push(row(&usage_line(&text(one, "day"), numbers, &label), screen.width));
+        lines.push(row(&usage_line(&text(one, "day"), &used(numbers), &label), screen.width));
     }
-    lines.push(usage_line("all", total, "").trim_end().to_owned());
+    lines.push(usage_line("all", &used(total), "").trim_end().to_owned());
     lines.join("\n")
 }
 
-fn usage_line(day: &str, [turns, input, cached, output]: [u64; 4], label: &str) -> String {
-    let [input, cached, output] = [input, cached, output].map(count);
+fn used([turns, input, cached, output]: [u64; 4]) -> [String; 4] {
+    [turns.to_string(), count(input), count(cached), count(output)]
+}
+
+fn usage_line(day: &str, [turns, input, cached, output]: &[String; 4], label: &str) -> String {
     format!("{day:10}  {turns:>5}  {input:>7}  {cached:>7}  {output:>7}  {label}")
 }
 

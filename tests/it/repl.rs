@@ -434,9 +434,12 @@ fn help_fits_the_screen_and_a_new_conversation_has_nothing_to_summarise() {
 
 #[test]
 fn a_key_that_cannot_be_checked_is_kept_when_that_is_wanted() {
-    let server = Server::with(|asked| match asked.headers.contains_key("x-api-key") {
-        true => Reply::error(529, "overloaded_error", "too busy"),
-        false => Reply::error(401, "authentication_error", "no key"),
+    let server = Server::with(|asked| {
+        if asked.headers.contains_key("x-api-key") {
+            Reply::error(529, "overloaded_error", "too busy")
+        } else {
+            Reply::error(401, "authentication_error", "no key")
+        }
     });
     let home = Home::new().env("ANTHROPIC_BASE_URL", server.url());
     let mut terminal = Terminal::start(&home.command::<&str>(&[]), 80, 24);

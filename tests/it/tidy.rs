@@ -20,7 +20,9 @@ const FLOORS: &[(&str, usize, &str)] = &[
     // have a line and a test, and the scripted model checks what it is asked.
     ("wires", 1_350, "two wires, a decoder, a script and a retry policy"),
     ("organs", 4500, "everything that can be cut off"),
-    ("face", 2_750, "how people reach it must not outgrow what they reach"),
+    // More than the plan's 2,500, which was to hold for all that is ever to come: a prompt that
+    // stays usable while others print beside it, on every terminal, took more than was thought.
+    ("face", 2_800, "how people reach it must not outgrow what they reach"),
     ("main", 300, "a table of contents"),
 ];
 
