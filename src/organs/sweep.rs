@@ -35,25 +35,23 @@ pub fn sweep(home: &Home) {
 }
 
 fn sweep_within(home: &Home, kept: u64, now: SystemTime) {
-    // The program gave these names itself: their case is known.
-    let ends = |name: &str, end: &str| name.strip_suffix(end).is_some();
-    let output = |name: &str| name.starts_with("bash-") && ends(name, ".txt");
-    let outputs = groups(&home.scratch().join("output"), output);
+    let outputs = groups(&home.scratch().join("output"), "bash-", &["txt"]);
     drop_from(outputs, kept, |beyond, written| beyond || old(written, OUTPUT_AGE, now));
-    let log = |name: &str| ends(name, ".jsonl") || ends(name, ".old");
-    let logs = groups(&home.wire(), log);
+    let logs = groups(&home.wire(), "", &["jsonl", "old"]);
     drop_from(logs, kept, |beyond, written| beyond && old(written, WIRE_AGE, now));
 }
 
-/// The groups of a folder, the latest first.
-fn groups(folder: &Path, wanted: impl Fn(&str) -> bool) -> Vec<Group> {
+/// The groups of a folder whose names are like this, the latest first.
+fn groups(folder: &Path, prefix: &str, extensions: &[&str]) -> Vec<Group> {
     let real = fs::symlink_metadata(folder).is_ok_and(|metadata| metadata.is_dir());
     let entries = real.then(|| fs::read_dir(folder).ok()).flatten();
     let mut groups: BTreeMap<OsString, Group> = BTreeMap::new();
     for entry in entries.into_iter().flatten().flatten() {
         let (path, Ok(metadata)) = (entry.path(), entry.metadata()) else { continue };
-        if metadata.is_file() && entry.file_name().to_str().is_some_and(&wanted) {
-            let stem = path.file_stem().unwrap_or_default().to_owned();
+        let stem = path.file_stem().unwrap_or_default().to_owned();
+        let wanted = stem.as_encoded_bytes().starts_with(prefix.as_bytes())
+            && path.extension().is_some_and(|found| extensions.iter().any(|one| found == *one));
+        if wanted && metadata.is_file() {
             let group = groups.entry(stem).or_default();
             group.paths.push(path);
             group.size += metadata.len();

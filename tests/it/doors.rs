@@ -603,7 +603,7 @@ fn what_waits_is_said_and_goes_with_its_session() {
     two.home.run(&run).stdout("Hello.\n").stderr_any().check();
     let key = two.transcript("s").lines().find_map(|line| {
         let entry: Value = serde_json::from_str(line).expect("JSON");
-        Some(entry.pointer("/user/incoming/key").or(entry.get("key"))?.as_str()?.to_owned())
+        Some(entry.get("key")?.as_str()?.to_owned())
     });
     let state = rusqlite::Connection::open(two.home.path("state.db")).expect("a database");
     for key in [key.as_deref().expect("a message's key"), "one", "two"] {
