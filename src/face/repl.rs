@@ -5,7 +5,6 @@
 //! a turn is drawn.
 
 use std::io::IsTerminal as _;
-use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use serde_json::Value;
@@ -48,21 +47,8 @@ pub async fn repl(mut settings: Settings, session: Option<String>, json: bool) -
     let view = TurnView::new(screen);
     let mine = Vec::new();
     let held = false;
-    let mut repl = Repl {
-        home,
-        link,
-        model,
-        session,
-        heard,
-        view,
-        turn: None,
-        screen,
-        prompt,
-        tell,
-        told,
-        mine,
-        held,
-    };
+    let mut repl =
+        Repl { home, link, model, session, heard, view, screen, prompt, tell, told, mine, held };
     let ended = repl.talk().await;
     let Repl { prompt, link, .. } = repl;
     let running = link.host().map(|host| host.running()).unwrap_or_default();
@@ -91,8 +77,6 @@ struct Repl {
     /// What happens in it.
     heard: UnboundedReceiver<Answer>,
     view: TurnView,
-    /// Held while a turn runs.
-    turn: Option<Arc<()>>,
     screen: Screen,
     prompt: PromptLine,
     /// For what comes back from questions on the side, ready to print.
@@ -212,7 +196,7 @@ impl Repl {
         let rest = self.view.finish();
         self.show(rest);
         self.view = TurnView::new(self.screen);
-        self.turn = None;
+        self.prompt.turn = None;
         self.aside(&lines.join("\n"));
         self.release();
         self.heard = watch(&self.link, &self.session).await?;
@@ -235,10 +219,10 @@ impl Repl {
         match event {
             // Whoever joins in the middle hears of no beginning.
             Event::TurnStarted { .. } | Event::Reply { .. } => {
-                self.turn = Some(self.prompt.busy.clone());
+                self.prompt.turn = Some(self.prompt.busy.clone());
             }
             Event::TurnEnded { .. } => {
-                self.turn = None;
+                self.prompt.turn = None;
                 self.release();
             }
             _ => {}
@@ -342,7 +326,7 @@ impl Repl {
             self.prompt.print(&text);
         }
         self.view = TurnView::new(self.screen);
-        self.turn = None;
+        self.prompt.turn = None;
         self.release();
         Ok(())
     }
