@@ -64,6 +64,8 @@ pub struct PromptLine {
     presses: Arc<Presses>,
     /// A clone is held by whatever Ctrl-C would stop: while there is one, it keeps the line.
     pub busy: Arc<()>,
+    /// Held while a turn runs.
+    pub turn: Option<Arc<()>>,
     kept: Option<Kept>,
     /// Whether the terminal is too dumb for a prompt that lives beside other lines.
     pub dumb: bool,
@@ -111,7 +113,8 @@ impl PromptLine {
             read(&mut editor, &sender, &asked, &home, &turned);
             turned.set(Prompt::Gone);
         });
-        let prompt = Self { typed, next, printer, printing, gate, presses, busy, kept, dumb };
+        let turn = None;
+        let prompt = Self { typed, next, printer, printing, gate, presses, busy, turn, kept, dumb };
         prompt.next();
         Ok(prompt)
     }

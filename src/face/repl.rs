@@ -5,7 +5,6 @@
 //! a turn is drawn.
 
 use std::io::IsTerminal as _;
-use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use serde_json::Value;
@@ -56,7 +55,6 @@ pub async fn repl(mut settings: Settings, session: Option<String>, json: bool) -
         session,
         heard,
         view,
-        turn: None,
         screen,
         prompt,
         tell,
@@ -101,8 +99,6 @@ struct Repl {
     /// What happens in it.
     heard: UnboundedReceiver<Answer>,
     view: TurnView,
-    /// Held while a turn runs.
-    turn: Option<Arc<()>>,
     screen: Screen,
     prompt: PromptLine,
     /// For what comes back from questions on the side, ready to print.
@@ -237,7 +233,7 @@ impl Repl {
         let rest = self.view.finish();
         self.show(rest);
         self.view = TurnView::new(self.screen);
-        self.turn = None;
+        self.prompt.turn = None;
         self.aside(&lines.join("\n"));
         self.release();
         self.heard = watch(&self.link, &self.session).await?;
@@ -260,10 +256,10 @@ impl Repl {
         match event {
             // Whoever joins in the middle hears of no beginning.
             Event::TurnStarted { .. } | Event::Reply { .. } => {
-                self.turn = Some(self.prompt.busy.clone());
+                self.prompt.turn = Some(self.prompt.busy.clone());
             }
             Event::TurnEnded { .. } => {
-                self.turn = None;
+                self.prompt.turn = None;
                 self.release();
             }
             _ => {}
@@ -367,7 +363,7 @@ impl Repl {
             self.prompt.print(&text);
         }
         self.view = TurnView::new(self.screen);
-        self.turn = None;
+        self.prompt.turn = None;
         self.release();
         Ok(())
     }

@@ -500,6 +500,7 @@ fn a_model_is_chosen_and_an_unknown_one_changes_nothing() {
     let home = Home::new().with_anthropic(&server);
     server.queue(Reply::text("One.")).queue(Reply::text("Two."));
     let mut terminal = talk(&home, &["--model", "anthropic:first"]);
+    assert!(terminal.text().contains("anthropic:first answers;"), "{}", terminal.text());
     terminal.send("/model nonsense\r");
     terminal.wait_text("unknown model \"nonsense\"");
     say(&mut terminal, "go", "One.");
@@ -509,6 +510,8 @@ fn a_model_is_chosen_and_an_unknown_one_changes_nothing() {
     say(&mut terminal, "go on", "Two.");
     let models: Vec<_> = server.asked(2).iter().map(|asked| asked.body["model"].clone()).collect();
     assert_eq!(models, ["first", "second"]);
+    let ran = home.run(&["doctor"]).stdout_any().check();
+    assert!(ran.stdout.contains("\nok   model      anthropic:second\n"), "{ran}");
 }
 
 #[test]
