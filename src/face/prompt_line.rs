@@ -45,6 +45,8 @@ pub enum Typed {
     Written(Result<String>),
     /// Ctrl-C, once.
     Stop,
+    /// Ctrl-C, once, which took the line with it.
+    Cut,
     /// Ctrl-C twice.
     Abandon,
     /// Ctrl-D.
@@ -108,9 +110,9 @@ impl PromptLine {
             }
         });
         let (next, asked) = std::sync::mpsc::channel();
-        let (home, turned) = (home.clone(), gate.clone());
+        let (home, turned, pressed) = (home.clone(), gate.clone(), presses.clone());
         std::thread::spawn(move || {
-            read(&mut editor, &sender, &asked, &home, &turned);
+            read(&mut editor, &sender, &asked, &pressed, &home, &turned);
             turned.set(Prompt::Gone);
         });
         let turn = None;
@@ -174,6 +176,7 @@ fn read(
     editor: &mut Editor<Assist, DefaultHistory>,
     sender: &UnboundedSender<Typed>,
     next: &std::sync::mpsc::Receiver<()>,
+    presses: &Presses,
     home: &Home,
     gate: &Gate,
 ) {
@@ -184,7 +187,9 @@ fn read(
             // A backslash at a line's end only says that the text goes on.
             Ok(line) => Typed::Line(line.replace("\\\n", "\n")),
             Err(ReadlineError::Eof) => Typed::Leave,
-            Err(ReadlineError::Interrupted) => Typed::Abandon,
+            Err(ReadlineError::Interrupted) if presses.twice() => Typed::Abandon,
+            // A signal that came just as the prompt was drawn: the editor takes it for the end.
+            Err(ReadlineError::Interrupted) => Typed::Cut,
             Err(error) => {
                 Typed::Broken(anyhow::Error::new(error).context("the terminal cannot be read"))
             }

@@ -171,6 +171,7 @@ impl Repl {
     }
 
     async fn typed(&mut self, typed: Typed) -> Result<Next> {
+        let cut = matches!(typed, Typed::Cut);
         match typed {
             Typed::Line(line) => return self.line(line.trim()).await,
             Typed::Written(written) => return self.written(written?).await,
@@ -180,13 +181,12 @@ impl Repl {
                 self.complain(&error);
                 return Ok(Next::Leave(exit::FAILED));
             }
-            // The line that is being typed stays: no error here may prompt for another.
-            Typed::Stop => self
-                .stop("Ctrl-C again leaves.")
-                .await
-                .unwrap_or_else(|error| self.complain(&error)),
+            Typed::Stop | Typed::Cut => {}
         }
-        Ok(Next::Same)
+        let stopped = self.stop("Ctrl-C again leaves.").await;
+        stopped.unwrap_or_else(|error| self.complain(&error));
+        // A line that is being typed stays: then nothing here may prompt for another.
+        Ok(if cut { Next::Prompt } else { Next::Same })
     }
 
     async fn written(&mut self, text: String) -> Result<Next> {
