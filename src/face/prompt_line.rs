@@ -110,9 +110,9 @@ impl PromptLine {
             }
         });
         let (next, asked) = std::sync::mpsc::channel();
-        let (home, turned, pressed) = (home.clone(), gate.clone(), presses.clone());
+        let (home, turned, ctrl_c) = (home.clone(), gate.clone(), presses.clone());
         std::thread::spawn(move || {
-            read(&mut editor, &sender, &asked, &pressed, &home, &turned);
+            read(&mut editor, &sender, &asked, &ctrl_c, &home, &turned);
             turned.set(Prompt::Gone);
         });
         let turn = None;
