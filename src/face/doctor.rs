@@ -52,6 +52,7 @@ pub async fn doctor(settings: impl FnOnce() -> Result<Settings>) -> Result<u8> {
     };
     let home = settings.home.clone();
     let (catalog, safe, chosen) = (settings.catalog.clone(), settings.safe, settings.model.clone());
+    let limits = settings.config.limits;
     report("settings", Found::Good(present(&home)))?;
     let made = home.create_root();
     report(
@@ -97,7 +98,7 @@ pub async fn doctor(settings: impl FnOnce() -> Result<Settings>) -> Result<u8> {
         }
     }
     run::leave(&link, false).await?;
-    for text in Sources::new(home, safe).prompt().notices {
+    for text in Sources::new(home, safe, limits).prompt().notices {
         report("prompt", Found::Note(text))?;
     }
     Ok(u8::from(bad > 0))

@@ -92,7 +92,7 @@ impl Host {
         let state = State::open(&home.file("state.db"))?;
         let snapshots = Snapshots::open(home.path())?;
         let host = Arc::new(Self {
-            sources: Sources::new(home, settings.safe),
+            sources: Sources::new(home, settings.safe, settings.config.limits),
             settings,
             state,
             snapshots,

@@ -67,29 +67,22 @@ pub const PROVIDERS: [Provider; 5] = [
         output: None,
         output_field: OutputField::MaxTokens,
     },
-    Provider {
-        name: "ollama",
-        wire: Wire::Openai,
-        base_url: "http://127.0.0.1:11434/v1",
-        base_variable: None,
-        key: None,
-        model: None,
-        window: OWN_WINDOW,
-        output: None,
-        output_field: OutputField::MaxTokens,
-    },
-    Provider {
-        name: "llamacpp",
-        wire: Wire::Openai,
-        base_url: "http://127.0.0.1:8080/v1",
-        base_variable: None,
-        key: None,
-        model: None,
-        window: OWN_WINDOW,
-        output: None,
-        output_field: OutputField::MaxTokens,
-    },
+    Provider { name: "ollama", base_url: "http://127.0.0.1:11434/v1", ..LOCAL },
+    Provider { name: "llamacpp", base_url: "http://127.0.0.1:8080/v1", ..LOCAL },
 ];
+
+/// What the local servers have in common.
+const LOCAL: Provider = Provider {
+    name: "",
+    wire: Wire::Openai,
+    base_url: "",
+    base_variable: None,
+    key: None,
+    model: None,
+    window: OWN_WINDOW,
+    output: None,
+    output_field: OutputField::MaxTokens,
+};
 
 /// Tokens that a server of the owner's own is taken to hold when it does not say: what the
 /// examples start one with.

@@ -10,6 +10,7 @@ use std::path::Path;
 
 use crate::kernel::border::Prompt;
 use crate::organs::beneath::Root;
+use crate::organs::config::LimitSettings;
 use crate::organs::home::{BOOTSTRAP, Home};
 
 /// Bytes of `bootstrap.md` that are sent: about 4,000 tokens of each request.
@@ -32,12 +33,13 @@ pub const RIGHTS: &str =
 pub struct Sources {
     home: Home,
     safe: bool,
+    limits: LimitSettings,
 }
 
 impl Sources {
     /// Those of a home. With `safe` the embedded bootstrap, no skills and no memory.
-    pub fn new(home: Home, safe: bool) -> Self {
-        Self { home, safe }
+    pub fn new(home: Home, safe: bool, limits: LimitSettings) -> Self {
+        Self { home, safe, limits }
     }
 
     /// Where the instructions of a session come from, for its first line.
@@ -79,9 +81,11 @@ impl Sources {
 
     fn facts(&self) -> String {
         let (workspace, scratch) = (self.home.workspace(), self.home.scratch());
+        let LimitSettings { steps, tokens, seconds, .. } = self.limits;
         format!(
             "\n\n# Where you are\nWorkspace (and HOME): {}\nTMPDIR: {}\n{RIGHTS}\n\
-             `fledgling self` tells your limits, model and session; `fledgling help` lists pages on extending yourself.",
+             A turn may take {steps} steps, {tokens} tokens and {seconds} seconds.\n\
+             `fledgling self` tells more, such as your model and session; `fledgling help` lists pages on extending yourself.",
             workspace.display(),
             scratch.display(),
         )
