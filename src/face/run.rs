@@ -145,8 +145,9 @@ pub fn left() -> Refusal {
 /// Ask, and show the answer. The exit code; none when the host ended before its last word.
 /// The first Ctrl-C takes back what was said and waits for the last word, a second leaves.
 async fn ask(link: &Link, verb: Verb, key: &str, output: &mut Output) -> Result<Option<u8>> {
-    let mut answers = link.ask(verb).await?;
+    // Before anything is said: a signal just after it must find what takes it back.
     let mut stop = Box::pin(interrupted());
+    let mut answers = link.ask(verb).await?;
     let mut stopping = false;
     loop {
         let answer = tokio::select! {
@@ -175,18 +176,20 @@ async fn ask(link: &Link, verb: Verb, key: &str, output: &mut Output) -> Result<
     }
 }
 
-/// Returns at Ctrl-C or when the process is asked to end.
-pub async fn interrupted() {
+/// Resolves at Ctrl-C or when the process is asked to end; counts from this call on, not
+/// only from the first look at it.
+pub fn interrupted() -> impl Future<Output = ()> + Send {
     use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut interrupt), Ok(mut terminate)) =
-        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-    else {
-        // Without handlers the signals end the process, which a next start recovers from.
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
+    let handlers = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
+    async {
+        let (Ok(mut interrupt), Ok(mut terminate)) = handlers else {
+            // Without handlers the signals end the process, which a next start recovers from.
+            return std::future::pending().await;
+        };
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
     }
 }
 

@@ -133,10 +133,11 @@ impl Agent<'_> {
         Ok(end)
     }
 
-    /// Summarise the conversation now, outside a turn. The inner error says why not.
-    pub async fn compact_now(&mut self, session: &mut Session) -> Result<Result<(), String>> {
-        match self.compact(session, &mut Progress::new()).await {
-            Ok(()) => Ok(Ok(())),
+    /// Summarise the conversation now, outside a turn: what that cost, or why it cannot be.
+    pub async fn compact_now(&mut self, session: &mut Session) -> Result<Result<Usage, String>> {
+        let mut progress = Progress::new();
+        match self.compact(session, &mut progress).await {
+            Ok(()) => Ok(Ok(progress.usage)),
             Err(Halt::Failed(why)) => Ok(Err(why)),
             Err(Halt::Interrupted) => Ok(Err("interrupted".to_owned())),
             Err(Halt::Broken(error)) => Err(error),

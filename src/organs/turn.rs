@@ -4,7 +4,7 @@
 //! Owns how these meet. Knows neither who asked nor how the answer is shown.
 
 use std::ffi::OsString;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 
@@ -20,7 +20,7 @@ use crate::kernel::session::{Header, Session};
 use crate::organs::compact;
 use crate::organs::hand_door::HandDoor;
 use crate::organs::host::Host;
-use crate::organs::lane::{Lane, What, lock};
+use crate::organs::lane::{Lane, What};
 use crate::organs::sessions;
 use crate::organs::state::Waiting;
 use crate::organs::wirelog::Recorder;
@@ -115,15 +115,14 @@ impl Host {
         let door = HandDoor::open(self.clone(), name)?;
         let hand = Hand::new(self.policy(&door)?);
         let interrupt = lane.begin(&[].into());
-        let context = Counting { host: self, usage: Mutex::default() };
-        let agent = self.agent(&*model, &hand, interrupt, &mut heard);
-        let compacted = Agent { context: &context, ..agent }.compact_now(&mut transcript).await;
-        let usage = *lock(&context.usage);
-        // Only the owner may ask for it.
-        let counted = if usage == Usage::default() {
-            Ok(())
-        } else {
-            self.state.used(name, transcript.turn(), &Origin::Owner, model.name(), usage)
+        let mut agent = self.agent(&*model, &hand, interrupt, &mut heard);
+        let compacted = agent.compact_now(&mut transcript).await;
+        let counted = match &compacted {
+            // Only the owner may ask for it.
+            Ok(Ok(usage)) if *usage != Usage::default() => {
+                self.state.used(name, transcript.turn(), &Origin::Owner, model.name(), *usage)
+            }
+            _ => Ok(()),
         };
         lane.finish();
         drop(turn);
@@ -214,35 +213,6 @@ impl Context for Host {
         deltas: Deltas<'a>,
     ) -> Boxed<'a, Result<Summary, Failure>> {
         Box::pin(compact::summarise(messages, model, deltas))
-    }
-}
-
-/// The host's context outside of a turn, where nothing else adds up what a summary costs.
-struct Counting<'h> {
-    host: &'h Host,
-    usage: Mutex<Usage>,
-}
-
-impl Context for Counting<'_> {
-    fn prompt(&self) -> Prompt {
-        self.host.prompt()
-    }
-
-    fn full(&self, messages: &[Message], filled: u64, window: u64) -> bool {
-        self.host.full(messages, filled, window)
-    }
-
-    fn summarise<'a>(
-        &'a self,
-        messages: &'a [Message],
-        model: &'a dyn Model,
-        deltas: Deltas<'a>,
-    ) -> Boxed<'a, Result<Summary, Failure>> {
-        Box::pin(async move {
-            let summary = self.host.summarise(messages, model, deltas).await?;
-            *lock(&self.usage) += summary.usage;
-            Ok(summary)
-        })
     }
 }
 
