@@ -5,6 +5,7 @@ pub mod clean;
 pub mod commands;
 pub mod doctor;
 pub mod help;
+pub mod history;
 pub mod inline;
 pub mod markdown;
 pub mod onboard;

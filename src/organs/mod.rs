@@ -2,13 +2,12 @@
 //! sessions, models, the home. Owns how a home is run; knows no terminal.
 
 pub mod authority;
-pub mod beneath;
 pub mod compact;
 pub mod config;
 pub mod door;
-pub mod gitdir;
 pub mod hand_door;
 pub mod hands_lock;
+pub mod history;
 pub mod home;
 pub mod host;
 pub mod keys;
@@ -18,9 +17,7 @@ pub mod link;
 pub mod models;
 pub mod prompt;
 pub mod report;
-pub mod scan;
 pub mod sessions;
-pub mod snapshots;
 pub mod state;
 pub mod sweep;
 pub mod turn;

@@ -9,8 +9,8 @@ use std::io::ErrorKind;
 use std::path::Path;
 
 use crate::kernel::border::Prompt;
-use crate::organs::beneath::Root;
 use crate::organs::config::LimitSettings;
+use crate::organs::history::beneath::Root;
 use crate::organs::home::{BOOTSTRAP, Home};
 
 /// Bytes of `bootstrap.md` that are sent: about 4,000 tokens of each request.

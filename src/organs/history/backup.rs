@@ -1,0 +1,2 @@
+//! The history, elsewhere.
+//! Owns the way there and back.

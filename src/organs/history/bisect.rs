@@ -1,0 +1,2 @@
+//! Which change broke something.
+//! Owns the search.

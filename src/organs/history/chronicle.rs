@@ -1,0 +1,2 @@
+//! The history, read.
+//! Owns what commits say.

@@ -1,0 +1,2 @@
+//! What differs between two trees.
+//! Owns the comparison.

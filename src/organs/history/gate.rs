@@ -1,0 +1,2 @@
+//! Keeps secrets out of the history.
+//! Owns what counts as one.

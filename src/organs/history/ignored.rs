@@ -1,0 +1,2 @@
+//! Which new files a .gitignore of the workspace keeps out.
+//! Owns its rules.

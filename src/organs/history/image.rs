@@ -1,0 +1,2 @@
+//! Consistent images of SQLite databases in use.
+//! Owns how one is taken and put back.

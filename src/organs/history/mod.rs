@@ -1,0 +1,22 @@
+//! The upkeep of the workspace's history: whose change it is, what is found and what is
+//! left out, how it is looked at, and how it is taken back. Owns everything about the
+//! history that the guard's `Archive` does not have to; knows no terminal and no model.
+
+pub mod ask;
+pub mod backup;
+pub mod beneath;
+pub mod bisect;
+pub mod chronicle;
+pub mod compare;
+pub mod gate;
+pub mod gitdir;
+pub mod ignored;
+pub mod image;
+pub mod pack;
+pub mod put;
+pub mod rows;
+pub mod scan;
+pub mod snapshots;
+pub mod takeback;
+pub mod watch;
+pub mod why;

@@ -1,0 +1,2 @@
+//! Keeps the history small.
+//! Owns when and how objects are packed.

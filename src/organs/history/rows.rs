@@ -1,0 +1,2 @@
+//! What differs between two SQLite databases.
+//! Owns the comparison of schemas and rows.

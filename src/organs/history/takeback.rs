@@ -1,0 +1,2 @@
+//! What the workspace looks like without some changes.
+//! Owns the plan.

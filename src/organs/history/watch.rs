@@ -1,0 +1,2 @@
+//! Hears what changes in a large workspace.
+//! Owns the watcher.
