@@ -15,11 +15,24 @@ use anyhow::{Context, Result};
 use git2::build::TreeUpdateBuilder;
 use git2::{ErrorCode, FileMode, Oid, Repository, Signature};
 
-/// The branch all snapshots go to.
-const BRANCH: &str = "refs/heads/main";
+/// The branch of the workspace itself.
+pub const MAIN: &str = "refs/heads/main";
 /// The trailers of a commit. Other text that looks like one of them is marked as a quotation.
-pub const TRAILERS: [&str; 7] =
-    ["Session", "Turn", "Origin", "Model", "Tokens", "End", "Also-running"];
+pub const TRAILERS: [&str; 11] = [
+    "Session",
+    "Turn",
+    "Origin",
+    "Model",
+    "Tokens",
+    "Cost",
+    "End",
+    "Also-running",
+    // The ids of commits that this one takes back; of those that took back what it puts back.
+    "Undoes",
+    "Redoes",
+    // The branch that this one brings in.
+    "Merges",
+];
 /// The contents of more changes than this are flushed in one go. That takes one call, but
 /// has to wait for whatever else is being written to the same disk: up to seconds.
 const FLUSHED_ONE_BY_ONE: usize = 32;
@@ -28,8 +41,13 @@ const COUNTED_BYTES: usize = 20_000_000;
 /// The longest first line of a commit, in characters: what `git log --oneline` can show.
 const SUBJECT_CHARS: usize = 72;
 
-/// A repository to which commits are added.
-pub struct Archive(Repository);
+/// A branch of a repository, to which commits are added.
+pub struct Archive {
+    repository: Repository,
+    branch: String,
+    /// The owner's name and address.
+    owner: (String, String),
+}
 
 /// What has become of one path, relative to the workspace.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,36 +94,40 @@ pub struct Commit {
 }
 
 impl Archive {
-    /// Keep changes in this repository.
-    pub fn new(repository: Repository) -> Self {
-        Self(repository)
+    /// Keep changes on this branch. The owner's commits bear this name and address, or
+    /// neutral ones where git would not take them.
+    pub fn new(repository: Repository, branch: &str, owner: Option<(String, String)>) -> Self {
+        let owner = owner.filter(|(name, mail)| Signature::now(name, mail).is_ok());
+        let owner = owner.unwrap_or_else(|| ("owner".to_owned(), "owner@localhost".to_owned()));
+        Self { repository, branch: branch.to_owned(), owner }
     }
 
     /// The repository, for storing contents and keeping the index.
     pub fn repository(&self) -> &Repository {
-        &self.0
+        &self.repository
     }
 
     /// The newest commit; none in a history that has just been made.
     pub fn head(&self) -> Result<Option<git2::Commit<'_>>> {
-        match self.0.find_reference(BRANCH) {
+        match self.repository.find_reference(&self.branch) {
             Ok(reference) => Ok(Some(reference.peel_to_commit()?)),
             Err(error) if error.code() == ErrorCode::NotFound => Ok(None),
-            Err(error) => Err(error).with_context(|| format!("cannot read {BRANCH}")),
+            Err(error) => Err(error).with_context(|| format!("cannot read {}", self.branch)),
         }
     }
 
     /// Add a commit of these changes to `base`, which must be the newest one: if the branch
     /// has moved on, this fails with git2's `Modified` and nothing has happened. Resolves
-    /// to nothing when the tree stays as it was.
+    /// to nothing when the tree stays as it was. `merged` is the commit that it brings in.
     pub fn commit(
         &self,
         base: Option<&git2::Commit<'_>>,
+        merged: Option<&git2::Commit<'_>>,
         changes: &[Change],
         author: Author,
         message: &Message,
     ) -> Result<Option<Commit>> {
-        let repository = &self.0;
+        let repository = &self.repository;
         let before = match base {
             Some(base) => base.tree()?,
             None => repository.find_tree(repository.treebuilder(None)?.write()?)?,
@@ -118,21 +140,23 @@ impl Archive {
         let program = Signature::now("fledgling", "agent@localhost")?;
         let author = match author {
             Author::Agent => program.clone(),
-            Author::Owner => Signature::now("owner", "owner@localhost")?,
+            Author::Owner => Signature::now(&self.owner.0, &self.owner.1)?,
         };
-        let parents: Vec<_> = base.into_iter().collect();
+        let parents: Vec<_> = base.into_iter().chain(merged).collect();
         let id = repository.commit(None, &author, &program, &message.text(), &tree, &parents)?;
         self.flush(id, &tree, changes).context("cannot flush the history to disk")?;
         match base {
-            Some(base) => repository.reference_matching(BRANCH, id, true, base.id(), "snapshot")?,
-            None => repository.reference(BRANCH, id, false, "snapshot")?,
+            Some(base) => {
+                repository.reference_matching(&self.branch, id, true, base.id(), "snapshot")?
+            }
+            None => repository.reference(&self.branch, id, false, "snapshot")?,
         };
         Ok(Some(Commit { id, tree: tree.id(), files: changes.len(), added, removed }))
     }
 
     /// The tree that comes of changes to another. Deletions go first, so that a file can
     /// become a folder and a folder a file.
-    fn tree(&self, before: &git2::Tree<'_>, changes: &[Change]) -> Result<Oid> {
+    pub fn tree(&self, before: &git2::Tree<'_>, changes: &[Change]) -> Result<Oid> {
         let (mut gone, mut here) = (TreeUpdateBuilder::new(), TreeUpdateBuilder::new());
         for Change { path, now } in changes {
             match now {
@@ -141,17 +165,17 @@ impl Archive {
                 None => {}
             }
         }
-        let between = gone.create_updated(&self.0, before)?;
-        let between = self.0.find_tree(between)?;
-        Ok(here.create_updated(&self.0, &between)?)
+        let between = gone.create_updated(&self.repository, before)?;
+        let between = self.repository.find_tree(between)?;
+        Ok(here.create_updated(&self.repository, &between)?)
     }
 
     /// All objects that a commit of these changes brought are on disk when this returns.
     fn flush(&self, commit: Oid, tree: &git2::Tree<'_>, changes: &[Change]) -> io::Result<()> {
         if changes.len() > FLUSHED_ONE_BY_ONE {
-            return flush_all(self.0.path());
+            return flush_all(self.repository.path());
         }
-        let store = self.0.path().join("objects");
+        let store = self.repository.path().join("objects");
         let mut folders = BTreeSet::from([store.clone()]);
         for id in brought(commit, tree, changes) {
             let id = id.to_string();
@@ -168,8 +192,8 @@ impl Archive {
     }
 
     fn count_lines(&self, old: &git2::Tree<'_>, new: &git2::Tree<'_>) -> Result<(usize, usize)> {
-        let diff = self.0.diff_tree_to_tree(Some(old), Some(new), None)?;
-        let odb = self.0.odb()?;
+        let diff = self.repository.diff_tree_to_tree(Some(old), Some(new), None)?;
+        let odb = self.repository.odb()?;
         let blobs = diff.deltas().flat_map(|delta| [delta.old_file().id(), delta.new_file().id()]);
         let sizes = blobs.filter_map(|id| odb.read_header(id).ok().map(|(size, _)| size));
         if sizes.sum::<usize>() > COUNTED_BYTES {
@@ -246,7 +270,7 @@ mod tests {
     fn home() -> (tempfile::TempDir, Archive) {
         let temp = tempfile::tempdir().unwrap();
         let repository = Repository::init_bare(temp.path()).unwrap();
-        (temp, Archive::new(repository))
+        (temp, Archive::new(repository, MAIN, None))
     }
 
     fn change(archive: &Archive, path: &str, content: &[u8]) -> Change {
@@ -256,7 +280,7 @@ mod tests {
 
     fn commit(archive: &Archive, changes: &[Change]) -> Option<Commit> {
         let head = archive.head().unwrap();
-        archive.commit(head.as_ref(), changes, Author::Agent, &Message::default()).unwrap()
+        archive.commit(head.as_ref(), None, changes, Author::Agent, &Message::default()).unwrap()
     }
 
     #[test]
@@ -269,10 +293,11 @@ mod tests {
         let second = commit(&archive, &[change(&archive, "a", b"1\n")]).unwrap();
         let late = [change(&archive, "b", b"1\n")];
         let message = Message::default();
-        let error = archive.commit(base.as_ref(), &late, Author::Agent, &message).unwrap_err();
+        let error = archive.commit(base.as_ref(), None, &late, Author::Agent, &message);
+        let error = error.unwrap_err();
         let error = error.downcast_ref::<git2::Error>().unwrap();
         assert_eq!(error.code(), ErrorCode::Modified);
-        assert!(archive.commit(None, &late, Author::Agent, &message).is_err());
+        assert!(archive.commit(None, None, &late, Author::Agent, &message).is_err());
         assert_eq!(archive.head().unwrap().unwrap().id(), second.id);
     }
 

@@ -6,7 +6,6 @@
 //! whatever happens the transcript stays valid for the next request. Knows no terminal,
 //! no schedule, no process, and not what a prompt says.
 
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -77,7 +76,6 @@ struct Progress {
     full: bool,
     /// The latest call with its result, and how often in a row it came.
     last: (String, u64),
-    wrote: Vec<PathBuf>,
     said: String,
 }
 
@@ -117,15 +115,17 @@ impl Agent<'_> {
         if end != End::Done {
             session.record_note(&format!("The turn ended here: {why}."))?;
         }
-        let Progress { usage, said, wrote, started, .. } = progress;
+        let Progress { usage, said, started, .. } = progress;
         let model = self.model.name().to_owned();
         let session_name = name.clone();
-        let record =
-            Record { session: session_name, turn, origin, asked, said, model, usage, end, wrote };
+        let record = Record { session: session_name, turn, origin, asked, said, model, usage, end };
         let changes = self.history.after(record).await.unwrap_or_else(|error| {
             self.notice(format!("The turn's changes could not be saved: {error:#}"));
             Changes::default()
         });
+        if !changes.left_out.is_empty() {
+            session.record_note(&format!("The history leaves out {}.", changes.left_out))?;
+        }
         session.record_end(end, &why, changes.clone(), usage)?;
         let ms = started.elapsed().as_millis() as u64;
         let session = name;
@@ -296,8 +296,7 @@ impl Agent<'_> {
             (None, Ok(action)) => self.act(action, progress.left(self.limits.time)).await,
         };
         session.record_result(owed, &outcome)?;
-        let Outcome { text, error, wrote } = outcome;
-        progress.wrote.extend(wrote);
+        let Outcome { text, error, .. } = outcome;
         let seen = format!("{tool} {} {text}", call.input);
         let again = if progress.last.0 == seen { progress.last.1 + 1 } else { 1 };
         progress.last = (seen, again);
@@ -360,7 +359,6 @@ impl Progress {
             filled: 0,
             full: false,
             last: (String::new(), 0),
-            wrote: Vec::new(),
             said: String::new(),
         }
     }

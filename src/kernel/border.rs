@@ -4,8 +4,6 @@
 //! Owns these traits and the plain data that crosses them; knows nobody who implements
 //! them.
 
-use std::path::PathBuf;
-
 use anyhow::Result;
 
 use crate::kernel::event::{Changes, End, Event};
@@ -40,8 +38,6 @@ pub struct Record {
     pub usage: Usage,
     /// How it ended.
     pub end: End,
-    /// Files that file tools wrote.
-    pub wrote: Vec<PathBuf>,
 }
 
 /// Messages that arrive while a turn runs.

@@ -123,4 +123,7 @@ pub struct Changes {
     pub added: usize,
     /// Lines removed.
     pub removed: usize,
+    /// What the history leaves out that it did not before, with reasons, as a list in words.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub left_out: String,
 }

@@ -18,6 +18,7 @@ use crate::kernel::session::Session;
 use crate::organs::config::Config;
 use crate::organs::hand_door;
 use crate::organs::hands_lock;
+use crate::organs::history::gitdir;
 use crate::organs::history::snapshots::Snapshots;
 use crate::organs::home::{Home, HostLock};
 use crate::organs::lane::{Heard, Lane, What, lock};
@@ -90,7 +91,7 @@ impl Host {
         let (hands, alone) =
             tokio::task::spawn_blocking(move || hands_lock::take(&hands)).await??;
         let state = State::open(&home.file("state.db"))?;
-        let snapshots = Snapshots::open(home.path())?;
+        let snapshots = Snapshots::open(home.path(), gitdir::owner())?;
         let host = Arc::new(Self {
             sources: Sources::new(home, settings.safe, settings.config.limits),
             settings,

@@ -4,6 +4,7 @@
 //! Owns how these meet. Knows neither who asked nor how the answer is shown.
 
 use std::ffi::OsString;
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
@@ -17,8 +18,10 @@ use crate::kernel::interrupt::Interrupt;
 use crate::kernel::message::{Message, Origin, Usage};
 use crate::kernel::model::{Boxed, Deltas, Failure, Model};
 use crate::kernel::session::{Header, Session};
+use crate::kernel::tool::{Action, Hands, Outcome};
 use crate::organs::compact;
 use crate::organs::hand_door::HandDoor;
+use crate::organs::history::snapshots::Snapshots;
 use crate::organs::host::Host;
 use crate::organs::lane::{Lane, What};
 use crate::organs::sessions;
@@ -91,7 +94,7 @@ impl Host {
             heard.event(Event::Notice { text });
         }
         let door = HandDoor::open(self.clone(), name)?;
-        let hand = Hand::new(self.policy(&door)?);
+        let hand = Watched::new(Hand::new(self.policy(&door)?), &self.snapshots, name);
         self.state.begin(name, turn)?;
         let ended =
             self.agent(&*model, &hand, interrupt, &mut heard).turn(&mut transcript, first).await;
@@ -113,7 +116,7 @@ impl Host {
         let before = transcript.messages().len();
         let mut heard = self.listener(name, transcript.turn(), &lane, &[].into())?;
         let door = HandDoor::open(self.clone(), name)?;
-        let hand = Hand::new(self.policy(&door)?);
+        let hand = Watched::new(Hand::new(self.policy(&door)?), &self.snapshots, name);
         let interrupt = lane.begin(&[].into());
         let mut agent = self.agent(&*model, &hand, interrupt, &mut heard);
         let compacted = agent.compact_now(&mut transcript).await;
@@ -137,7 +140,7 @@ impl Host {
     fn agent<'a>(
         &'a self,
         model: &'a dyn Model,
-        hands: &'a Hand,
+        hands: &'a Watched<'a>,
         interrupt: Interrupt,
         listener: &'a mut Heard<'_>,
     ) -> Agent<'a> {
@@ -213,6 +216,36 @@ impl Context for Host {
         deltas: Deltas<'a>,
     ) -> Boxed<'a, Result<Summary, Failure>> {
         Box::pin(compact::summarise(messages, model, deltas))
+    }
+}
+
+/// A hand, the calls of which the history knows as times in which it may write.
+struct Watched<'a> {
+    hand: Hand,
+    snapshots: &'a Snapshots,
+    writer: &'a str,
+}
+
+impl<'a> Watched<'a> {
+    fn new(hand: Hand, snapshots: &'a Snapshots, writer: &'a str) -> Self {
+        Self { hand, snapshots, writer }
+    }
+}
+
+impl Hands for Watched<'_> {
+    fn act(&self, action: Action, interrupt: Interrupt) -> Boxed<'_, Outcome> {
+        if matches!(action, Action::Read { .. }) {
+            return self.hand.act(action, interrupt);
+        }
+        let anywhere = matches!(action, Action::Bash { .. });
+        Box::pin(async move {
+            let writing = self.snapshots.writers().writes(self.writer, anywhere);
+            let outcome = self.hand.act(action, interrupt).await;
+            let workspace = self.hand.workspace();
+            let inside = outcome.wrote.iter().filter_map(|path| path.strip_prefix(workspace).ok());
+            writing.wrote(inside.map(Path::to_owned));
+            outcome
+        })
     }
 }
 

@@ -12,7 +12,7 @@ use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use libc::{O_CLOEXEC, O_DIRECTORY, O_NOFOLLOW, O_NONBLOCK, O_RDONLY};
+use libc::{O_CLOEXEC, O_DIRECTORY, O_NOFOLLOW, O_NONBLOCK, O_PATH, O_RDONLY};
 
 /// A folder, held open.
 pub struct Root(File);
@@ -52,6 +52,11 @@ impl Root {
         let mut head = Vec::new();
         file.take(limit).read_to_end(&mut head)?;
         Ok((head, stat.len()))
+    }
+
+    /// What is at this path; of a symlink, the link itself.
+    pub fn stat(&self, path: &Path) -> io::Result<Metadata> {
+        open_at(&self.folder_of(path)?, name_of(path)?, O_PATH)?.metadata()
     }
 
     /// Where a symlink points.

@@ -91,6 +91,18 @@ impl GitDir {
     }
 }
 
+/// Name and address from the owner's git configuration, if there are any.
+pub fn owner() -> Option<(String, String)> {
+    let folders = directories::BaseDirs::new()?;
+    let files = [folders.home_dir().join(".gitconfig"), folders.config_dir().join("git/config")];
+    files.iter().find_map(|file| {
+        // One that cannot be read says nothing.
+        let config = git2::Config::open(file).and_then(|mut config| config.snapshot()).ok()?;
+        let text = |name| config.get_str(name).map(str::to_owned).ok();
+        Some((text("user.name")?, text("user.email")?))
+    })
+}
+
 /// The owner's and the system's git configuration is not ours: it may be unreadable, and
 /// what it says must not change what we record.
 fn shut_inherited_configuration() -> Result<()> {

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
-use git2::{FileMode, Index, IndexEntry, IndexTime, Oid, Repository, Tree};
+use git2::{FileMode, Index, IndexEntry, IndexTime, ObjectType, Oid, Repository, Tree};
 
 use crate::guard::history::Change;
 use crate::organs::history::beneath::Root;
@@ -32,86 +32,150 @@ const RACY: Duration = Duration::from_millis(20);
 pub struct Scan {
     workspace: PathBuf,
     index_file: PathBuf,
+    /// What a larger file than this is left out for, in bytes.
+    limit: u64,
+    /// Its index, never written, tells which names git refuses.
+    judge: Repository,
     /// The tree that the index agrees with, when it does with any.
-    tree: Option<Oid>,
+    agreed: Option<Oid>,
     /// The index file as it was read or written last.
     stamp: Option<Stamp>,
-    /// Whether the index holds more than its file.
-    unsaved: bool,
+    /// What the index is to learn: an entry, or that a path is gone.
+    lessons: Vec<(PathBuf, Option<IndexEntry>)>,
 }
 
 /// What a look found.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Found {
-    /// Paths that differ from the tree.
-    pub changes: Vec<Change>,
-    /// What is left out, and why, each in a few words.
-    pub left_out: BTreeSet<String>,
+    /// What differs from the tree. A path comes but once.
+    pub changes: Vec<Dirty>,
+    /// What is left out, and why in a few words.
+    pub left_out: BTreeMap<PathBuf, String>,
+}
+
+/// A path that differs from the tree.
+pub struct Dirty {
+    /// How.
+    pub change: Change,
+    /// When it was changed; not known of what is gone.
+    pub at: Option<SystemTime>,
+    /// For the index.
+    entry: Option<IndexEntry>,
 }
 
 impl Scan {
-    /// For this workspace, with the repository's index as the cache.
-    pub fn new(workspace: PathBuf, repository: &Repository) -> Self {
-        let index_file = repository.path().join("index");
-        Self { workspace, index_file, tree: None, stamp: None, unsaved: false }
+    /// For this workspace, with this file as the index.
+    pub fn new(workspace: PathBuf, repository: &Repository, index_file: PathBuf) -> Result<Self> {
+        let index = Index::open(&index_file).or_else(|_| {
+            fs::remove_file(&index_file).ok();
+            Index::open(&index_file)
+        });
+        repository.set_index(&mut index?)?;
+        // An index has rules for names only where it belongs to a repository.
+        let judge = Repository::open_bare(repository.path())?;
+        judge.set_index(&mut Index::new()?)?;
+        let (agreed, stamp, lessons, limit) = (None, None, Vec::new(), FILE_LIMIT);
+        Ok(Self { workspace, index_file, limit, judge, agreed, stamp, lessons })
     }
 
-    /// What differs from this tree. Contents that do are stored in the repository.
-    /// `settle` must follow once the tree is made.
+    /// All that differs from this tree. Contents that do are stored in the repository.
     pub fn look(&mut self, repository: &Repository, tree: Option<&Tree<'_>>) -> Result<Found> {
-        let mut index = self.index(repository, tree)?;
+        let index = self.index(repository, tree)?;
         let known = index.iter().filter(|entry| !conflicts(entry));
         let known = known.map(|entry| (entry.path.clone(), entry)).collect();
-        let root = Root::open(&self.workspace)
-            .with_context(|| format!("cannot open the workspace {}", self.workspace.display()))?;
         let written = self.stamp.map_or(IndexTime::new(0, 0), |stamp| stamp.written);
-        let found = Found::default();
-        let mut walk =
-            Walk { scan: self, root, repository, index: &mut index, known, written, found };
-        walk.all()?;
-        let Walk { known, mut found, .. } = walk;
-        for path in known.into_keys() {
-            let path = PathBuf::from(OsString::from_vec(path));
-            index.remove_path(&path)?;
-            found.changes.push(Change { path, now: None });
-        }
-        self.unsaved |= !found.changes.is_empty();
-        Ok(found)
+        let mut walk = Walk::new(self, repository, known, written)?;
+        walk.folders(vec![PathBuf::new()])?;
+        Ok(walk.end())
     }
 
-    /// The changes found last made this tree: keep what was learnt, for the next look and
-    /// for plain git, whose `status` is clean now.
-    pub fn settle(&mut self, repository: &Repository, tree: Oid) {
-        if self.unsaved {
-            // The index is a cache. When it cannot be written, as while the owner's git
-            // holds its lock, the next look reads more than it must, and that is all.
-            if repository.index().and_then(|mut index| index.write()).is_err() {
-                return;
+    /// What of these paths, with all below them, differs from this tree.
+    pub fn look_at(
+        &mut self,
+        paths: &BTreeSet<PathBuf>,
+        repository: &Repository,
+        tree: Option<&Tree<'_>>,
+    ) -> Result<Found> {
+        let mut known = BTreeMap::new();
+        for path in paths {
+            for part in path.ancestors().filter(|part| *part != Path::new("")) {
+                let entry = tree.and_then(|tree| tree.get_path(part).ok());
+                match entry.map(|entry| (entry.id(), entry.filemode(), entry.kind())) {
+                    Some((id, _, Some(ObjectType::Tree))) if part == path => {
+                        let below = repository.find_tree(id)?;
+                        entries_below(repository, &below, &prefix(part), &mut known)?;
+                    }
+                    Some((_, _, Some(ObjectType::Tree))) | None => {}
+                    // Of a parent, too: what was a file may be a folder by now.
+                    Some((id, mode, _)) => {
+                        _ = known.insert(bytes(part).to_vec(), recorded(bytes(part), id, mode));
+                    }
+                }
             }
-            self.stamp = Stamp::of_file(&self.index_file);
-            self.unsaved = false;
         }
-        self.tree = Some(tree);
+        let mut walk = Walk::new(self, repository, known, IndexTime::new(0, 0))?;
+        for path in paths {
+            walk.named(path, tree)?;
+        }
+        Ok(walk.end())
+    }
+
+    /// These changes are committed, and made this tree: keep what was learnt, for the next
+    /// look and for plain git. The index itself is left for `freshen`.
+    pub fn settle(&mut self, done: Vec<Dirty>) {
+        self.lessons.extend(done.into_iter().map(|dirty| (dirty.change.path, dirty.entry)));
+    }
+
+    /// Write down what was learnt. With this tree committed, plain git's `status` is clean.
+    pub fn freshen(&mut self, repository: &Repository, tree: &Tree<'_>) {
+        if self.lessons.is_empty() && self.agreed == Some(tree.id()) {
+            return;
+        }
+        // The index is a cache. When it cannot be written, as while the owner's git holds
+        // its lock, the next look reads more than it must, and that is all.
+        let learnt = self.learn(repository, Some(tree));
+        if learnt.is_ok_and(|mut index| index.write().is_ok()) {
+            self.stamp = Stamp::of_file(&self.index_file);
+            self.agreed = Some(tree.id());
+        } else {
+            self.agreed = None;
+        }
     }
 
     /// The index, in step with the tree: whatever the owner's git or a failed snapshot
     /// left in it, its entries name the tree's contents, with stamps where these are known.
     fn index(&mut self, repository: &Repository, tree: Option<&Tree<'_>>) -> Result<Index> {
-        let mut index = repository.index().or_else(|_| {
-            fs::remove_file(&self.index_file).ok();
-            repository.index()
-        })?;
+        if self.agreed.is_some() && self.agreed == tree.map(Tree::id) && self.lessons.is_empty() {
+            let stamp = Stamp::of_file(&self.index_file);
+            if stamp == self.stamp {
+                return Ok(repository.index()?);
+            }
+        }
+        let index = self.learn(repository, tree)?;
+        // Not written yet: what is younger than the file is looked at again.
+        self.agreed = None;
+        Ok(index)
+    }
+
+    fn learn(&mut self, repository: &Repository, tree: Option<&Tree<'_>>) -> Result<Index> {
+        let mut index = repository.index()?;
         let stamp = Stamp::of_file(&self.index_file);
-        let agreed = self.tree.take();
-        if agreed.is_none() || agreed != tree.map(Tree::id) || stamp != self.stamp {
+        if self.agreed.is_none() || stamp != self.stamp {
             if index.read(true).is_err() {
+                fs::remove_file(&self.index_file).ok();
                 index.clear()?;
             }
             match tree {
                 Some(tree) => index.read_tree(tree)?,
                 None => index.clear()?,
             }
-            (self.stamp, self.unsaved) = (stamp, true);
+            self.stamp = stamp;
+        }
+        for (path, entry) in std::mem::take(&mut self.lessons) {
+            match entry {
+                Some(entry) => index.add(&entry)?,
+                None => index.remove_path(&path)?,
+            }
         }
         Ok(index)
     }
@@ -122,17 +186,50 @@ struct Walk<'a> {
     scan: &'a mut Scan,
     root: Root,
     repository: &'a Repository,
-    index: &'a mut Index,
-    /// Entries of the index that were not met yet; in the end, those that are gone.
+    /// What is recorded and was not met yet; in the end, what is gone.
     known: BTreeMap<Vec<u8>, IndexEntry>,
     /// When the index file was written.
     written: IndexTime,
     found: Found,
 }
 
-impl Walk<'_> {
-    fn all(&mut self) -> Result<()> {
-        let mut folders = vec![PathBuf::new()];
+impl<'a> Walk<'a> {
+    fn new(
+        scan: &'a mut Scan,
+        repository: &'a Repository,
+        known: BTreeMap<Vec<u8>, IndexEntry>,
+        written: IndexTime,
+    ) -> Result<Self> {
+        let root = Root::open(&scan.workspace)
+            .with_context(|| format!("cannot open the workspace {}", scan.workspace.display()))?;
+        Ok(Self { scan, root, repository, known, written, found: Found::default() })
+    }
+
+    fn end(self) -> Found {
+        let Self { known, mut found, .. } = self;
+        for path in known.into_keys() {
+            let change = Change { path: PathBuf::from(OsString::from_vec(path)), now: None };
+            found.changes.push(Dirty { change, at: None, entry: None });
+        }
+        found
+    }
+
+    /// What is at this path, with all below it.
+    fn named(&mut self, path: &Path, tree: Option<&Tree<'_>>) -> Result<()> {
+        let parents: Vec<_> =
+            path.ancestors().skip(1).filter(|part| *part != Path::new("")).collect();
+        for parent in parents.into_iter().rev() {
+            let tracked = tree.is_some_and(|tree| tree.get_path(parent).is_ok());
+            if is_gits(parent) || !tracked && self.is_ignored(&prefix(parent)) {
+                return Ok(());
+            }
+        }
+        let mut folders = Vec::new();
+        self.item(path.to_owned(), self.root.stat(path), &mut folders)?;
+        self.folders(folders)
+    }
+
+    fn folders(&mut self, mut folders: Vec<PathBuf>) -> Result<()> {
         while let Some(folder) = folders.pop() {
             let items = fs::read_dir(self.scan.workspace.join(&folder));
             let items = items.and_then(Iterator::collect::<io::Result<Vec<_>>>);
@@ -145,7 +242,7 @@ impl Walk<'_> {
                     // What is in it cannot be known: what history has of it stays.
                     let inside = prefix(&folder);
                     self.known.retain(|path, _| !path.starts_with(&inside));
-                    self.leave_out(&folder, &why(&error));
+                    self.leave_out(&folder, why(&error, self.scan.limit));
                 }
             }
         }
@@ -160,7 +257,7 @@ impl Walk<'_> {
     ) -> Result<()> {
         // The files of a repository in the workspace are history like any others; what it
         // keeps for itself is not.
-        if path.file_name().is_some_and(|name| name.eq_ignore_ascii_case(".git")) {
+        if is_gits(&path) {
             return Ok(());
         }
         match stat {
@@ -170,11 +267,11 @@ impl Walk<'_> {
                 }
             }
             Ok(stat) if stat.is_file() || stat.is_symlink() => return self.file(path, &stat),
-            Ok(_) => self.leave_out(&path, "a socket, a FIFO or a device"),
+            Ok(_) => self.leave_out(&path, "a socket, a FIFO or a device".to_owned()),
             Err(error) if vanished(&error) => {}
             Err(error) => {
                 self.known.remove(bytes(&path));
-                self.leave_out(&path, &why(&error));
+                self.leave_out(&path, why(&error, self.scan.limit));
             }
         }
         Ok(())
@@ -207,7 +304,7 @@ impl Walk<'_> {
         let read = if stat.is_symlink() {
             self.root.read_link(&path).map(|target| (target, stat.clone()))
         } else {
-            self.root.read(&path, FILE_LIMIT)
+            self.root.read(&path, self.scan.limit)
         };
         match read {
             Ok((content, stat)) => self.record(path, &content, &stat, now),
@@ -215,7 +312,7 @@ impl Walk<'_> {
             Err(error) => {
                 // What history has of it stays.
                 self.known.remove(bytes(&path));
-                self.leave_out(&path, &why(&error));
+                self.leave_out(&path, why(&error, self.scan.limit));
                 Ok(())
             }
         }
@@ -238,20 +335,64 @@ impl Walk<'_> {
         let id = self.repository.blob(content);
         let id = id.with_context(|| format!("cannot store {} in history", path.display()))?;
         let known = self.known.remove(bytes(&path));
-        if let Err(error) = self.index.add(&entry(&path, stat, id, now)) {
-            self.leave_out(&path, &format!("git refuses it: {}", error.message()));
-            return Ok(());
-        }
-        self.scan.unsaved = true;
-        let mode = mode(stat);
-        if known.is_none_or(|known| known.id != id || known.mode != u32::from(mode)) {
-            self.found.changes.push(Change { path, now: Some((id, mode)) });
+        let (entry, mode) = (entry(&path, stat, id, now), mode(stat));
+        let mut judge = self.scan.judge.index()?;
+        let judged = judge.add(&entry);
+        judge.clear()?;
+        if let Err(error) = judged {
+            self.leave_out(&path, format!("git refuses it: {}", error.message()));
+        } else if known.is_none_or(|known| known.id != id || known.mode != u32::from(mode)) {
+            let change = Change { path, now: Some((id, mode)) };
+            let at = Some(changed_at(stat));
+            self.found.changes.push(Dirty { change, at, entry: Some(entry) });
+        } else {
+            self.scan.lessons.push((path, Some(entry)));
         }
         Ok(())
     }
 
-    fn leave_out(&mut self, path: &Path, why: &str) {
-        self.found.left_out.insert(format!("{} ({why})", path.to_string_lossy().escape_debug()));
+    fn leave_out(&mut self, path: &Path, why: String) {
+        self.found.left_out.insert(path.to_owned(), why);
+    }
+}
+
+/// What the tree has below a folder.
+fn entries_below(
+    repository: &Repository,
+    tree: &Tree<'_>,
+    inside: &[u8],
+    known: &mut BTreeMap<Vec<u8>, IndexEntry>,
+) -> Result<()> {
+    for entry in tree {
+        let path = [inside, entry.name_bytes()].concat();
+        if entry.kind() == Some(ObjectType::Tree) {
+            let below = repository.find_tree(entry.id())?;
+            entries_below(repository, &below, &[&path[..], b"/"].concat(), known)?;
+        } else {
+            let entry = recorded(&path, entry.id(), entry.filemode());
+            known.insert(path, entry);
+        }
+    }
+    Ok(())
+}
+
+/// An entry of which only the content is known.
+fn recorded(path: &[u8], id: Oid, mode: i32) -> IndexEntry {
+    let (never, mode, path) = (IndexTime::new(0, 0), mode as u32, path.to_vec());
+    let (dev, ino, uid, gid, file_size, flags, flags_extended) = (0, 0, 0, 0, 0, 0, 0);
+    IndexEntry {
+        ctime: never,
+        mtime: never,
+        dev,
+        ino,
+        mode,
+        uid,
+        gid,
+        file_size,
+        id,
+        flags,
+        flags_extended,
+        path,
     }
 }
 
@@ -287,8 +428,7 @@ impl Stamp {
 /// The index's entry for a file whose stamp was taken at `now`, before it was read.
 fn entry(path: &Path, stat: &Metadata, id: Oid, now: SystemTime) -> IndexEntry {
     let Stamp { changed, written, inode, size } = Stamp::of(stat);
-    let since_epoch = Duration::new(stat.ctime().max(0) as u64, stat.ctime_nsec() as u32);
-    let settled = now.duration_since(UNIX_EPOCH + since_epoch).is_ok_and(|age| age > RACY);
+    let settled = now.duration_since(changed_at(stat)).is_ok_and(|age| age > RACY);
     IndexEntry {
         ctime: changed,
         mtime: written,
@@ -306,6 +446,10 @@ fn entry(path: &Path, stat: &Metadata, id: Oid, now: SystemTime) -> IndexEntry {
     }
 }
 
+fn changed_at(stat: &Metadata) -> SystemTime {
+    UNIX_EPOCH + Duration::new(stat.ctime().max(0) as u64, stat.ctime_nsec() as u32)
+}
+
 fn mode(stat: &Metadata) -> FileMode {
     match stat.mode() {
         _ if stat.is_symlink() => FileMode::Link,
@@ -317,6 +461,11 @@ fn mode(stat: &Metadata) -> FileMode {
 /// Whether an entry belongs to a conflict of a merge in progress.
 fn conflicts(entry: &IndexEntry) -> bool {
     entry.flags & 0x3000 != 0
+}
+
+/// Whether a path leads into what a repository keeps for itself.
+fn is_gits(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.eq_ignore_ascii_case(".git"))
 }
 
 /// What the path of everything in a folder begins with.
@@ -339,9 +488,9 @@ fn vanished(error: &io::Error) -> bool {
         || error.raw_os_error() == Some(libc::ELOOP)
 }
 
-fn why(error: &io::Error) -> String {
+fn why(error: &io::Error, limit: u64) -> String {
     match error.kind() {
-        ErrorKind::FileTooLarge => format!("over {} MB", FILE_LIMIT / 1024 / 1024),
+        ErrorKind::FileTooLarge => format!("over {} MB", limit / 1024 / 1024),
         kind => kind.to_string(),
     }
 }

@@ -1,225 +1,196 @@
 //! The kernel's `History`: a commit for what each turn changed, in the right name.
 //!
-//! Owns the question of whose change it is. A change is the owner's only when no turn can
-//! have made it: none has run since the last snapshot. What several turns may have changed
-//! goes to the one that ends first, and its commit names the others. What a killed turn
-//! left is that turn's. There is one writer at a time, on a thread that may block. Does
-//! not know how changes are found nor how they are stored.
+//! Owns what a turn's commit says, and that there is one writer at a time, on a thread that
+//! may block. What a killed turn left is that turn's. Does not know how changes are found,
+//! nor how it is told whose they are.
 
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use anyhow::{Context, Result, bail};
-use git2::ErrorCode;
+use anyhow::{Context as _, Result};
 
-use crate::guard::history::{Archive, Author, Commit, Message};
+use crate::guard::history::{Archive, Author, Commit, MAIN, Message};
 use crate::kernel::border::{History, Record};
 use crate::kernel::event::{Changes, End};
 use crate::kernel::model::Boxed;
 use crate::organs::history::gitdir::GitDir;
+use crate::organs::history::keeper::{Keeper, Turn};
 use crate::organs::history::scan::Scan;
+use crate::organs::history::writers::{Writers, Writing};
 
 /// What the agent said at the end of a turn, in the body of the turn's commit, in characters.
 const SAID_CHARS: usize = 2_000;
-/// Names of files left out, in one list.
-const NAMED: usize = 20;
-/// How often a snapshot starts anew because the owner's git moved the branch under it.
-const ATTEMPTS: usize = 3;
 /// Digits of a commit's id where it is shown: unique for as long as it matters.
-const SHORT_ID: usize = 12;
-/// Stands for the owner among those who may have changed something.
-const OUTSIDE: &str = "edits outside fledgling";
+pub const SHORT_ID: usize = 12;
 
-/// The snapshots of one home.
-pub struct Snapshots(Arc<Mutex<State>>);
-
-struct State {
-    git_dir: GitDir,
-    archive: Archive,
-    scan: Scan,
-    /// Sessions with a turn that runs now.
-    running: BTreeSet<String>,
-    /// Who may have changed something since the last snapshot, besides the owner.
-    since: BTreeSet<String>,
-    /// What is left out, as it has been said already.
-    left_out: BTreeSet<String>,
-    /// Sentences for the owner.
-    notices: Vec<String>,
+/// The snapshots of one checkout.
+pub struct Snapshots {
+    keeper: Arc<Mutex<Keeper>>,
+    writers: Writers,
+    /// What a killed turn left running, until the next turn has ended.
+    lingering: Mutex<Vec<Writing>>,
 }
 
 impl Snapshots {
     /// Open the history of a home, or begin one with the workspace as it is. Blocks; the
     /// caller holds the host lock, and has `interrupted` called before any turn.
-    pub fn open(home: &Path) -> Result<Self> {
+    /// The owner's commits bear this name and address.
+    pub fn open(home: &Path, owner: Option<(String, String)>) -> Result<Self> {
         let (git_dir, repository) = GitDir::open(home)?;
-        let scan = Scan::new(home.join("workspace"), &repository);
-        let archive = Archive::new(repository);
+        let index = repository.path().join("index");
+        let scan = Scan::new(home.join("workspace"), &repository, index)?;
+        let archive = Archive::new(repository, MAIN, owner);
         let newborn = archive.head()?.is_none();
-        let mut state = State {
-            git_dir,
-            archive,
-            scan,
-            running: BTreeSet::new(),
-            since: BTreeSet::new(),
-            left_out: BTreeSet::new(),
-            notices: Vec::new(),
-        };
+        let writers = Writers::default();
+        let mut keeper = Keeper::new(git_dir, archive, scan, writers.clone());
         if newborn {
             let subject = "The workspace as it begins".to_owned();
             let trailers = vec![("Origin", "fledgling".to_owned())];
-            state.snapshot(Author::Agent, &Message { subject, body: String::new(), trailers })?;
+            let message = Message { subject, body: String::new(), trailers };
+            keeper.commit_all(Author::Agent, &message)?;
+            keeper.freshen()?;
         } else {
-            state.heal();
+            keeper.heal();
         }
-        Ok(Self(Arc::new(Mutex::new(state))))
+        let keeper = Arc::new(Mutex::new(keeper));
+        Ok(Self { keeper, writers, lingering: Mutex::default() })
+    }
+
+    /// Who writes in this checkout: whatever is not the owner says so here.
+    pub fn writers(&self) -> &Writers {
+        &self.writers
     }
 
     /// Take in what turns left that a kill ended, given by session and number. It is never
     /// the owner's; nobody knows who else wrote since. Where something of them still runs
     /// (they are not `over`), what comes is not the owner's before the next turn has ended.
     pub fn interrupted(&self, turns: Vec<(String, u64)>, over: bool) -> Boxed<'_, Result<Changes>> {
-        self.blocking(move |state| {
-            let Some(((session, turn), others)) = turns.split_first() else {
-                return Ok(Changes::default());
-            };
-            let mut trailers = vec![
-                ("Session", session.clone()),
-                ("Turn", turn.to_string()),
-                ("Origin", "unknown".to_owned()),
-                ("End", "interrupted".to_owned()),
-            ];
-            trailers.extend(also_running(others.iter().map(|(session, _)| session)));
-            let subject = format!("Interrupted: turn {turn} of {session}");
-            let message = Message { subject, body: String::new(), trailers };
-            // Should this fail, the next snapshot must not take it for the owner's.
-            let sessions: BTreeSet<_> = turns.iter().map(|(session, _)| session.clone()).collect();
-            state.since.extend(sessions.clone());
-            let taken = state.snapshot(Author::Agent, &message)?;
-            if !over {
-                state.since.extend(sessions);
+        let Some(((session, turn), others)) = turns.split_first() else {
+            return Box::pin(async { Ok(Changes::default()) });
+        };
+        let sessions: BTreeSet<_> = turns.iter().map(|(session, _)| session.clone()).collect();
+        let lasting = self.writers.linger(sessions);
+        let mut trailers = vec![
+            ("Session", session.clone()),
+            ("Turn", turn.to_string()),
+            ("Origin", "unknown".to_owned()),
+            ("End", "interrupted".to_owned()),
+        ];
+        trailers.extend(others.iter().map(|(session, _)| ("Also-running", session.clone())));
+        let subject = format!("Interrupted: turn {turn} of {session}");
+        let message = Message { subject, body: String::new(), trailers };
+        let writers = self.writers.clone();
+        Box::pin(async move {
+            let taken = self
+                .blocking(move |keeper| {
+                    let taken = keeper.commit_all(Author::Agent, &message);
+                    keeper.freshen()?;
+                    taken
+                })
+                .await;
+            // Should it have failed, the next snapshot must not take it for the owner's.
+            if over && taken.is_ok() {
+                drop(lasting);
+                turns.iter().for_each(|(session, _)| writers.settle(session));
+            } else {
+                self.lingering().extend(lasting);
             }
-            Ok(changes(taken))
+            taken.map(|commit| changes(commit, String::new()))
         })
     }
 
-    /// The one runtime thread never waits for a disk.
-    fn blocking<T: Send + 'static>(
+    /// Have this done by the keeper, on a thread that may block.
+    pub fn blocking<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&mut State) -> Result<T> + Send + 'static,
+        work: impl FnOnce(&mut Keeper) -> Result<T> + Send + 'static,
     ) -> Boxed<'_, Result<T>> {
-        let state = Arc::clone(&self.0);
-        let work = move || work(&mut state.lock().unwrap_or_else(PoisonError::into_inner));
+        let keeper = Arc::clone(&self.keeper);
+        let work = move || work(&mut keeper.lock().unwrap_or_else(PoisonError::into_inner));
         Box::pin(async {
+            // The one runtime thread never waits for a disk.
             tokio::task::spawn_blocking(work).await.context("the snapshot was broken off")?
         })
+    }
+
+    /// Returns when nothing is being written any more.
+    pub async fn settled(&self) {
+        // It is a cache that is waited for.
+        let _ = self.blocking(Keeper::freshen).await;
+    }
+
+    /// The index is written when nobody waits.
+    fn freshen(&self) {
+        let keeper = Arc::clone(&self.keeper);
+        tokio::task::spawn_blocking(move || {
+            let _ = keeper.lock().unwrap_or_else(PoisonError::into_inner).freshen();
+        });
+    }
+
+    fn lingering(&self) -> std::sync::MutexGuard<'_, Vec<Writing>> {
+        self.lingering.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl History for Snapshots {
     fn before<'a>(&'a self, session: &'a str, _turn: u64) -> Boxed<'a, Result<Option<String>>> {
-        let session = session.to_owned();
-        self.blocking(move |state| state.before(session))
+        // Whatever comes of it, the turn begins; nothing was written in it so far.
+        self.writers.begin(session);
+        Box::pin(async move {
+            let taken = self
+                .blocking(|keeper| {
+                    let taken = keeper.take_in();
+                    let said = keeper.take_notices().join(" ");
+                    taken.map(|()| Some(said).filter(|said| !said.is_empty()))
+                })
+                .await;
+            self.freshen();
+            taken
+        })
     }
 
     fn after(&self, record: Record) -> Boxed<'_, Result<Changes>> {
-        self.blocking(move |state| state.after(&record))
+        Box::pin(async move {
+            let session = record.session.clone();
+            self.writers.end(&session);
+            let lasting = std::mem::take(&mut *self.lingering());
+            let killed: Vec<_> = lasting.iter().map(|span| span.writer().to_owned()).collect();
+            let taken = self
+                .blocking(move |keeper| {
+                    let message = message(&record);
+                    keeper.conclude(&Turn { writer: &record.session, message })
+                })
+                .await;
+            if taken.is_ok() {
+                drop(lasting);
+                killed.iter().for_each(|writer| self.writers.settle(writer));
+            } else {
+                self.lingering().extend(lasting);
+            }
+            self.freshen();
+            taken.map(|(commit, left_out)| changes(commit, left_out))
+        })
     }
 }
 
-impl State {
-    fn before(&mut self, session: String) -> Result<Option<String>> {
-        let mut taken = Ok(None);
-        if self.since.is_empty() {
-            let subject = "Edits outside fledgling".to_owned();
-            let trailers = vec![("Origin", "owner".to_owned())];
-            let message = Message { subject, body: String::new(), trailers };
-            taken = self.snapshot(Author::Owner, &message);
-            if taken.is_err() {
-                // They end up in a turn's commit, which must not pass for the turn's alone.
-                self.since.insert(OUTSIDE.to_owned());
-            }
-        } else {
-            self.heal();
-        }
-        self.since.insert(session.clone());
-        self.running.insert(session);
-        taken?;
-        let notices = std::mem::take(&mut self.notices);
-        Ok(Some(notices.join(" ")).filter(|said| !said.is_empty()))
+/// What the commit of a turn says.
+fn message(record: &Record) -> Message {
+    let asked = record.asked.lines().find(|line| !line.trim().is_empty());
+    let mut body: String = record.said.chars().take(SAID_CHARS).collect();
+    if body.len() < record.said.len() {
+        body += " […]";
     }
-
-    fn after(&mut self, record: &Record) -> Result<Changes> {
-        self.running.remove(&record.session);
-        let asked = record.asked.lines().find(|line| !line.trim().is_empty());
-        let mut said: String = record.said.chars().take(SAID_CHARS).collect();
-        if said.len() < record.said.len() {
-            said += " […]";
-        }
-        let subject = asked.unwrap_or("A turn without a word").to_owned();
-        let (usage, end) = (record.usage, end_of(record.end));
-        let mut trailers = vec![
-            ("Session", record.session.clone()),
-            ("Turn", record.turn.to_string()),
-            ("Origin", record.origin.to_string()),
-            ("Model", record.model.clone()),
-            ("Tokens", format!("{} in, {} out", usage.input, usage.output)),
-        ];
-        trailers.extend(end.map(|end| ("End", end.to_owned())));
-        let others = self.since.iter().filter(|session| **session != record.session);
-        trailers.extend(also_running(others));
-        let message = Message { subject, body: said, trailers };
-        Ok(changes(self.snapshot(Author::Agent, &message)?))
-    }
-
-    /// One commit of all that changed since the last one, if anything did.
-    fn snapshot(&mut self, author: Author, message: &Message) -> Result<Option<Commit>> {
-        self.heal();
-        let repository = self.archive.repository();
-        for _ in 0..ATTEMPTS {
-            let base = self.archive.head()?;
-            let tree = base.as_ref().map(git2::Commit::tree).transpose()?;
-            let found = self.scan.look(repository, tree.as_ref())?;
-            let news: Vec<_> = found.left_out.difference(&self.left_out).cloned().collect();
-            let mut message = message.clone();
-            if !news.is_empty() {
-                message.body += &format!("\n\nLeft out: {}", list(&news));
-            }
-            let commit = self.archive.commit(base.as_ref(), &found.changes, author, &message);
-            let commit = match commit {
-                Err(error) if moved_on(&error) => continue,
-                commit => commit?,
-            };
-            let tree = commit.map(|commit| commit.tree).or(tree.map(|tree| tree.id()));
-            if let Some(tree) = tree {
-                self.scan.settle(repository, tree);
-            }
-            if !news.is_empty() {
-                self.notices.push(format!("The history leaves out {}.", list(&news)));
-            }
-            self.left_out = found.left_out;
-            self.since.clone_from(&self.running);
-            return Ok(commit);
-        }
-        bail!("git moved the branch main {ATTEMPTS} times while a snapshot was taken; try again")
-    }
-
-    fn heal(&mut self) {
-        match self.git_dir.heal() {
-            Ok(said) => self.notices.extend(said),
-            Err(error) => self.notices.push(format!("History is in danger: {error:#}.")),
-        }
-    }
-}
-
-/// Whether the owner's git committed between our look and our commit.
-fn moved_on(error: &anyhow::Error) -> bool {
-    let error = error.downcast_ref::<git2::Error>();
-    error.is_some_and(|error| error.code() == ErrorCode::Modified)
-}
-
-fn also_running<'a>(sessions: impl Iterator<Item = &'a String>) -> Vec<(&'static str, String)> {
-    sessions.map(|session| ("Also-running", session.clone())).collect()
+    let subject = asked.unwrap_or("A turn without a word").to_owned();
+    let (usage, end) = (record.usage, end_of(record.end));
+    let mut trailers = vec![
+        ("Session", record.session.clone()),
+        ("Turn", record.turn.to_string()),
+        ("Origin", record.origin.to_string()),
+        ("Model", record.model.clone()),
+        ("Tokens", format!("{} in, {} out", usage.input, usage.output)),
+    ];
+    trailers.extend(end.map(|end| ("End", end.to_owned())));
+    Message { subject, body, trailers }
 }
 
 /// A turn that was simply done needs no word about it.
@@ -231,21 +202,12 @@ fn end_of(end: End) -> Option<&'static str> {
     }
 }
 
-fn changes(commit: Option<Commit>) -> Changes {
-    commit.map_or_else(Changes::default, |commit| Changes {
-        commit: Some(commit.id.to_string()[..SHORT_ID].to_owned()),
-        files: commit.files,
-        added: commit.added,
-        removed: commit.removed,
-    })
-}
-
-fn list(names: &[String]) -> String {
-    let first = names[..names.len().min(NAMED)].join(", ");
-    match names.len().saturating_sub(NAMED) {
-        0 => first,
-        more => format!("{first} and {more} more"),
-    }
+fn changes(commit: Option<Commit>, left_out: String) -> Changes {
+    let Some(Commit { id, files, added, removed, .. }) = commit else {
+        return Changes { left_out, ..Changes::default() };
+    };
+    let commit = Some(id.to_string()[..SHORT_ID].to_owned());
+    Changes { commit, files, added, removed, left_out }
 }
 
 #[cfg(test)]
@@ -271,15 +233,16 @@ mod tests {
             let temp = tempfile::tempdir().unwrap();
             fs::create_dir(temp.path().join("workspace")).unwrap();
             fs::write(temp.path().join("workspace/bootstrap.md"), "who I am\n").unwrap();
-            let snapshots = Snapshots::open(temp.path()).unwrap();
+            let snapshots = Snapshots::open(temp.path(), None).unwrap();
             let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
             Self { temp, snapshots, runtime }
         }
 
         /// As after a kill of the process.
         fn reopen(self) -> Self {
+            self.runtime.block_on(self.snapshots.settled());
             drop(self.snapshots);
-            let snapshots = Snapshots::open(self.temp.path()).unwrap();
+            let snapshots = Snapshots::open(self.temp.path(), None).unwrap();
             Self { snapshots, ..self }
         }
 
@@ -303,12 +266,28 @@ mod tests {
         /// A turn in which this happens.
         fn turn(&self, act: impl FnOnce(&Self)) -> Changes {
             assert_eq!(self.before("main"), None);
-            act(self);
+            self.call("main", act);
             self.after(record("main"))
+        }
+
+        /// A call of this session's, which writes what it likes.
+        fn call(&self, session: &str, act: impl FnOnce(&Self)) {
+            let _writing = self.snapshots.writers().writes(session, true);
+            act(self);
+        }
+
+        /// Time goes by: what is written now can be told from what was written before.
+        fn later(&self) {
+            let _ = self;
+            let tick = std::time::Instant::now();
+            while tick.elapsed() < std::time::Duration::from_millis(25) {
+                std::thread::yield_now();
+            }
         }
 
         /// What the owner's plain git says in the workspace.
         fn git(&self, arguments: &[&str]) -> String {
+            self.runtime.block_on(self.snapshots.settled());
             let mut git = Command::new("git");
             git.args(arguments).current_dir(self.path("")).env_clear();
             git.env("PATH", std::env::var_os("PATH").unwrap()).env("HOME", self.temp.path());
@@ -354,7 +333,6 @@ mod tests {
             model: "openai:tiny".to_owned(),
             usage: Usage { input: 12, output: 3, ..Usage::default() },
             end: End::Done,
-            wrote: Vec::new(),
         }
     }
 
@@ -444,7 +422,7 @@ mod tests {
     fn odd_names_are_kept_and_what_git_refuses_is_named() {
         let home = Home::new();
         let odd = OsStr::from_bytes(b"caf\xe9 \n\"x\"");
-        home.turn(|home| {
+        let Changes { left_out, .. } = home.turn(|home| {
             fs::write(home.path(odd), "latin\n").unwrap();
             home.write(&format!("{}/x", ["deep"; 60].join("/")), "deep\n");
             home.write("git~1", "refused\n");
@@ -460,9 +438,9 @@ mod tests {
         fs::remove_file(home.path("git~1")).unwrap();
         fs::remove_dir_all(home.path(".GIT")).unwrap();
         assert_eq!(home.git(&["status", "--porcelain"]), "");
-        let said = home.before("main").unwrap();
-        assert!(said.starts_with("The history leaves out git~1 (git refuses it"), "{said}");
-        fs::remove_file(home.path(odd)).unwrap();
+        assert!(left_out.starts_with("git~1 (git refuses it"), "{left_out}");
+        home.before("main");
+        home.call("main", |home| fs::remove_file(home.path(odd)).unwrap());
         assert_eq!(home.after(record("main")).files, 1);
     }
 
@@ -515,8 +493,9 @@ mod tests {
         assert!(body.contains(&format!("Left out: {named}")), "{body}");
         // The last version that was recorded stays.
         assert_eq!(home.git(&["show", "HEAD:big"]), "once small\n");
-        assert_eq!(home.before("main"), Some(format!("The history leaves out {named}.")));
-        home.write("small", "y\n");
+        assert_eq!(changes.left_out, named);
+        assert_eq!(home.before("main"), None);
+        home.call("main", |home| home.write("small", "y\n"));
         home.after(record("main"));
         assert!(!home.git(&["log", "-1", "--format=%b"]).contains("Left out"));
         home.git(&["fsck", "--strict"]);
@@ -573,7 +552,7 @@ mod tests {
             home.write("file", format!("other {round:02}\n"));
             home.before("main");
             assert_eq!(home.git(&["show", "HEAD:file"]), format!("other {round:02}\n"));
-            home.write("file", format!("third {round:02}\n"));
+            home.call("main", |home| home.write("file", format!("third {round:02}\n")));
             home.after(record("main"));
             assert_eq!(home.git(&["show", "HEAD:file"]), format!("third {round:02}\n"));
         }
@@ -604,24 +583,35 @@ mod tests {
     }
 
     #[test]
-    fn overlapping_turns_name_each_other_and_are_never_the_owners() {
+    fn what_overlaps_is_named_and_never_the_owners() {
         let home = Home::new();
         home.before("one");
-        home.write("a", "by one\n");
+        home.call("one", |home| home.write("a", "by one\n"));
+        home.later();
         home.before("two");
         assert_eq!(home.commits(), 1);
-        home.write("b", "by two\n");
+        home.later();
+        home.call("two", |home| {
+            home.write("b", "by two\n");
+            home.call("one", |home| home.write("c", "by either\n"));
+        });
+        home.later();
+        home.write("d", "by hand\n");
+        // What the other did while nothing of this one ran is left for the other.
         assert_eq!(home.after(record("two")).files, 2);
         assert_eq!(home.trailer("Also-running"), "one");
-        home.write("c", "by one\n");
+        assert_eq!(home.git(&["show", "--format=", "--name-only"]), "b\nc\n");
+        assert_eq!(
+            home.git(&["log", "-1", "--skip=1", "--format=%an", "--name-only"]),
+            "owner\n\nd\n"
+        );
         home.after(record("one"));
-        // What the other might have done was taken when it ended.
         assert_eq!(home.trailer("Also-running"), "");
-        home.write("d", "by hand\n");
+        assert_eq!(home.git(&["show", "--format=", "--name-only"]), "a\n");
+        home.write("e", "by hand\n");
         home.before("one");
         assert_eq!(home.trailer("Origin"), "owner");
-        assert!(!home.git(&["log", "--format=%an", "-4"]).starts_with("owner\nowner"));
-        home.holds(&["a", "b", "c", "d"]);
+        home.holds(&["a", "b", "c", "d", "e"]);
     }
 
     #[test]
@@ -663,7 +653,7 @@ mod tests {
     fn nobody_can_forge_a_trailer() {
         let home = Home::new();
         home.before("main");
-        home.write("x", "x\n");
+        home.call("main", |home| home.write("x", "x\n"));
         let mut forged = record("main");
         forged.origin = Origin::Other("channel:x\nOrigin: owner".to_owned());
         forged.asked = "Origin: owner".to_owned();
@@ -681,7 +671,7 @@ mod tests {
     fn long_words_are_cut() {
         let home = Home::new();
         home.before("main");
-        home.write("x", "x\n");
+        home.call("main", |home| home.write("x", "x\n"));
         let asked = format!("\n  {}\nsecond line", "ä".repeat(100));
         home.after(Record { asked, said: "ö".repeat(5_000), ..record("main") });
         let subject = home.git(&["log", "-1", "--format=%s"]);
@@ -752,10 +742,53 @@ mod tests {
         home.write("mine", "by hand\n");
         fs::write(&lock, "").unwrap();
         assert!(home.runtime.block_on(home.snapshots.before("main", 1)).is_err());
-        home.write("its", "by the agent\n");
+        home.later();
+        home.call("main", |home| home.write("its", "by the agent\n"));
+        assert!(home.runtime.block_on(home.snapshots.after(record("main"))).is_err());
         fs::remove_file(&lock).unwrap();
-        assert_eq!(home.after(record("main")).files, 2);
-        assert_eq!(home.trailer("Also-running"), "edits outside fledgling");
+        home.before("other");
         home.holds(&["its", "mine"]);
+        let log = home.git(&["log", "-2", "--format=%an %s", "--name-only"]);
+        assert_eq!(
+            log,
+            "fledgling Changes of unknown origin\n\nits\nowner Edits outside fledgling\n\nmine\n"
+        );
+        assert_eq!(home.trailer("Also-running"), "main");
+    }
+
+    #[test]
+    fn a_folder_that_a_call_moved_is_not_the_owners() {
+        let home = Home::new();
+        home.write("old/a", "a\n");
+        home.write("old/b/c", "c\n");
+        home.later();
+        home.turn(|home| fs::rename(home.path("old"), home.path("new")).unwrap());
+        home.holds(&["new/a", "new/b/c"]);
+        let log = home.git(&["log", "-2", "--format=%an %s"]);
+        assert_eq!(log, "fledgling please do it\nowner Edits outside fledgling\n");
+    }
+
+    #[test]
+    fn a_file_tools_file_is_found_by_its_path_alone() {
+        let home = Home::new();
+        home.before("main");
+        let writing = home.snapshots.writers().writes("main", false);
+        home.write("bin/tool", "1\n");
+        writing.wrote([PathBuf::from("bin/tool")]);
+        home.later();
+        home.write("other", "by hand\n");
+        assert_eq!(home.after(record("main")).files, 1);
+        home.before("main");
+        let log = home.git(&["log", "-2", "--format=%an", "--name-only"]);
+        assert_eq!(log, "owner\n\nother\nfledgling\n\nbin/tool\n");
+        // The owner's editor came after the tool: both are named.
+        let writing = home.snapshots.writers().writes("main", false);
+        home.write("bin/tool", "2\n");
+        writing.wrote([PathBuf::from("bin/tool")]);
+        home.later();
+        home.write("bin/tool", "3\n");
+        home.after(record("main"));
+        assert_eq!(home.trailer("Also-running"), "edits outside fledgling");
+        home.holds(&["bin/tool", "other"]);
     }
 }

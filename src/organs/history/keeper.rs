@@ -1,0 +1,321 @@
+//! What keeps the history of one checkout: the workspace, or a branch's folder.
+//!
+//! Owns the steps from a look at the files to commits in the right names. A change that
+//! nobody but the owner can have made is the owner's; one that the turn which ends now may
+//! have made is that turn's, and who else may have made it is named; what another turn that
+//! still runs may have made is left for that one; what is nobody's any more is said to be of
+//! unknown origin. Knows neither sessions nor what a turn is about.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use anyhow::{Result, bail};
+use git2::{ErrorCode, Oid};
+
+use crate::guard::history::{Archive, Author, Change, Commit, Message};
+use crate::organs::history::gitdir::GitDir;
+use crate::organs::history::scan::{Dirty, Found, Scan};
+use crate::organs::history::writers::{TICK, Writers};
+
+/// Names of files left out, in one list.
+const NAMED: usize = 20;
+/// How often a snapshot starts anew because the owner's git moved the branch under it.
+const ATTEMPTS: usize = 3;
+/// Stands for the owner among those who may have changed something.
+const OUTSIDE: &str = "edits outside fledgling";
+
+/// The keeper of one checkout.
+pub struct Keeper {
+    git_dir: GitDir,
+    archive: Archive,
+    scan: Scan,
+    writers: Writers,
+    /// When the last look at everything began. What is changed but bears an earlier time has
+    /// been moved here, and nobody knows when.
+    looked: SystemTime,
+    /// Whether the look that is under way is one at everything.
+    thorough: bool,
+    /// Changes that wait for the end of the turn that may have made them, with their times.
+    left: BTreeMap<PathBuf, SystemTime>,
+    /// What is left out, and why, as it has been said already.
+    left_out: BTreeMap<PathBuf, String>,
+    /// What is newly left out, as a list, until somebody is told.
+    news: String,
+    /// Sentences for the owner.
+    notices: Vec<String>,
+}
+
+/// Whose turn a snapshot is about, and what its commit says.
+pub struct Turn<'a> {
+    /// Who wrote.
+    pub writer: &'a str,
+    /// What is said of it; who else may have written is added.
+    pub message: Message,
+}
+
+/// Changes, by those in whose name they are committed.
+#[derive(Default)]
+struct Shares {
+    owners: Vec<Dirty>,
+    own: Vec<Dirty>,
+    strays: Vec<Dirty>,
+    /// Who else may have made what is in `own`.
+    beside: BTreeSet<String>,
+    /// Who may have made what is in `strays`.
+    strangers: BTreeSet<String>,
+}
+
+impl Keeper {
+    /// Keep this checkout. Nothing is looked at yet.
+    pub fn new(git_dir: GitDir, archive: Archive, scan: Scan, writers: Writers) -> Self {
+        let looked = SystemTime::UNIX_EPOCH;
+        let (thorough, left, left_out) = (false, BTreeMap::new(), BTreeMap::new());
+        let (news, notices) = (String::new(), Vec::new());
+        Self { git_dir, archive, scan, writers, looked, thorough, left, left_out, news, notices }
+    }
+
+    /// The branch.
+    pub fn archive(&self) -> &Archive {
+        &self.archive
+    }
+
+    /// What is left out, and why, as far as it is known.
+    pub fn left_out(&self) -> &BTreeMap<PathBuf, String> {
+        &self.left_out
+    }
+
+    /// What the owner should know since the last time this was asked.
+    pub fn take_notices(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.notices)
+    }
+
+    /// Commit what others than running turns changed: before a turn, and before anything is
+    /// taken back.
+    pub fn take_in(&mut self) -> Result<()> {
+        self.snapshot(None)?;
+        let news = std::mem::take(&mut self.news);
+        if !news.is_empty() {
+            self.notices.push(format!("The history leaves out {news}."));
+        }
+        Ok(())
+    }
+
+    /// Commit what a turn changed that is over, and what others did meanwhile. Its commit,
+    /// and what is newly left out, as a list.
+    pub fn conclude(&mut self, turn: &Turn<'_>) -> Result<(Option<Commit>, String)> {
+        let commit = self.snapshot(Some(turn))?;
+        self.writers.settle(turn.writer);
+        Ok((commit, std::mem::take(&mut self.news)))
+    }
+
+    /// Commit everything there is under this message, whoever made it.
+    pub fn commit_all(&mut self, author: Author, message: &Message) -> Result<Option<Commit>> {
+        self.retrying(|keeper, mut base| {
+            let look = keeper.look(base, None)?;
+            let message = Message { body: with_news(&message.body, &look.news), ..message.clone() };
+            keeper.commit(&mut base, look.changes, author, &message)
+        })
+    }
+
+    /// Write the index, for plain git and the next look: not a thing to wait for.
+    pub fn freshen(&mut self) -> Result<()> {
+        if let Some(head) = self.archive.head()? {
+            self.scan.freshen(self.archive.repository(), &head.tree()?);
+        }
+        Ok(())
+    }
+
+    /// Put the workspace's `.git` right, and remember to say so.
+    pub fn heal(&mut self) {
+        match self.git_dir.heal() {
+            Ok(said) => self.notices.extend(said),
+            Err(error) => self.notices.push(format!("History is in danger: {error:#}.")),
+        }
+    }
+
+    fn snapshot(&mut self, turn: Option<&Turn<'_>>) -> Result<Option<Commit>> {
+        self.retrying(|keeper, base| {
+            let told = turn.and_then(|turn| keeper.writers.told(turn.writer));
+            let look = keeper.look(base, told)?;
+            let news = look.news;
+            let shares = keeper.share(look.changes, turn.map(|turn| turn.writer), look.since);
+            keeper.commit_shares(base, shares, turn, &news)
+        })
+    }
+
+    /// From a look to its commits, with the newest commit to base them on: once more where
+    /// the owner's git commits in between.
+    fn retrying(
+        &mut self,
+        mut attempt: impl FnMut(&mut Self, Option<Oid>) -> Result<Option<Commit>>,
+    ) -> Result<Option<Commit>> {
+        self.heal();
+        for _ in 0..ATTEMPTS {
+            let begin = SystemTime::now();
+            let base = self.archive.head()?.map(|head| head.id());
+            match attempt(self, base) {
+                Err(error) if moved_on(&error) => {}
+                Err(error) => return Err(error),
+                Ok(commit) => {
+                    if std::mem::take(&mut self.thorough) {
+                        self.looked = begin;
+                    }
+                    return Ok(commit);
+                }
+            }
+        }
+        bail!("git moved the branch main {ATTEMPTS} times while a snapshot was taken; try again")
+    }
+
+    /// What differs from this commit: at these paths, or anywhere.
+    fn look(&mut self, base: Option<Oid>, paths: Option<BTreeSet<PathBuf>>) -> Result<Look> {
+        let repository = self.archive.repository();
+        let tree = base.map(|base| repository.find_commit(base)?.tree()).transpose()?;
+        let found = match &paths {
+            Some(paths) => self.scan.look_at(paths, repository, tree.as_ref())?,
+            None => self.scan.look(repository, tree.as_ref())?,
+        };
+        self.thorough = paths.is_none();
+        let looked_at = |path: &Path| {
+            paths.as_ref().is_none_or(|paths| path.ancestors().any(|part| paths.contains(part)))
+        };
+        let Found { changes, left_out } = found;
+        let is_new = |(path, why): &(&PathBuf, &String)| self.left_out.get(*path) != Some(*why);
+        let news: Vec<_> = left_out.iter().filter(is_new).map(left_out_line).collect();
+        let news = list(&news);
+        self.left_out.retain(|path, _| !looked_at(path));
+        self.left_out.extend(left_out);
+        if !news.is_empty() {
+            self.news.clone_from(&news);
+        }
+        Ok(Look { changes, news, since: self.looked })
+    }
+
+    /// Tell whose each change is.
+    fn share(&mut self, changes: Vec<Dirty>, writer: Option<&str>, since: SystemTime) -> Shares {
+        let running = self.writers.running();
+        let mut shares = Shares::default();
+        let left_before = self.left.clone();
+        if self.thorough {
+            self.left.clear();
+        }
+        for dirty in changes {
+            let path = &dirty.change.path;
+            // What bears an older time and was not there before has been moved here.
+            let known = |at: &SystemTime| *at + TICK >= since || left_before.get(path) == Some(at);
+            let at = dirty.at.filter(known);
+            let mut suspects = self.writers.suspects(path, at);
+            if suspects.is_empty() {
+                shares.owners.push(dirty);
+            } else if writer.is_some_and(|writer| suspects.remove(writer)) {
+                if self.writers.came_after(path, at) {
+                    suspects.insert(OUTSIDE.to_owned());
+                }
+                shares.beside.extend(suspects);
+                shares.own.push(dirty);
+            } else if suspects.is_disjoint(&running) {
+                shares.strangers.extend(suspects);
+                shares.strays.push(dirty);
+            } else if let Some(at) = dirty.at {
+                // For a turn that still runs.
+                self.left.insert(dirty.change.path, at);
+            }
+        }
+        shares
+    }
+
+    /// Each share becomes a commit, the owner's first.
+    fn commit_shares(
+        &mut self,
+        mut base: Option<Oid>,
+        shares: Shares,
+        turn: Option<&Turn<'_>>,
+        news: &str,
+    ) -> Result<Option<Commit>> {
+        let Shares { owners, own, strays, beside, strangers } = shares;
+        // What is left out stands in the turn's commit, where there is going to be one.
+        let [aside, inside] = if own.is_empty() { [news, ""] } else { ["", news] };
+        self.commit(&mut base, owners, Author::Owner, &outside(aside))?;
+        self.commit(&mut base, strays, Author::Agent, &unknown(&strangers, aside))?;
+        let Some(Turn { message, .. }) = turn else { return Ok(None) };
+        let mut message = message.clone();
+        message.body = with_news(&message.body, inside);
+        message.trailers.extend(also_running(&beside));
+        self.commit(&mut base, own, Author::Agent, &message)
+    }
+
+    /// One commit of these changes, if there are any; `base` is the newest one before and
+    /// after.
+    fn commit(
+        &mut self,
+        base: &mut Option<Oid>,
+        changes: Vec<Dirty>,
+        author: Author,
+        message: &Message,
+    ) -> Result<Option<Commit>> {
+        if changes.is_empty() && base.is_some() {
+            return Ok(None);
+        }
+        let commit = {
+            let parent =
+                base.map(|base| self.archive.repository().find_commit(base)).transpose()?;
+            let changed: Vec<Change> = changes.iter().map(|dirty| dirty.change.clone()).collect();
+            self.archive.commit(parent.as_ref(), None, &changed, author, message)?
+        };
+        self.scan.settle(changes);
+        *base = commit.map(|commit| commit.id).or(*base);
+        Ok(commit)
+    }
+}
+
+/// What a look brought.
+struct Look {
+    changes: Vec<Dirty>,
+    /// What is newly left out, as a list.
+    news: String,
+    /// Since when a time of change can be relied upon.
+    since: SystemTime,
+}
+
+fn outside(news: &str) -> Message {
+    Message {
+        subject: "Edits outside fledgling".to_owned(),
+        body: with_news("", news),
+        trailers: vec![("Origin", "owner".to_owned())],
+    }
+}
+
+/// The message for what somebody did of whom no turn is left that could say what for.
+fn unknown(suspects: &BTreeSet<String>, news: &str) -> Message {
+    let mut trailers = vec![("Origin", "unknown".to_owned())];
+    trailers.extend(also_running(suspects));
+    let subject = "Changes of unknown origin".to_owned();
+    Message { subject, body: with_news("", news), trailers }
+}
+
+fn also_running(writers: &BTreeSet<String>) -> Vec<(&'static str, String)> {
+    writers.iter().map(|writer| ("Also-running", writer.clone())).collect()
+}
+
+fn with_news(body: &str, news: &str) -> String {
+    if news.is_empty() { body.to_owned() } else { format!("{body}\n\nLeft out: {news}") }
+}
+
+fn left_out_line((path, why): (&PathBuf, &String)) -> String {
+    format!("{} ({why})", path.to_string_lossy().escape_debug())
+}
+
+fn list(names: &[String]) -> String {
+    let first = names[..names.len().min(NAMED)].join(", ");
+    match names.len().saturating_sub(NAMED) {
+        0 => first,
+        more => format!("{first} and {more} more"),
+    }
+}
+
+/// Whether the owner's git committed between our look and our commit.
+fn moved_on(error: &anyhow::Error) -> bool {
+    let error = error.downcast_ref::<git2::Error>();
+    error.is_some_and(|error| error.code() == ErrorCode::Modified)
+}
