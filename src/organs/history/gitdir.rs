@@ -1,4 +1,5 @@
-//! The folder `history.git` and the workspace's `.git` file that points to it.
+//! The folder `history.git` and the `.git` files that point to it: the workspace's, and those
+//! of branches that have a checkout of their own (git's own linked work trees).
 //!
 //! Owns how the repository is set up, so that the owner's plain git works in the workspace
 //! and nothing but what is written here has a say in what is recorded: no inherited
@@ -7,6 +8,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, ErrorKind, Read};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Once;
@@ -16,6 +18,8 @@ use git2::{ConfigLevel, Repository, RepositoryInitOptions};
 
 /// What the workspace's `.git` file says.
 const POINTER: &str = "gitdir: ../history.git\n";
+/// Where the checkouts of branches are, in the home.
+const BRANCHES: &str = "branches";
 /// Names that mean `.git` on another system are refused: with one of them in it, history
 /// would fail `git fsck` and every push, for good. Plain git must not pack beside us.
 const CONFIG: &str = "[core]
@@ -35,10 +39,12 @@ const ATTRIBUTES: &str = "* -text -ident -filter -eol\n";
 /// What history leaves out at first. The copy in `info/exclude` is the owner's to change.
 const EXCLUDE: &str = include_str!("exclude");
 
-/// Where the history of a home is kept.
+/// Where git keeps what belongs to one checkout.
 pub struct GitDir {
     path: PathBuf,
     workspace: PathBuf,
+    /// What the checkout's `.git` file says.
+    pointer: String,
 }
 
 impl GitDir {
@@ -46,7 +52,8 @@ impl GitDir {
     /// process left are removed: the caller holds the host lock.
     pub fn open(home: &Path) -> Result<(Self, Repository)> {
         shut_inherited_configuration()?;
-        let git_dir = Self { path: home.join("history.git"), workspace: home.join("workspace") };
+        let (path, workspace) = (home.join("history.git"), home.join("workspace"));
+        let git_dir = Self { path, workspace, pointer: POINTER.to_owned() };
         let path = &git_dir.path;
         if !path.exists() {
             create(path).with_context(|| format!("cannot create {}", path.display()))?;
@@ -57,6 +64,35 @@ impl GitDir {
         let repository = Repository::open_bare(path)
             .with_context(|| format!("cannot open the history {}", path.display()))?;
         Ok((git_dir, repository))
+    }
+
+    /// The checkout of a branch, made empty when there is none; the history is there.
+    pub fn branch(home: &Path, name: &str) -> Result<(Self, Repository)> {
+        let common = home.join("history.git");
+        let (path, workspace) = (common.join("worktrees").join(name), checkout(home, name));
+        let pointer = format!("gitdir: ../../history.git/worktrees/{name}\n");
+        let made = || -> io::Result<()> {
+            fs::create_dir_all(&workspace)?;
+            fs::create_dir_all(&path)?;
+            fs::write(path.join("HEAD"), format!("ref: refs/heads/{name}\n"))?;
+            fs::write(path.join("commondir"), "../..\n")?;
+            let back = [workspace.join(".git").as_os_str().as_bytes(), b"\n"].concat();
+            fs::write(path.join("gitdir"), back)
+        };
+        made().with_context(|| format!("cannot make a checkout for the branch {name}"))?;
+        let repository = Repository::open_bare(&common)
+            .with_context(|| format!("cannot open the history {}", common.display()))?;
+        Ok((Self { path, workspace, pointer }, repository))
+    }
+
+    /// The folder that the owner's git finds.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The checkout.
+    pub fn workspace(&self) -> &Path {
+        &self.workspace
     }
 
     /// Put the workspace's `.git` right and say so: a forged one would run commands in the
@@ -70,7 +106,7 @@ impl GitDir {
         let mut says = Vec::new();
         // What cannot be read is not the pointer.
         let _ = found.and_then(|file| file.take(1000).read_to_end(&mut says));
-        if says == POINTER.as_bytes() {
+        if says == self.pointer.as_bytes() {
             return Ok(None);
         }
         let what = if missing { "was missing" } else { "had been changed" };
@@ -85,10 +121,15 @@ impl GitDir {
         }
         // Made where no hand can write, then moved: never written through a link.
         let fresh = self.path.join("pointer");
-        fs::write(&fresh, POINTER).with_context(context)?;
+        fs::write(&fresh, &self.pointer).with_context(context)?;
         fs::rename(&fresh, &pointer).with_context(context)?;
         Ok(Some(sentence + "."))
     }
+}
+
+/// The checkout of a branch.
+pub fn checkout(home: &Path, name: &str) -> PathBuf {
+    home.join(BRANCHES).join(name)
 }
 
 /// Name and address from the owner's git configuration, if there are any.

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use anyhow::{Result, bail};
-use git2::{ErrorCode, Oid};
+use git2::{ErrorCode, Oid, Repository};
 
 use crate::guard::history::{Archive, Author, Change, Commit, Message};
 use crate::organs::history::gitdir::GitDir;
@@ -67,12 +67,31 @@ struct Shares {
 }
 
 impl Keeper {
-    /// Keep this checkout. Nothing is looked at yet.
-    pub fn new(git_dir: GitDir, archive: Archive, scan: Scan, writers: Writers) -> Self {
-        let looked = SystemTime::UNIX_EPOCH;
-        let (thorough, left, left_out) = (false, BTreeMap::new(), BTreeMap::new());
-        let (news, notices) = (String::new(), Vec::new());
-        Self { git_dir, archive, scan, writers, looked, thorough, left, left_out, news, notices }
+    /// Keep this checkout on this branch; the owner's commits bear this name and address.
+    /// Nothing is looked at yet. Those who write have to say so to the writers.
+    pub fn open(
+        git_dir: GitDir,
+        repository: Repository,
+        branch: &str,
+        owner: Option<(String, String)>,
+    ) -> Result<(Self, Writers)> {
+        let index = git_dir.path().join("index");
+        let scan = Scan::new(git_dir.workspace().to_owned(), &repository, index)?;
+        let archive = Archive::new(repository, branch, owner);
+        let writers = Writers::default();
+        let keeper = Self {
+            git_dir,
+            archive,
+            scan,
+            writers: writers.clone(),
+            looked: SystemTime::UNIX_EPOCH,
+            thorough: false,
+            left: BTreeMap::new(),
+            left_out: BTreeMap::new(),
+            news: String::new(),
+            notices: Vec::new(),
+        };
+        Ok((keeper, writers))
     }
 
     /// The branch.

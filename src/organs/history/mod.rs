@@ -18,6 +18,7 @@ pub mod put;
 pub mod rows;
 pub mod scan;
 pub mod snapshots;
+pub mod stamp;
 pub mod takeback;
 pub mod watch;
 pub mod why;

@@ -1,32 +1,27 @@
 //! Finds what changed in the workspace.
 //!
 //! Owns git's index, which serves as the cache of what each file looked like when it was
-//! last read: a file whose stamp is the same is not read again. A file that changed so
-//! shortly before it was read that a second change could bear the same stamp is marked for
-//! another look. Nothing outside of the workspace is ever read, whatever links and swaps a
-//! hand may play with meanwhile, and nothing that could block. One odd file never fails a
-//! scan: it is left out and named. Knows no commits, only the tree to compare with.
+//! last read: a file whose stamp is the same is not read again. Nothing outside of the
+//! workspace is ever read, whatever links and swaps a hand may play with meanwhile, and
+//! nothing that could block. One odd file never fails a scan: it is left out and named. Knows no commits, only the tree to compare with.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, Metadata};
 use std::io::{self, ErrorKind};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use anyhow::{Context, Result};
-use git2::{FileMode, Index, IndexEntry, IndexTime, ObjectType, Oid, Repository, Tree};
+use git2::{Index, IndexEntry, IndexTime, ObjectType, Oid, Repository, Tree};
 
 use crate::guard::history::Change;
 use crate::organs::history::beneath::Root;
+use crate::organs::history::stamp::{Stamp, changed_at, entry, mode, recorded};
 
 /// Larger files are left out: each version of one would be kept for good.
 pub const FILE_LIMIT: u64 = 50 * 1024 * 1024;
-/// Within this time two changes can bear the same stamp: twice the longest tick of a
-/// kernel's clock (10 ms).
-const RACY: Duration = Duration::from_millis(20);
 
 /// Looks through one workspace, again and again.
 pub struct Scan {
@@ -374,88 +369,6 @@ fn entries_below(
         }
     }
     Ok(())
-}
-
-/// An entry of which only the content is known.
-fn recorded(path: &[u8], id: Oid, mode: i32) -> IndexEntry {
-    let (never, mode, path) = (IndexTime::new(0, 0), mode as u32, path.to_vec());
-    let (dev, ino, uid, gid, file_size, flags, flags_extended) = (0, 0, 0, 0, 0, 0, 0);
-    IndexEntry {
-        ctime: never,
-        mtime: never,
-        dev,
-        ino,
-        mode,
-        uid,
-        gid,
-        file_size,
-        id,
-        flags,
-        flags_extended,
-        path,
-    }
-}
-
-/// Tells one version of a file from another without reading it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stamp {
-    changed: IndexTime,
-    written: IndexTime,
-    inode: u32,
-    size: u32,
-}
-
-impl Stamp {
-    fn of(stat: &Metadata) -> Self {
-        // The casts cut as git's own do.
-        Self {
-            changed: IndexTime::new(stat.ctime() as i32, stat.ctime_nsec() as u32),
-            written: IndexTime::new(stat.mtime() as i32, stat.mtime_nsec() as u32),
-            inode: stat.ino() as u32,
-            size: stat.size() as u32,
-        }
-    }
-
-    fn of_entry(entry: &IndexEntry) -> Self {
-        Self { changed: entry.ctime, written: entry.mtime, inode: entry.ino, size: entry.file_size }
-    }
-
-    fn of_file(path: &Path) -> Option<Self> {
-        fs::metadata(path).ok().map(|stat| Self::of(&stat))
-    }
-}
-
-/// The index's entry for a file whose stamp was taken at `now`, before it was read.
-fn entry(path: &Path, stat: &Metadata, id: Oid, now: SystemTime) -> IndexEntry {
-    let Stamp { changed, written, inode, size } = Stamp::of(stat);
-    let settled = now.duration_since(changed_at(stat)).is_ok_and(|age| age > RACY);
-    IndexEntry {
-        ctime: changed,
-        mtime: written,
-        dev: stat.dev() as u32,
-        ino: inode,
-        mode: mode(stat).into(),
-        uid: stat.uid(),
-        gid: stat.gid(),
-        // Git's own mark for an entry whose file must be read again: a size of nothing.
-        file_size: if settled { size } else { 0 },
-        id,
-        flags: 0,
-        flags_extended: 0,
-        path: bytes(path).to_vec(),
-    }
-}
-
-fn changed_at(stat: &Metadata) -> SystemTime {
-    UNIX_EPOCH + Duration::new(stat.ctime().max(0) as u64, stat.ctime_nsec() as u32)
-}
-
-fn mode(stat: &Metadata) -> FileMode {
-    match stat.mode() {
-        _ if stat.is_symlink() => FileMode::Link,
-        mode if mode & 0o100 != 0 => FileMode::BlobExecutable,
-        _ => FileMode::Blob,
-    }
 }
 
 /// Whether an entry belongs to a conflict of a merge in progress.

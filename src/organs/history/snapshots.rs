@@ -10,13 +10,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context as _, Result};
 
-use crate::guard::history::{Archive, Author, Commit, MAIN, Message};
+use crate::guard::history::{Author, Commit, MAIN, Message};
 use crate::kernel::border::{History, Record};
 use crate::kernel::event::{Changes, End};
 use crate::kernel::model::Boxed;
 use crate::organs::history::gitdir::GitDir;
 use crate::organs::history::keeper::{Keeper, Turn};
-use crate::organs::history::scan::Scan;
 use crate::organs::history::writers::{Writers, Writing};
 
 /// What the agent said at the end of a turn, in the body of the turn's commit, in characters.
@@ -34,17 +33,12 @@ pub struct Snapshots {
 
 impl Snapshots {
     /// Open the history of a home, or begin one with the workspace as it is. Blocks; the
-    /// caller holds the host lock, and has `interrupted` called before any turn.
-    /// The owner's commits bear this name and address.
+    /// caller holds the host lock, and has `interrupted` called before any turn. The owner's
+    /// commits bear this name and address.
     pub fn open(home: &Path, owner: Option<(String, String)>) -> Result<Self> {
         let (git_dir, repository) = GitDir::open(home)?;
-        let index = repository.path().join("index");
-        let scan = Scan::new(home.join("workspace"), &repository, index)?;
-        let archive = Archive::new(repository, MAIN, owner);
-        let newborn = archive.head()?.is_none();
-        let writers = Writers::default();
-        let mut keeper = Keeper::new(git_dir, archive, scan, writers.clone());
-        if newborn {
+        let (mut keeper, writers) = Keeper::open(git_dir, repository, MAIN, owner)?;
+        if keeper.archive().head()?.is_none() {
             let subject = "The workspace as it begins".to_owned();
             let trailers = vec![("Origin", "fledgling".to_owned())];
             let message = Message { subject, body: String::new(), trailers };
@@ -53,8 +47,12 @@ impl Snapshots {
         } else {
             keeper.heal();
         }
-        let keeper = Arc::new(Mutex::new(keeper));
-        Ok(Self { keeper, writers, lingering: Mutex::default() })
+        Ok(Self::of(keeper, writers))
+    }
+
+    /// What this keeper keeps.
+    pub fn of(keeper: Keeper, writers: Writers) -> Self {
+        Self { keeper: Arc::new(Mutex::new(keeper)), writers, lingering: Mutex::default() }
     }
 
     /// Who writes in this checkout: whatever is not the owner says so here.
@@ -209,6 +207,10 @@ fn changes(commit: Option<Commit>, left_out: String) -> Changes {
     let commit = Some(id.to_string()[..SHORT_ID].to_owned());
     Changes { commit, files, added, removed, left_out }
 }
+
+#[cfg(test)]
+#[path = "storm_tests.rs"]
+mod storm_tests;
 
 #[cfg(test)]
 mod tests {
