@@ -5,7 +5,9 @@
 //! conversation does. Everything else is what any conversation uses: the host, the scripted
 //! model, the view of a turn.
 
+use std::fs::DirBuilder;
 use std::io::{BufRead as _, IsTerminal as _};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -42,7 +44,7 @@ const LINES: usize = 24;
 
 /// Play it. The exit code is 1 when it did not go as recorded.
 pub async fn tour(json: bool) -> Result<u8> {
-    let folder = Folder::new()?;
+    let folder = Folder::new("tour")?;
     let host = host(&folder).await?;
     let tour = Tour { host: host.clone(), screen: Screen::of(Place::Out), json };
     tokio::select! {
@@ -170,13 +172,18 @@ async fn pause(screen: Screen) -> Result<()> {
     entered.await?.context("cannot read standard input").map(drop)
 }
 
-/// A temporary folder, removed with everything in it.
-struct Folder(PathBuf);
+/// A temporary folder of the owner's alone, removed with everything in it.
+pub struct Folder(pub PathBuf);
 
 impl Folder {
-    fn new() -> Result<Self> {
-        let path = std::env::temp_dir().join(format!("fledgling-tour-{:08x}", fastrand::u32(..)));
-        std::fs::create_dir(&path).with_context(|| format!("cannot create {}", path.display()))?;
+    /// A new one, with what it is for in its name.
+    pub fn new(purpose: &str) -> Result<Self> {
+        let name = format!("fledgling-{purpose}-{:08x}", fastrand::u32(..));
+        let path = std::env::temp_dir().join(name);
+        DirBuilder::new()
+            .mode(0o700)
+            .create(&path)
+            .with_context(|| format!("cannot create {}", path.display()))?;
         Ok(Self(path))
     }
 }

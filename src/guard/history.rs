@@ -249,7 +249,7 @@ fn brought(commit: Oid, tree: &git2::Tree<'_>, changes: &[Change]) -> BTreeSet<O
 }
 
 /// Everything written so far is on disk when this returns, whoever wrote it.
-fn flush_all(folder: &Path) -> io::Result<()> {
+pub fn flush_all(folder: &Path) -> io::Result<()> {
     let folder = File::open(folder)?;
     // SAFETY: the descriptor is open for the whole call.
     #[cfg(target_os = "linux")]

@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use include_dir::{Dir, include_dir};
 
+use crate::organs::history::backup;
+
 /// The workspace a new agent is born with.
 static NEWBORN: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/workspace");
 /// Who a new agent is; also what `--safe` starts with.
@@ -91,6 +93,7 @@ impl Home {
 
     /// Make what is missing. Whether the workspace is newborn.
     pub fn create(&self) -> Result<bool> {
+        backup::settle(&self.0)?;
         for path in [self.sessions(), self.wire(), self.doors(), self.program(), self.scratch()] {
             private(&path)?;
         }

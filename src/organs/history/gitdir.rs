@@ -17,7 +17,7 @@ use anyhow::{Context, Result};
 use git2::{ConfigLevel, Repository, RepositoryInitOptions};
 
 /// What the workspace's `.git` file says.
-const POINTER: &str = "gitdir: ../history.git\n";
+pub(super) const POINTER: &str = "gitdir: ../history.git\n";
 /// Where the checkouts of branches are, in the home.
 const BRANCHES: &str = "branches";
 /// Names that mean `.git` on another system are refused: with one of them in it, history
@@ -163,8 +163,16 @@ fn shut_inherited_configuration() -> Result<()> {
     done.context("cannot shut out git's inherited configuration")
 }
 
+/// A history as whoever only reads it sees it. No lock is needed.
+pub fn look(git_dir: &Path) -> Result<Repository> {
+    shut_inherited_configuration()?;
+    Repository::open_bare(git_dir)
+        .with_context(|| format!("cannot open the history {}", git_dir.display()))
+}
+
 /// Made aside and moved into place whole: a kill leaves nothing half made.
-fn create(git_dir: &Path) -> Result<()> {
+pub(super) fn create(git_dir: &Path) -> Result<()> {
+    shut_inherited_configuration()?;
     let fresh = git_dir.with_extension("new");
     if fresh.exists() {
         fs::remove_dir_all(&fresh)?;

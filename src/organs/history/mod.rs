@@ -17,6 +17,7 @@ pub mod pack;
 pub mod put;
 pub mod rows;
 pub mod scan;
+pub mod shell;
 pub mod snapshots;
 pub mod stamp;
 pub mod takeback;
