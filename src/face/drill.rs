@@ -113,7 +113,7 @@ fn bring_back(
     let mut scan = Scan::new(into.workspace(), &repository, index)?;
     let found = scan.look(&repository, Some(&tree))?;
     if let Some(first) = found.changes.first() {
-        let (path, count) = (first.path.display(), found.changes.len());
+        let (path, count) = (first.change.path.display(), found.changes.len());
         bail!("files that are not as they were in the history: {count}, for instance {path}");
     }
     let mut files = 0;

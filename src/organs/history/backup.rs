@@ -353,7 +353,7 @@ mod tests {
             symlink("deep", path("link")).unwrap();
             let odd = OsStr::from_bytes(b"od\xff'd\n$(x)");
             fs::write(home.workspace().join(odd), b"\0\xff\r\n").unwrap();
-            drop(Snapshots::open(home.path()).unwrap());
+            drop(Snapshots::open(home.path(), None).unwrap());
             Self { temp, home }
         }
 
@@ -438,7 +438,7 @@ mod tests {
         ["config", "HEAD", "info/attributes", "info/exclude"].into_iter().for_each(same);
         world.git(&restored, &["fsck", "--strict"]);
         // The ordinary start finds nothing to record and nothing to say.
-        let snapshots = Snapshots::open(restored.path()).unwrap();
+        let snapshots = Snapshots::open(restored.path(), None).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let before = crate::kernel::border::History::before(&snapshots, "main", 1);
         assert_eq!(runtime.block_on(before).unwrap(), None);
@@ -616,7 +616,8 @@ mod tests {
             assert!(!brought.exists());
             let (_, repository) = GitDir::open(restored.path()).unwrap();
             let tree = repository.find_reference(MAIN).unwrap().peel_to_tree().unwrap();
-            let mut scan = Scan::new(restored.workspace(), &repository);
+            let index = repository.path().join("index");
+            let mut scan = Scan::new(restored.workspace(), &repository, index).unwrap();
             assert!(scan.look(&repository, Some(&tree)).unwrap().changes.is_empty());
         }
         // While it was being brought, nothing is at its place, and the next time clears up.
