@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use git2::build::TreeUpdateBuilder;
-use git2::{ErrorCode, FileMode, Oid, Repository, Signature};
+use git2::{ErrorCode, FileMode, Oid, Repository, Signature, Tree};
 
 /// The branch all snapshots go to.
 const BRANCH: &str = "refs/heads/main";
@@ -114,7 +114,7 @@ impl Archive {
         if base.is_some() && tree.id() == before.id() {
             return Ok(None);
         }
-        let (added, removed) = self.count_lines(&before, &tree)?;
+        let (added, removed) = self.count_lines(Some(&before), &tree)?;
         let program = Signature::now("fledgling", "agent@localhost")?;
         let author = match author {
             Author::Agent => program.clone(),
@@ -167,8 +167,9 @@ impl Archive {
         folders.into_iter().try_for_each(|folder| File::open(folder)?.sync_all())
     }
 
-    fn count_lines(&self, old: &git2::Tree<'_>, new: &git2::Tree<'_>) -> Result<(usize, usize)> {
-        let diff = self.0.diff_tree_to_tree(Some(old), Some(new), None)?;
+    /// Lines added and removed between two trees; the older one may be missing.
+    pub fn count_lines(&self, old: Option<&Tree<'_>>, new: &Tree<'_>) -> Result<(usize, usize)> {
+        let diff = self.0.diff_tree_to_tree(old, Some(new), None)?;
         let odb = self.0.odb()?;
         let blobs = diff.deltas().flat_map(|delta| [delta.old_file().id(), delta.new_file().id()]);
         let sizes = blobs.filter_map(|id| odb.read_header(id).ok().map(|(size, _)| size));

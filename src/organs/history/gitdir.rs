@@ -91,6 +91,14 @@ impl GitDir {
     }
 }
 
+/// Open the history of a home to look at it. Leaves locks alone: a writer may be at work.
+pub fn open_to_read(home: &Path) -> Result<Repository> {
+    shut_inherited_configuration()?;
+    let path = home.join("history.git");
+    Repository::open_bare(&path)
+        .with_context(|| format!("cannot open the history {}", path.display()))
+}
+
 /// The owner's and the system's git configuration is not ours: it may be unreadable, and
 /// what it says must not change what we record.
 fn shut_inherited_configuration() -> Result<()> {

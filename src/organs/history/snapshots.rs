@@ -27,7 +27,7 @@ const NAMED: usize = 20;
 /// How often a snapshot starts anew because the owner's git moved the branch under it.
 const ATTEMPTS: usize = 3;
 /// Digits of a commit's id where it is shown: unique for as long as it matters.
-const SHORT_ID: usize = 12;
+pub const SHORT_ID: usize = 12;
 /// Stands for the owner among those who may have changed something.
 const OUTSIDE: &str = "edits outside fledgling";
 
