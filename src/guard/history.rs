@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use git2::build::TreeUpdateBuilder;
-use git2::{ErrorCode, FileMode, Oid, Repository, Signature};
+use git2::{ErrorCode, FileMode, Oid, Repository, Signature, Tree};
 
 /// The branch of the workspace itself.
 pub const MAIN: &str = "refs/heads/main";
@@ -136,7 +136,7 @@ impl Archive {
         if base.is_some() && tree.id() == before.id() {
             return Ok(None);
         }
-        let (added, removed) = self.count_lines(&before, &tree)?;
+        let (added, removed) = count_lines(repository, Some(&before), &tree)?;
         let program = Signature::now("fledgling", "agent@localhost")?;
         let author = match author {
             Author::Agent => program.clone(),
@@ -190,18 +190,6 @@ impl Archive {
         }
         folders.into_iter().try_for_each(|folder| File::open(folder)?.sync_all())
     }
-
-    fn count_lines(&self, old: &git2::Tree<'_>, new: &git2::Tree<'_>) -> Result<(usize, usize)> {
-        let diff = self.repository.diff_tree_to_tree(Some(old), Some(new), None)?;
-        let odb = self.repository.odb()?;
-        let blobs = diff.deltas().flat_map(|delta| [delta.old_file().id(), delta.new_file().id()]);
-        let sizes = blobs.filter_map(|id| odb.read_header(id).ok().map(|(size, _)| size));
-        if sizes.sum::<usize>() > COUNTED_BYTES {
-            return Ok((0, 0));
-        }
-        let stats = diff.stats()?;
-        Ok((stats.insertions(), stats.deletions()))
-    }
 }
 
 impl Message {
@@ -221,6 +209,23 @@ impl Message {
         let said = paragraphs.iter().map(|text| text.trim_matches('\n'));
         said.filter(|text| !text.is_empty()).collect::<Vec<_>>().join("\n\n") + "\n"
     }
+}
+
+/// Lines added and removed between two trees; the older one may be missing.
+pub fn count_lines(
+    repository: &Repository,
+    old: Option<&Tree<'_>>,
+    new: &Tree<'_>,
+) -> Result<(usize, usize)> {
+    let diff = repository.diff_tree_to_tree(old, Some(new), None)?;
+    let odb = repository.odb()?;
+    let blobs = diff.deltas().flat_map(|delta| [delta.old_file().id(), delta.new_file().id()]);
+    let sizes = blobs.filter_map(|id| odb.read_header(id).ok().map(|(size, _)| size));
+    if sizes.sum::<usize>() > COUNTED_BYTES {
+        return Ok((0, 0));
+    }
+    let stats = diff.stats()?;
+    Ok((stats.insertions(), stats.deletions()))
 }
 
 fn one_line(text: &str) -> String {

@@ -35,7 +35,7 @@ const CONFIG: &str = "[core]
 \tauto = false
 ";
 /// Contents go in and come out byte by byte, whatever the workspace's own attributes say.
-const ATTRIBUTES: &str = "* -text -ident -filter -eol\n";
+const ATTRIBUTES: &str = "* -text -ident -filter -eol !diff\n";
 /// What history leaves out at first. The copy in `info/exclude` is the owner's to change.
 const EXCLUDE: &str = include_str!("exclude");
 
@@ -59,6 +59,8 @@ impl GitDir {
             create(path).with_context(|| format!("cannot create {}", path.display()))?;
             git_dir.heal()?;
         }
+        fs::write(path.join("info/attributes"), ATTRIBUTES)
+            .with_context(|| format!("cannot write to {}", path.display()))?;
         remove_locks(path)
             .with_context(|| format!("cannot remove stale locks in {}", path.display()))?;
         let repository = Repository::open_bare(path)
