@@ -4,6 +4,7 @@
 pub mod clean;
 pub mod commands;
 pub mod doctor;
+pub mod groups;
 pub mod help;
 pub mod history;
 pub mod inline;
