@@ -2,14 +2,18 @@
 //!
 //! Owns names, help texts and exit codes. Knows nothing of how a command does its work.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use anyhow::Result;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
+use crate::face::history::command::{Folder, elsewhere};
 use crate::face::rows::Layout;
-use crate::face::{doctor, help, repl, run, sql, tour, views};
+use crate::face::screen::{Place, Screen};
+use crate::face::{doctor, groups, help, history, repl, run, sql, tour, views};
 use crate::organs::config::Config;
+use crate::organs::history::ask::Ask;
 use crate::organs::home::Home;
 use crate::organs::host::Settings;
 use crate::organs::keys::Keys;
@@ -37,7 +41,9 @@ Exit codes: 0 done, 1 the turn (or something else) failed, 2 wrong usage,
 Environment: ANTHROPIC_API_KEY, OPENAI_API_KEY, OPENROUTER_API_KEY (keys),
 ANTHROPIC_BASE_URL (without /v1), OPENAI_BASE_URL (with /v1), FLEDGLING_HOME, NO_COLOR.";
 
+// Below the options of the commands themselves.
 #[derive(Debug, Args)]
+#[command(next_display_order = 100)]
 struct Common {
     /// The conversation to continue, or to begin under this name
     #[arg(long, global = true, value_name = "NAME")]
@@ -64,11 +70,33 @@ enum Command {
     Run {
         /// What to do
         task: Option<String>,
+        /// Work in a copy of the workspace, on a branch to look at and then merge or drop
+        #[arg(long, value_name = "NAME")]
+        branch: Option<String>,
     },
     /// A recorded conversation with real tools: needs no key and no network
     Tour,
     /// Make the home and its workspace, and say where they are
-    Init,
+    Init {
+        /// Bring it back to life from a backup
+        #[arg(long, value_name = "REMOTE|DIR")]
+        from: Option<String>,
+    },
+    #[command(flatten)]
+    History(history::command::Command),
+    /// Push the history to a git remote or a folder
+    Backup {
+        /// Where to [default: what config.toml says]
+        #[arg(value_name = "REMOTE|DIR")]
+        to: Option<String>,
+    },
+    /// Run the system's git on the workspace, safe from what lies there
+    #[command(disable_help_flag = true)]
+    Git {
+        /// What git is told
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGS")]
+        arguments: Vec<OsString>,
+    },
     /// List the conversations
     Sessions,
     /// End a conversation for good; its transcript stays
@@ -117,10 +145,22 @@ enum Command {
         topic: Option<String>,
     },
     /// Check home, tools and models, and say what is wrong
-    Doctor,
+    Doctor {
+        /// Bring a copy to life from the history in a temporary folder, to prove it works
+        #[arg(long)]
+        drill: bool,
+    },
 }
 
 impl Cli {
+    /// What was typed. Ends the program where that is wrong or a question about usage.
+    pub fn read() -> Self {
+        let command = Self::command();
+        let template = groups::template(&command, Screen::of(Place::Out).width);
+        let matches = command.help_template(template).get_matches();
+        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+    }
+
     /// Do what was asked. The number is the exit code.
     pub async fn run(self, keys: Keys) -> Result<u8> {
         let Self { common, command } = self;
@@ -149,10 +189,25 @@ impl Cli {
         let simple = async |verb| views::once(Link::establish(&settings).await?, verb).await;
         match command {
             None => repl::repl(settings()?, session, json).await,
-            Some(Command::Run { task }) => {
-                run::run(settings, task, session, model.clone(), json).await
+            Some(Command::Run { task, branch }) => {
+                run::run(settings, task, session, model.clone(), branch, json).await
             }
-            Some(Command::Init) => views::init(&Link::establish(settings).await?, &home).await,
+            Some(Command::History(command)) => {
+                let ask = command.ask(&Folder::here(&home.workspace()))?;
+                history::once(Link::establish(settings).await?, ask, json).await
+            }
+            Some(Command::Backup { to }) => {
+                let ask = Ask::Backup { to: to.map(elsewhere).transpose()? };
+                history::once(Link::establish(settings).await?, ask, json).await
+            }
+            Some(Command::Git { arguments }) => history::git(&home, &arguments),
+            // Here goes `organs::history::backup::restore_home(&home, &elsewhere(from)?)`.
+            Some(Command::Init { from: Some(_) }) => anyhow::bail!("init cannot restore yet"),
+            // Here goes `face::drill::drill(settings()?)`.
+            Some(Command::Doctor { drill: true }) => anyhow::bail!("doctor has no drill yet"),
+            Some(Command::Init { from: None }) => {
+                views::init(&Link::establish(settings).await?, &home).await
+            }
             Some(Command::Sessions) => {
                 views::print(&simple(Verb::Sessions).await?, json, views::sessions_text)
             }
@@ -183,8 +238,32 @@ impl Cli {
                 let answer = simple(Verb::About { session }).await?;
                 views::print(&answer, json, |answer, _| Ok(views::about_text(answer)))
             }
-            Some(Command::Doctor) => doctor::doctor(settings).await,
+            Some(Command::Doctor { drill: false }) => doctor::doctor(settings).await,
             Some(Command::Sql { .. } | Command::Help { .. } | Command::Tour) => Ok(0),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn help_lists_every_command_once_in_a_group() {
+        let command = Cli::command();
+        let template = groups::template(&command, 80);
+        let list = template.split("Options:").next().unwrap();
+        let listed = list.lines().filter_map(|line| line.strip_prefix("  ")?.split(' ').next());
+        let mut listed: Vec<_> = listed.filter(|name| !name.is_empty()).collect();
+        let shown = command.get_subcommands().filter(|command| !command.is_hide_set());
+        let mut there: Vec<_> = shown.map(clap::Command::get_name).collect();
+        listed.sort_unstable();
+        there.sort_unstable();
+        assert_eq!(listed, there);
+        let begin = "\n\nTalk:\n  run       One turn: the task from the argument,";
+        assert!(list.contains(begin), "{list}");
+        let narrow = groups::template(&command, 40);
+        let mut lines = narrow.lines().skip_while(|line| *line != "Begin:");
+        assert!(lines.all(|line| line.chars().count() <= 40 || line.contains('{')), "{narrow}");
     }
 }

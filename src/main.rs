@@ -13,8 +13,6 @@ mod wires;
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
-
 use crate::face::screen::{Place, Screen, write};
 use crate::organs::models::NoModel;
 use crate::organs::verb::exit;
@@ -23,7 +21,7 @@ fn main() -> ExitCode {
     // SAFETY: this is the only thread so far.
     let keys = unsafe { organs::keys::Keys::take_from_environment() };
     guard::policy::hide_from_others();
-    let cli = cli::Cli::parse();
+    let cli = cli::Cli::read();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let done = match runtime {
         Ok(runtime) => {

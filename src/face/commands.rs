@@ -7,31 +7,52 @@ use anyhow::Result;
 use serde_json::Value;
 
 use crate::face::clean::{clean, line, row};
+use crate::face::history::Look;
 use crate::face::screen::Screen;
 use crate::face::turn_view::{Looked, preview, wrapped};
-use crate::face::{Refusal, help, views};
+use crate::face::{Refusal, help, history, views};
+use crate::organs::home::Home;
 use crate::organs::verb::Verb;
 
 /// The commands, with what each does.
-pub const COMMANDS: [(&str, &str); 13] = [
-    ("/help", "these commands; /help TOPIC for a page"),
+pub const COMMANDS: [(&str, &str); 23] = [
     ("/new", "begin another conversation: /new [NAME]"),
     ("/resume", "go back to a conversation: /resume [NAME]"),
     ("/sessions", "list the conversations"),
     ("/model", "show the model, or choose one: /model [SPEC]"),
-    ("/last", "show the latest tool call whole"),
     ("/edit", "write a message in $EDITOR"),
     ("/compact", "summarise the conversation to make room"),
+    ("/stop", "stop the running turn, as Ctrl-C does"),
+    ("/quit", "leave, as Ctrl-D does"),
+    ("/log", "list the changes: /log [-n N] [PATH]"),
+    ("/show", "one change in full: /show [REV] [PATH]"),
+    ("/diff", "what differs: /diff [REV [REV]] [-- PATH]"),
+    ("/why", "who asked for it: /why FILE[:LINE] [--full]"),
+    ("/undo", "take back the latest turn: /undo [N|REV]"),
+    ("/redo", "put back what was taken back last"),
+    ("/restore", "files as they were: /restore REV [PATH…]"),
+    ("/bisect", "what broke it: /bisect -- COMMAND"),
+    ("/merge", "take over a branch: /merge NAME"),
+    ("/drop", "give a branch up: /drop NAME"),
+    ("/help", "these commands; /help TOPIC for a page"),
+    ("/last", "show the latest tool call whole"),
     ("/wire", "what went over the wire: /wire [SESSION] [TURN]"),
     ("/usage", "tokens used"),
     ("/self", "paths, limits and rights, as the agent sees them"),
-    ("/stop", "stop the running turn, as Ctrl-C does"),
-    ("/quit", "leave, as Ctrl-D does"),
 ];
 
-/// What a command that only looks asks of the host.
-pub fn verb(command: &str, rest: Option<&str>, session: &str) -> Result<Verb> {
+/// The groups of the commands, each with the first of its commands.
+const GROUPS: [(&str, &str); 3] = [
+    ("Talk", "/new"),
+    ("See and undo what it did (each has --help)", "/log"),
+    ("Look around", "/help"),
+];
+
+/// What a command that only looks, or changes no conversation, asks of the host. `rest` is
+/// what follows it in its line.
+pub fn verb(line: &str, rest: Option<&str>, session: &str, home: &Home) -> Result<Verb> {
     let session = session.to_owned();
+    let command = line.split_whitespace().next().unwrap_or_default();
     Ok(match command {
         "/sessions" | "/resume" => Verb::Sessions,
         "/usage" => Verb::Usage,
@@ -43,12 +64,18 @@ pub fn verb(command: &str, rest: Option<&str>, session: &str) -> Result<Verb> {
             let turn = words.next().and_then(|word| word.parse().ok());
             Verb::Wire { session: named.or(Some(session)), turn }
         }
+        _ if COMMANDS.iter().any(|(name, _)| *name == command) => {
+            Verb::History(history::command::typed(line, &home.workspace())?)
+        }
         _ => anyhow::bail!("there is no command {command}; /help lists them"),
     })
 }
 
 /// The host's answer, as the command that asked for it shows it.
-pub fn shown(command: &str, answer: &Value, screen: Screen) -> Result<String> {
+pub fn shown(command: &str, asked: &Verb, answer: &Value, screen: Screen) -> Result<String> {
+    if let Verb::History(ask) = asked {
+        return history::text(ask, answer, Look::slash(screen));
+    }
     let text = match command {
         "/sessions" | "/resume" => views::sessions_text(answer, screen)?,
         "/usage" => views::usage_text(answer, screen),
@@ -74,7 +101,11 @@ pub fn refuse_command(line: &str) -> Result<()> {
 
 /// `/help`.
 pub fn overview(screen: Screen) -> String {
-    let commands = COMMANDS.map(|(name, what)| row(&format!("{name:10} {what}"), screen.width));
+    let commands = COMMANDS.map(|(name, what)| {
+        let group = GROUPS.iter().find(|(_, first)| *first == name);
+        let title = group.map(|(title, _)| screen.bold(title) + "\n").unwrap_or_default();
+        title + &row(&format!("  {name:9} {what}"), screen.width)
+    });
     let typing = "While a turn runs, what you type steers it. Alt-Enter, or \\ at the end, continues the line.";
     let topics = format!("Topics: {}.", help::topics().join(", "));
     let rest = wrapped(&format!("{topics}\n{typing}"), screen);
@@ -94,4 +125,46 @@ pub fn last(call: Option<&Looked>, screen: Screen) -> String {
     lines.push(screen.dim("→"));
     lines.push(clean(text).trim_end().to_owned());
     lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::organs::history::ask::Ask;
+
+    #[test]
+    fn the_overview_fits_a_narrow_terminal() {
+        let screen = Screen { terminal: true, width: 60, colour: false };
+        let overview = overview(screen);
+        assert!(overview.lines().all(|line| line.chars().count() <= 60), "{overview}");
+        assert!(!overview.contains('…') || overview.contains("[PATH…]"), "{overview}");
+        assert!(overview.starts_with("Talk\n  /new      begin another"), "{overview}");
+        for (_, first) in GROUPS {
+            assert!(COMMANDS.iter().any(|(name, _)| *name == first), "{first}");
+        }
+    }
+
+    #[test]
+    fn commands_about_the_history_take_the_whole_line() {
+        let home = Home::resolve(Some("/h".into())).unwrap();
+        let asked = |line: &str| verb(line, None, "s", &home);
+        let Verb::History(ask) = asked("/why 'a b:3' --full").unwrap() else { panic!() };
+        assert_eq!(ask, Ask::Why { file: "a b".to_owned(), line: Some(3), full: true });
+        for line in [
+            "/log",
+            "/show",
+            "/diff",
+            "/why x",
+            "/undo",
+            "/redo",
+            "/restore x",
+            "/bisect -- x",
+            "/merge x",
+            "/drop x",
+        ] {
+            assert!(matches!(asked(line), Ok(Verb::History(_))), "{line}");
+        }
+        let unknown = asked("/backup").unwrap_err().to_string();
+        assert_eq!(unknown, "there is no command /backup; /help lists them");
+    }
 }

@@ -5,6 +5,7 @@ pub mod clean;
 pub mod commands;
 pub mod doctor;
 pub mod drill;
+pub mod groups;
 pub mod help;
 pub mod history;
 pub mod inline;

@@ -341,12 +341,12 @@ impl Repl {
             }
             _ => {
                 // A summary takes as long as a turn, and can be stopped so.
-                let verb = commands::verb(command, rest, &self.session)?;
-                let (command, screen) = (command.to_owned(), self.screen);
+                let verb = commands::verb(line, rest, &self.session, &self.home)?;
+                let (command, screen, asked) = (command.to_owned(), self.screen, verb.clone());
                 return self
                     .beside(verb, move |answer| {
                         let answer = answer.context("the host ended before it answered")?;
-                        commands::shown(&command, &answer, screen)
+                        commands::shown(&command, &asked, &answer, screen)
                     })
                     .await;
             }
@@ -373,7 +373,7 @@ impl Repl {
         let key = verb::fresh_key();
         let (session, model) = (Some(self.session.clone()), self.model.clone());
         self.mine.push(text.clone());
-        self.send(Verb::Run { session, text, key, model, steer: true }).await
+        self.send(Verb::Run { session, text, key, model, steer: true, branch: None }).await
     }
 
     /// Ask for a turn. What happens in it is heard by watching; here only a refusal counts,
@@ -397,7 +397,8 @@ impl Repl {
         let mut answers = self.link.ask(verb).await?;
         let (tell, screen, busy) = (self.tell.clone(), self.screen, self.prompt.busy.clone());
         tokio::spawn(async move {
-            let told = views::answer(&mut answers).await.and_then(shown);
+            let aside = |text: &str| _ = tell.send(screen.dim(&wrapped(text, screen)));
+            let told = views::answer(&mut answers, aside).await.and_then(shown);
             drop(busy);
             let text = told.unwrap_or_else(|error| complaint(&error, screen));
             if !text.is_empty() {

@@ -26,12 +26,13 @@ pub async fn run(
     given: Option<String>,
     session: Option<String>,
     model: Option<String>,
+    branch: Option<String>,
     json: bool,
 ) -> Result<u8> {
     let text = task(given)?;
     let mut link = Link::establish(settings).await?;
     hosting(&link, RIGHTS, json)?;
-    let code = turn(&mut link, text, session, model, json).await?;
+    let code = turn(&mut link, text, session, model, branch, json).await?;
     leave(&link, json).await?;
     Ok(code)
 }
@@ -61,7 +62,8 @@ pub async fn lines(settings: Settings, session: Option<String>, json: bool) -> R
             "/quit" => break,
             _ => {
                 commands::refuse_command(&text)?;
-                code = turn(&mut link, text, Some(session.clone()), model.clone(), json).await?;
+                code =
+                    turn(&mut link, text, Some(session.clone()), model.clone(), None, json).await?;
             }
         }
     }
@@ -96,11 +98,12 @@ async fn turn(
     text: String,
     session: Option<String>,
     model: Option<String>,
+    branch: Option<String>,
     json: bool,
 ) -> Result<u8> {
     let mut output = Output::new(json);
     let key = verb::fresh_key();
-    let verb = Verb::Run { session, text, key: key.clone(), model, steer: false };
+    let verb = Verb::Run { session, text, key: key.clone(), model, steer: false, branch };
     loop {
         if let Some(code) = ask(link, verb.clone(), &key, &mut output).await? {
             return Ok(code);

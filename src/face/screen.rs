@@ -6,6 +6,9 @@
 use std::io::{self, IsTerminal as _, Write as _};
 
 use terminal_size::terminal_size_of;
+use unicode_width::UnicodeWidthStr as _;
+
+use crate::face::clean::clean;
 
 /// One of the two places a program writes to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,7 +67,16 @@ impl Screen {
         self.style("33", text)
     }
 
-    fn style(&self, code: &str, text: &str) -> String {
+    /// Whether somebody would have to scroll back to read this, in lines that may be styled.
+    pub fn is_too_small_for(&self, text: &str) -> bool {
+        let rows = terminal_size_of(io::stdout()).map_or(usize::MAX, |(_, rows)| rows.0.into());
+        let taken = |line: &str| clean(line).width().max(1).div_ceil(self.width);
+        // The prompt takes one, too.
+        self.terminal && text.lines().map(taken).sum::<usize>() >= rows
+    }
+
+    /// Text in one of a terminal's own styles.
+    pub fn style(&self, code: &str, text: &str) -> String {
         if self.colour && !text.is_empty() {
             format!("\x1b[{code}m{text}\x1b[0m")
         } else {

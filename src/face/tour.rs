@@ -104,7 +104,7 @@ impl Tour {
     /// One turn. The number is its exit code.
     async fn turn(&self, text: String) -> Result<u8> {
         let (key, session) = (verb::fresh_key(), Some("tour".to_owned()));
-        let verb = Verb::Run { session, text, key, model: None, steer: false };
+        let verb = Verb::Run { session, text, key, model: None, steer: false, branch: None };
         let mut answers = self.host.ask(Caller::Owner, verb);
         let mut output = Output::all_out(self.json);
         while let Some(answer) = answers.recv().await {

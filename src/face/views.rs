@@ -10,6 +10,7 @@ use crate::face::clean::{clean, json_line, row};
 use crate::face::screen::{Place, Screen, write};
 use crate::face::turn_view::{count, plural};
 use crate::face::{Refusal, run};
+use crate::kernel::event::Event;
 use crate::organs::home::Home;
 use crate::organs::link::Link;
 use crate::organs::sessions::Listed;
@@ -35,7 +36,8 @@ pub async fn ask(link: &Link, verb: Verb) -> Result<Value> {
 /// The answer, and what the host had to say before.
 async fn aloud(link: &Link, verb: Verb) -> Result<Option<Value>> {
     notices(link)?;
-    answer(&mut link.ask(verb).await?).await
+    let aside = |notice: &str| _ = write(Place::Err, &clean(notice));
+    answer(&mut link.ask(verb).await?, aside).await
 }
 
 fn notices(link: &Link) -> Result<()> {
@@ -43,14 +45,19 @@ fn notices(link: &Link) -> Result<()> {
     Ok(notices.iter().try_for_each(|notice| write(Place::Err, &clean(notice)))?)
 }
 
-/// The one thing that comes as an answer; none when the host ended before it came.
-pub async fn answer(answers: &mut UnboundedReceiver<Answer>) -> Result<Option<Value>> {
+/// The one thing that comes as an answer; none when the host ended before it came. What
+/// there is to know on the way goes to `aside`.
+pub async fn answer(
+    answers: &mut UnboundedReceiver<Answer>,
+    mut aside: impl FnMut(&str),
+) -> Result<Option<Value>> {
     let mut value = Value::Null;
     while let Some(answer) = answers.recv().await {
         match answer {
             Answer::Value(answer) => value = answer,
             Answer::Refused { why, exit } => return Err(Refusal { why, exit }.into()),
             Answer::Done => return Ok(Some(value)),
+            Answer::Event(Event::Notice { text }) => aside(&text),
             Answer::Event(_) => {}
         }
     }

@@ -20,7 +20,7 @@
 
 use std::ffi::{OsString, c_int};
 use std::fs::File;
-use std::io::{self, ErrorKind, PipeWriter, Read};
+use std::io::{self, ErrorKind, PipeWriter, Read, Write};
 use std::mem::{self, MaybeUninit};
 use std::net::Shutdown;
 use std::os::fd::{AsRawFd, RawFd};
@@ -186,6 +186,34 @@ pub fn run_for_owner(program: &str, file: &Path) -> Result<()> {
     let status = status.with_context(|| format!("cannot run {program}"))?;
     ensure!(status.success(), "{program} failed ({status})");
     Ok(())
+}
+
+/// Run a program where this process reads and writes, with its rights, and wait for it: a
+/// pager, or git. `input` is what it reads instead, and a variable without value is taken
+/// from it. A Ctrl-C is the program's alone meanwhile.
+pub fn run_in_terminal(
+    program: &str,
+    arguments: &[OsString],
+    variables: &[(&str, Option<OsString>)],
+    input: Option<&str>,
+) -> io::Result<ExitStatus> {
+    let mut command = Command::new(program);
+    command.args(arguments).stdin(if input.is_some() { Stdio::piped() } else { Stdio::inherit() });
+    for (name, value) in variables {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    let mut child = command.spawn()?;
+    // SAFETY: ignoring a signal runs nothing. After the start, or the program would inherit it.
+    let before = unsafe { libc::signal(libc::SIGINT, libc::SIG_IGN) };
+    // A pager may be left before it has read everything.
+    let _ = child.stdin.take().zip(input).map(|(mut to, text)| to.write_all(text.as_bytes()));
+    let ended = child.wait();
+    // SAFETY: what was there before.
+    unsafe { libc::signal(libc::SIGINT, before) };
+    ended
 }
 
 /// By absolute path only: what a relative one means depends on where the host stands.
@@ -400,6 +428,25 @@ fn millis_until(end: Instant) -> c_int {
 mod tests {
     use std::fs;
     use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn a_program_in_the_terminal_reads_what_it_is_given() {
+        let temp = tempfile::tempdir().unwrap();
+        let said = temp.path().join("said");
+        let command = r#"cat > "$0"; printf %s "$A$B" >> "$0"; exit 3"#;
+        let words = ["-c".into(), command.into(), said.clone().into_os_string()];
+        let variables = [("A", Some("a".into())), ("B", None)];
+        let ended = run_in_terminal("sh", &words, &variables, Some("text ")).unwrap();
+        assert_eq!(ended.code(), Some(3));
+        assert_eq!(fs::read_to_string(said).unwrap(), "text a");
+        // Whoever does not read on is no trouble.
+        let long = "x".repeat(1 << 20);
+        assert!(run_in_terminal("true", &[], &[], Some(&long)).unwrap().success());
+        let absent = run_in_terminal("no-such-program", &[], &[], None).unwrap_err();
+        assert_eq!(absent.kind(), ErrorKind::NotFound);
+    }
 
     /// What starts a process may be written in this file only, tests aside.
     #[test]

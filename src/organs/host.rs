@@ -224,7 +224,8 @@ impl Host {
     ) -> Result<()> {
         self.check(caller, &verb)?;
         let value = match verb {
-            Verb::Run { session, text, key, model, steer } => {
+            Verb::History(_) | Verb::Run { branch: Some(_), .. } => anyhow::bail!("not yet"),
+            Verb::Run { session, text, key, model, steer, branch: None } => {
                 let saying = Saying { session, text, key, model, steer };
                 return self.run(caller, saying, answers).await;
             }

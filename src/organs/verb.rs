@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::kernel::event::Event;
+use crate::organs::history::ask::Ask;
 
 /// The version of this protocol. A door refuses another one by name.
 pub const VERSION: u32 = 1;
@@ -27,6 +28,8 @@ pub enum Verb {
         model: Option<String>,
         /// Whether it may join a turn under way instead of waiting for its own.
         steer: bool,
+        /// The branch to run on, in a checkout of its own, instead of in the workspace.
+        branch: Option<String>,
     },
     /// Everything that happens in a session, until the asker goes. A value comes first:
     /// from then on nothing is missed.
@@ -77,6 +80,8 @@ pub enum Verb {
         /// The model.
         model: String,
     },
+    /// What is asked of the history.
+    History(Ask),
 }
 
 /// A key for something said.
@@ -118,14 +123,18 @@ impl Verb {
             | Self::End { session }
             | Self::Compact { session }
             | Self::Choose { session, .. } => Some(session),
-            Self::TakeBack { .. } | Self::Sessions | Self::Usage => None,
+            Self::TakeBack { .. } | Self::Sessions | Self::Usage | Self::History(_) => None,
         }
     }
 
     /// The authority table.
     pub fn needs(&self) -> Needs<'_> {
         match self {
-            Self::Compact { .. } | Self::Choose { .. } | Self::TakeBack { .. } => Needs::Owner,
+            Self::Compact { .. }
+            | Self::Choose { .. }
+            | Self::TakeBack { .. }
+            | Self::Run { branch: Some(_), .. } => Needs::Owner,
+            Self::History(ask) if ask.is_owners() => Needs::Owner,
             Self::End { session } | Self::Run { session: Some(session), .. } => {
                 Needs::Below(session)
             }
@@ -138,7 +147,8 @@ impl Verb {
             | Self::Wire { .. }
             | Self::About { .. }
             | Self::Sessions
-            | Self::Usage => Needs::Filtered,
+            | Self::Usage
+            | Self::History(_) => Needs::Filtered,
         }
     }
 }
@@ -177,22 +187,23 @@ pub mod exit {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::organs::history::ask::{Favour, Which};
 
     /// The authority table as it is meant, one request a row: a change of it has to be
     /// made in two places.
     #[test]
     fn the_authority_each_request_needs() {
         let s = || "s".to_owned();
-        let run = |session| Verb::Run {
-            session,
-            text: String::new(),
-            key: String::new(),
-            model: None,
-            steer: false,
+        let run_on = |session, branch| {
+            let (text, key, model, steer) = (String::new(), String::new(), None, false);
+            Verb::Run { session, text, key, model, steer, branch }
         };
+        let run = |session| run_on(session, None);
         for (verb, needs) in [
             (run(Some(s())), Needs::Below("s")),
             (run(None), Needs::Filtered),
+            (run_on(Some(s()), Some(s())), Needs::Owner),
+            (run_on(None, Some(s())), Needs::Owner),
             (Verb::Watch { session: s() }, Needs::Reach("s")),
             (Verb::Stop { session: Some(s()) }, Needs::Reach("s")),
             (Verb::Stop { session: None }, Needs::Filtered),
@@ -206,6 +217,12 @@ mod tests {
             (Verb::About { session: None }, Needs::Filtered),
             (Verb::Compact { session: s() }, Needs::Owner),
             (Verb::Choose { session: s(), model: s() }, Needs::Owner),
+            (Verb::History(Ask::Log { limit: 1, path: None }), Needs::Filtered),
+            (Verb::History(Ask::Undo { what: Which::Turns(1), favour: None }), Needs::Filtered),
+            (Verb::History(Ask::Standing), Needs::Filtered),
+            (Verb::History(Ask::Backup { to: None }), Needs::Owner),
+            (Verb::History(Ask::Merge { branch: s(), favour: None }), Needs::Owner),
+            (Verb::History(Ask::Drop { branch: s() }), Needs::Owner),
         ] {
             assert_eq!(verb.needs(), needs, "{verb:?}");
             // A name that a request carries is checked, whatever it is asked for.
@@ -213,5 +230,31 @@ mod tests {
                 assert_eq!(verb.session(), Some(name), "{verb:?}");
             }
         }
+    }
+
+    #[test]
+    fn what_is_asked_of_the_history_goes_over_the_wire_in_one_object() {
+        for (ask, written) in [
+            (
+                Ask::Log { limit: 5, path: None },
+                r#"{"verb":"history","ask":"log","limit":5,"path":null}"#,
+            ),
+            (
+                Ask::Undo { what: Which::Turns(2), favour: Some(Favour::Marks) },
+                r#"{"verb":"history","ask":"undo","what":{"turns":2},"favour":"marks"}"#,
+            ),
+            (
+                Ask::Undo { what: Which::LastUndo, favour: None },
+                r#"{"verb":"history","ask":"undo","what":"last_undo","favour":null}"#,
+            ),
+            (Ask::Standing, r#"{"verb":"history","ask":"standing"}"#),
+        ] {
+            let verb = Verb::History(ask);
+            assert_eq!(serde_json::to_string(&verb).unwrap(), written);
+            assert_eq!(serde_json::from_str::<Verb>(written).unwrap(), verb);
+        }
+        // What an older program says has no branch.
+        let run = r#"{"verb":"run","session":null,"text":"","key":"","model":null,"steer":false}"#;
+        assert!(matches!(serde_json::from_str(run).unwrap(), Verb::Run { branch: None, .. }));
     }
 }

@@ -1,0 +1,171 @@
+//! `fledgling git`: the system's git on the history, where nothing that lies in the
+//! workspace decides what runs.
+//!
+//! Owns what git is told besides the arguments. The owner's own configuration counts as
+//! always; whatever else could name a program (a forged `.git`, attributes, hooks, settings
+//! that somebody wrote into the repository) does not.
+
+use std::ffi::OsString;
+use std::io::ErrorKind;
+use std::os::unix::process::ExitStatusExt as _;
+
+use anyhow::{Context as _, Result, ensure};
+use git2::Config;
+
+use crate::guard::supervisor;
+use crate::organs::home::Home;
+
+/// Settings that count in place of any other. No hook is the owner's here: a `hooksPath` of
+/// theirs may be relative, and would lead into the workspace.
+const SHUT: [&str; 4] = [
+    "core.hooksPath=/dev/null",
+    "core.fsmonitor=false",
+    "submodule.recurse=false",
+    "protocol.ext.allow=never",
+];
+/// What the repository's settings may be about: the first parts of their names, and whole
+/// names. None of these is a program to run.
+const HARMLESS_PARTS: [&str; 4] = ["user.", "branch.", "color.", "index."];
+const HARMLESS: [&str; 12] = [
+    "core.repositoryformatversion",
+    "core.filemode",
+    "core.bare",
+    "core.worktree",
+    "core.protectntfs",
+    "core.protecthfs",
+    "core.logallrefupdates",
+    "core.quotepath",
+    "core.untrackedcache",
+    "gc.auto",
+    "maintenance.auto",
+    "push.default",
+];
+/// And of a remote, the last parts.
+const HARMLESS_OF_REMOTES: [&str; 3] = [".url", ".pushurl", ".fetch"];
+/// A tree without files: attributes are read from it and not from the workspace, so that
+/// none there can choose a filter or a way to show a file.
+const EMPTY_TREE: &str = "4b825dc642cb6eb9a060e54bf8d69288fbee4904";
+/// Variables that would lead git to another repository than this one.
+const LEADING_AWAY: [&str; 6] = [
+    "GIT_INDEX_FILE",
+    "GIT_OBJECT_DIRECTORY",
+    "GIT_ALTERNATE_OBJECT_DIRECTORIES",
+    "GIT_COMMON_DIR",
+    "GIT_NAMESPACE",
+    "GIT_CONFIG",
+];
+
+/// Run git with these arguments. The number is its exit code.
+pub fn git(home: &Home, arguments: &[OsString]) -> Result<u8> {
+    let git_dir = home.file("history.git");
+    let shown = git_dir.display();
+    ensure!(git_dir.exists(), "there is no history {shown} yet; `fledgling init` begins it");
+    let settings = git_dir.join("config");
+    let odd =
+        odd_settings(&settings).with_context(|| format!("cannot read {}", settings.display()))?;
+    ensure!(
+        odd.is_empty(),
+        "{} sets {}, with which git could be made to run programs; take it out of there, or set it in your own ~/.gitconfig",
+        settings.display(),
+        odd.join(", ")
+    );
+    let option = |name: &str, path: &std::path::Path| {
+        let mut option = OsString::from(name);
+        option.push(path);
+        option
+    };
+    let mut words = vec![option("--git-dir=", &git_dir), option("--work-tree=", &home.workspace())];
+    words.extend(SHUT.into_iter().flat_map(|setting| ["-c".into(), setting.into()]));
+    words.extend_from_slice(arguments);
+    let mut variables: Vec<_> = LEADING_AWAY.into_iter().map(|name| (name, None)).collect();
+    variables.push(("GIT_ATTR_SOURCE", Some(EMPTY_TREE.into())));
+    match supervisor::run_in_terminal("git", &words, &variables, None) {
+        // As a shell tells of a signal.
+        Ok(status) => {
+            Ok(status.code().or(status.signal().map(|signal| 128 + signal)).unwrap_or(1) as u8)
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            anyhow::bail!("cannot find git; install it, or use log, show and diff of fledgling")
+        }
+        Err(error) => Err(error).context("cannot run git"),
+    }
+}
+
+/// Names of settings in a repository's file that may not stand there.
+fn odd_settings(file: &std::path::Path) -> Result<Vec<String>, git2::Error> {
+    let settings = Config::open(file)?;
+    let mut odd = Vec::new();
+    settings.entries(None)?.for_each(|entry| {
+        let name = entry.name().unwrap_or("something unreadable");
+        let harmless = HARMLESS.contains(&name)
+            || HARMLESS_PARTS.iter().any(|part| name.starts_with(part))
+            || (name.starts_with("remote.")
+                && HARMLESS_OF_REMOTES.iter().any(|part| name.ends_with(part)));
+        if !harmless {
+            odd.push(name.to_owned());
+        }
+    })?;
+    Ok(odd)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn settings_that_could_run_something_are_found() {
+        let temp = tempfile::tempdir().unwrap();
+        let file = temp.path().join("config");
+        let usual = "[core]\n\tbare = false\n\tworktree = ../workspace\n[gc]\n\tauto = 0\n[remote \"x\"]\n\turl = /x\n[user]\n\tname = x\n";
+        fs::write(&file, usual).unwrap();
+        assert_eq!(odd_settings(&file).unwrap(), Vec::<String>::new());
+        let worse = "[core]\n\tpager = x\n[diff \"y\"]\n\ttextconv = x\n[include]\n\tpath = x\n[remote \"x\"]\n\tuploadpack = x\n[alias]\n\tlog = !x\n";
+        fs::write(&file, format!("{usual}{worse}")).unwrap();
+        let odd =
+            ["core.pager", "diff.y.textconv", "include.path", "remote.x.uploadpack", "alias.log"];
+        assert_eq!(odd_settings(&file).unwrap(), odd);
+    }
+
+    /// In a real git, with everything in the way that a workspace can hold.
+    #[test]
+    fn nothing_in_the_workspace_runs() {
+        let temp = tempfile::tempdir().unwrap();
+        let home = Home::resolve(Some(temp.path().join("home"))).unwrap();
+        home.create().unwrap();
+        let (_, repository) = crate::organs::history::gitdir::GitDir::open(home.path()).unwrap();
+        let (workspace, ran) = (home.workspace(), temp.path().join("ran"));
+        let run = format!("touch {}; cat", ran.display());
+        let evil = temp.path().join("evil.git");
+        fs::create_dir_all(evil.join("refs")).unwrap();
+        fs::write(evil.join("HEAD"), "ref: refs/heads/main").unwrap();
+        fs::create_dir_all(evil.join("objects")).unwrap();
+        fs::write(evil.join("config"), format!("[core]\n\tfsmonitor = \"{run}\"\n")).unwrap();
+        fs::write(workspace.join(".git"), format!("gitdir: {}\n", evil.display())).unwrap();
+        fs::write(workspace.join(".gitattributes"), "* diff=evil filter=evil\n").unwrap();
+        let hook = repository.path().join("hooks/pre-commit");
+        fs::create_dir_all(hook.parent().unwrap()).unwrap();
+        fs::write(&hook, format!("#!/bin/sh\n{run}\n")).unwrap();
+        let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        fs::set_permissions(&hook, executable).unwrap();
+        // The owner's settings stand for themselves: a driver of theirs is not to be chosen.
+        let owners = [format!("diff.evil.textconv={run}"), format!("filter.evil.clean={run}")];
+        let mut given: Vec<OsString> = Vec::new();
+        for setting in ["user.name=x", "user.email=x"].map(str::to_owned).into_iter().chain(owners)
+        {
+            given.extend(["-c".into(), setting.into()]);
+        }
+        let git = |words: &[&str]| {
+            let words = words.iter().map(|word| OsString::from(*word));
+            git(&home, &given.iter().cloned().chain(words).collect::<Vec<_>>()).unwrap()
+        };
+        assert_eq!(git(&["add", "--all"]), 0);
+        assert_eq!(git(&["commit", "--quiet", "--message=x"]), 0);
+        fs::write(workspace.join("bootstrap.md"), "other").unwrap();
+        assert_eq!(git(&["diff", "--quiet"]), 1);
+        assert_eq!(git(&["diff", "--output=/dev/null"]), 0);
+        assert_eq!(git(&["log", "--patch", "--output=/dev/null"]), 0);
+        assert!(!ran.exists());
+    }
+}

@@ -1,0 +1,121 @@
+//! The history at the command line, in the conversation and on a screen.
+//!
+//! Owns how a request about it is made and which of its answers go through a pager. Knows
+//! nothing of how a history is kept.
+
+pub mod command;
+mod diff;
+mod git;
+mod list;
+mod told;
+
+use std::ffi::OsString;
+use std::io;
+
+use anyhow::{Context as _, Result};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::face::clean::clean;
+use crate::face::screen::{Place, Screen, write};
+use crate::face::views;
+use crate::guard::supervisor;
+use crate::organs::history::ask::{Ask, Culprit, Logged, Reason, Shown, Undone};
+use crate::organs::link::Link;
+use crate::organs::verb::{Verb, exit};
+
+pub use git::git;
+
+/// Where an answer is shown.
+#[derive(Debug, Clone, Copy)]
+pub struct Look {
+    /// What it fits on.
+    pub screen: Screen,
+    /// What is typed there before a command's name.
+    pub prompt: &'static str,
+}
+
+impl Look {
+    /// In the conversation.
+    pub fn slash(screen: Screen) -> Self {
+        Self { screen, prompt: "/" }
+    }
+
+    /// In a shell.
+    fn shell() -> Self {
+        Self { screen: Screen::of(Place::Out), prompt: "fledgling " }
+    }
+}
+
+/// Ask, as all that this process does, and print the answer. The number is the exit code.
+pub async fn once(link: Link, ask: Ask, json: bool) -> Result<u8> {
+    let answer = views::once(link, Verb::History(ask.clone())).await?;
+    // Later changes were in the way, and nothing was done.
+    let stuck = matches!(ask, Ask::Undo { .. } | Ask::Merge { .. })
+        && answer["commit"].is_null()
+        && answer["conflicts"].as_array().is_some_and(|conflicts| !conflicts.is_empty());
+    let code = if stuck { exit::FAILED } else { 0 };
+    if json {
+        views::print(&answer, true, |_, _| Ok(String::new()))?;
+        return Ok(code);
+    }
+    let look = Look::shell();
+    let text = text(&ask, &answer, look)?;
+    if !(is_long(&ask) && look.screen.is_too_small_for(&text) && page(&text)?) {
+        write(Place::Out, &text)?;
+    }
+    Ok(code)
+}
+
+/// Whether the answer may be something to read at leisure.
+fn is_long(ask: &Ask) -> bool {
+    matches!(
+        ask,
+        Ask::Log { .. } | Ask::Show { .. } | Ask::Diff { .. } | Ask::Why { full: true, .. }
+    )
+}
+
+/// Show a text in the owner's pager. Whether there is one.
+fn page(text: &str) -> Result<bool> {
+    let pager = std::env::var("PAGER").unwrap_or_else(|_| "less".to_owned());
+    let mut words = pager.split_whitespace();
+    let Some(program) = words.next() else { return Ok(false) };
+    let words: Vec<_> = words.map(OsString::from).collect();
+    // What `less` does where nothing else is wished: colours, and no screen of its own.
+    let options = std::env::var_os("LESS").unwrap_or_else(|| "FRX".into());
+    match supervisor::run_in_terminal(program, &words, &[("LESS", Some(options))], Some(text)) {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error).with_context(|| format!("cannot run the pager {pager}")),
+    }
+}
+
+/// The answer to a request as text.
+pub fn text(ask: &Ask, answer: &Value, look: Look) -> Result<String> {
+    let screen = look.screen;
+    Ok(match ask {
+        Ask::Log { .. } => match read::<Vec<Logged>>(answer)?.as_slice() {
+            [] => "No change yet.".to_owned(),
+            changes => list::changes(changes, screen),
+        },
+        Ask::Show { .. } | Ask::Diff { .. } => diff::shown(&read::<Shown>(answer)?, screen),
+        Ask::Undo { .. } | Ask::Restore { .. } | Ask::Merge { .. } => {
+            told::undone(ask, &read::<Undone>(answer)?, look)
+        }
+        Ask::Why { .. } => told::reasons(&read::<Vec<Reason>>(answer)?, screen),
+        Ask::Bisect { .. } => told::culprit(&read::<Culprit>(answer)?, screen),
+        Ask::Backup { .. } => {
+            let text = |name: &str| clean(answer[name].as_str().unwrap_or_default());
+            format!("Backed up to {}, up to commit {}.", text("to"), text("commit"))
+        }
+        Ask::Drop { branch } => format!("Branch {} is given up.", clean(branch)),
+        Ask::Standing => views::about_text(answer),
+    })
+}
+
+fn read<T: DeserializeOwned>(answer: &Value) -> Result<T> {
+    T::deserialize(answer).context("the host's answer is odd; is it another version?")
+}
+
+#[cfg(test)]
+mod tests;
