@@ -164,7 +164,14 @@ async fn live(
 
 async fn turn(host: &Arc<Host>) -> Result<Changes> {
     let (session, text) = (Some("drill".to_owned()), ASKED.to_owned());
-    let verb = Verb::Run { session, text, key: verb::fresh_key(), model: None, steer: false };
+    let verb = Verb::Run {
+        session,
+        text,
+        key: verb::fresh_key(),
+        model: None,
+        steer: false,
+        branch: None,
+    };
     let mut answers = host.ask(Caller::Owner, verb);
     while let Some(answer) = answers.recv().await {
         match answer {
