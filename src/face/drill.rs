@@ -19,6 +19,7 @@ use crate::kernel::event::{Changes, End, Event};
 use crate::kernel::interrupt::{Interrupt, interrupt};
 use crate::organs::config::Config;
 use crate::organs::history::scan::Scan;
+use crate::organs::history::scan::Terms;
 use crate::organs::history::{backup, gitdir};
 use crate::organs::home::{Home, HostLock};
 use crate::organs::host::{Host, Settings};
@@ -110,7 +111,7 @@ fn bring_back(
     );
     let tree = repository.find_commit(head)?.tree()?;
     let index = repository.path().join("index");
-    let mut scan = Scan::new(into.workspace(), &repository, index)?;
+    let mut scan = Scan::new(into.workspace(), &repository, index, Terms::default())?;
     let found = scan.look(&repository, Some(&tree))?;
     if let Some(first) = found.changes.first() {
         let (path, count) = (first.change.path.display(), found.changes.len());
@@ -205,7 +206,7 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::organs::history::snapshots::Snapshots;
+    use crate::organs::history::snapshots::{self, Snapshots};
 
     fn settings(folder: &Path) -> Settings {
         let home = Home::resolve(Some(folder.join("home"))).unwrap();
@@ -229,7 +230,8 @@ mod tests {
         let _lock = settings.home.lock().unwrap().unwrap();
         settings.home.create().unwrap();
         fs::write(settings.home.workspace().join(FILE), CONTENT).unwrap();
-        let _snapshots = Snapshots::open(settings.home.path(), None).unwrap();
+        let _snapshots =
+            Snapshots::open(settings.home.path(), &snapshots::Settings::default()).unwrap();
         fs::write(settings.home.workspace().join("edit"), "not recorded yet").unwrap();
         let repository = gitdir::look(&settings.home.file("history.git")).unwrap();
         let before = head(&repository).unwrap();
@@ -246,7 +248,7 @@ mod tests {
         assert!(step == "backup" && error.to_string().contains("no history yet"), "{error:#}");
         settings.home.create_root().unwrap();
         settings.home.create().unwrap();
-        drop(Snapshots::open(settings.home.path(), None).unwrap());
+        drop(Snapshots::open(settings.home.path(), &snapshots::Settings::default()).unwrap());
         let repository = gitdir::look(&settings.home.file("history.git")).unwrap();
         let tree = repository.find_reference(MAIN).unwrap().peel_to_tree().unwrap();
         let id = tree.get_name("bootstrap.md").unwrap().id().to_string();

@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result};
 use serde::Deserialize;
 
 use crate::kernel::agent::Limits;
+use crate::kernel::message::Usage;
 
 /// All settings.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -20,6 +21,8 @@ pub struct Config {
     pub model: Option<String>,
     /// What a turn may use up.
     pub limits: LimitSettings,
+    /// What the history takes in and where it is copied to.
+    pub history: HistorySettings,
     /// Models with settings of their own.
     pub models: BTreeMap<String, NamedModel>,
 }
@@ -56,6 +59,53 @@ impl LimitSettings {
     }
 }
 
+/// `[history]`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HistorySettings {
+    /// Larger files are left out, in megabytes: each version of one would be kept for good.
+    pub file_mb: u64,
+    /// Files and folders of the workspace in which nothing counts as a secret.
+    pub secrets_in: Vec<String>,
+    /// A git remote or a folder to which the history is pushed after each turn.
+    pub backup: Option<String>,
+}
+
+impl Default for HistorySettings {
+    fn default() -> Self {
+        Self { file_mb: 50, secrets_in: Vec::new(), backup: None }
+    }
+}
+
+/// What a million tokens cost, in US dollars.
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Price {
+    /// Input.
+    pub input: f64,
+    /// Output.
+    pub output: f64,
+    /// Input read from the provider's cache; as other input when it is not given.
+    pub cache_read: Option<f64>,
+    /// Input written to the provider's cache; as other input when it is not given.
+    pub cache_write: Option<f64>,
+}
+
+impl Price {
+    /// What this costs, in US dollars.
+    pub fn of(&self, usage: Usage) -> f64 {
+        let Usage { input, output, cache_read, cache_write } = usage;
+        let plain = input.saturating_sub(cache_read + cache_write);
+        let parts = [
+            (plain, self.input),
+            (output, self.output),
+            (cache_read, self.cache_read.unwrap_or(self.input)),
+            (cache_write, self.cache_write.unwrap_or(self.input)),
+        ];
+        parts.iter().map(|(tokens, price)| *tokens as f64 * price / 1e6).sum()
+    }
+}
+
 /// `[models.NAME]`.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -72,6 +122,8 @@ pub struct NamedModel {
     pub window: Option<u64>,
     /// Tokens of one reply at most.
     pub output: Option<u64>,
+    /// What it costs.
+    pub price: Option<Price>,
     /// Extra headers of each request.
     #[serde(default)]
     pub headers: BTreeMap<String, String>,
@@ -132,10 +184,12 @@ mod tests {
     fn a_named_model_has_its_own_everything() {
         let text = "[models.m]\nwire = \"openai\"\nname = \"q\"\nbase_url = \"http://h/v1\"\n\
                     key = \"K\"\nwindow = 8192\noutput = 512\nheaders = { A = \"b\" }\n\
-                    body = { temperature = 0.5 }\n";
+                    body = { temperature = 0.5 }\nprice = { input = 3, output = 15 }\n";
         let config = Config::parse(text).unwrap();
         let model = &config.models["m"];
         assert_eq!((model.wire, model.window, model.output), (Wire::Openai, Some(8192), Some(512)));
         assert_eq!(model.body["temperature"], 0.5);
+        let usage = Usage { input: 1_000_000, output: 100_000, ..Usage::default() };
+        assert!((model.price.unwrap().of(usage) - 4.5).abs() < 1e-9);
     }
 }

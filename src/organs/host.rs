@@ -18,8 +18,7 @@ use crate::kernel::session::Session;
 use crate::organs::config::Config;
 use crate::organs::hand_door;
 use crate::organs::hands_lock;
-use crate::organs::history::gitdir;
-use crate::organs::history::snapshots::Snapshots;
+use crate::organs::history::snapshots::{self, Snapshots};
 use crate::organs::home::{Home, HostLock};
 use crate::organs::lane::{Heard, Lane, What, lock};
 use crate::organs::line::{Asker, Saying};
@@ -91,7 +90,8 @@ impl Host {
         let (hands, alone) =
             tokio::task::spawn_blocking(move || hands_lock::take(&hands)).await??;
         let state = State::open(&home.file("state.db"))?;
-        let snapshots = Snapshots::open(home.path(), gitdir::owner())?;
+        let kept = snapshots::Settings::of(&settings.config, settings.catalog.keys());
+        let snapshots = Snapshots::open(home.path(), &kept)?;
         let host = Arc::new(Self {
             sources: Sources::new(home, settings.safe, settings.config.limits),
             settings,

@@ -134,6 +134,11 @@ impl Catalog {
         Self { config, keys, bases: variables.collect() }
     }
 
+    /// The keys to them.
+    pub fn keys(&self) -> &Keys {
+        &self.keys
+    }
+
     /// The same with one more key.
     #[must_use]
     pub fn with_key(mut self, name: &str, value: &str) -> Self {

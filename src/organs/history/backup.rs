@@ -330,8 +330,8 @@ mod tests {
     use super::*;
     use crate::kernel::interrupt::interrupt;
     use crate::organs::history::gitdir::GitDir;
-    use crate::organs::history::scan::Scan;
-    use crate::organs::history::snapshots::Snapshots;
+    use crate::organs::history::scan::{Scan, Terms};
+    use crate::organs::history::snapshots::{Settings, Snapshots};
 
     /// A home in a folder of its own, with all kinds of files in its history.
     struct World {
@@ -353,7 +353,7 @@ mod tests {
             symlink("deep", path("link")).unwrap();
             let odd = OsStr::from_bytes(b"od\xff'd\n$(x)");
             fs::write(home.workspace().join(odd), b"\0\xff\r\n").unwrap();
-            drop(Snapshots::open(home.path(), None).unwrap());
+            drop(Snapshots::open(home.path(), &Settings::default()).unwrap());
             Self { temp, home }
         }
 
@@ -438,7 +438,7 @@ mod tests {
         ["config", "HEAD", "info/attributes", "info/exclude"].into_iter().for_each(same);
         world.git(&restored, &["fsck", "--strict"]);
         // The ordinary start finds nothing to record and nothing to say.
-        let snapshots = Snapshots::open(restored.path(), None).unwrap();
+        let snapshots = Snapshots::open(restored.path(), &Settings::default()).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let before = crate::kernel::border::History::before(&snapshots, "main", 1);
         assert_eq!(runtime.block_on(before).unwrap(), None);
@@ -617,7 +617,8 @@ mod tests {
             let (_, repository) = GitDir::open(restored.path()).unwrap();
             let tree = repository.find_reference(MAIN).unwrap().peel_to_tree().unwrap();
             let index = repository.path().join("index");
-            let mut scan = Scan::new(restored.workspace(), &repository, index).unwrap();
+            let mut scan =
+                Scan::new(restored.workspace(), &repository, index, Terms::default()).unwrap();
             assert!(scan.look(&repository, Some(&tree)).unwrap().changes.is_empty());
         }
         // While it was being brought, nothing is at its place, and the next time clears up.

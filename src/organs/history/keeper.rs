@@ -15,7 +15,7 @@ use git2::{ErrorCode, Oid, Repository};
 
 use crate::guard::history::{Archive, Author, Change, Commit, Message};
 use crate::organs::history::gitdir::GitDir;
-use crate::organs::history::scan::{Dirty, Found, Scan};
+use crate::organs::history::scan::{Dirty, Found, Scan, Terms};
 use crate::organs::history::writers::{TICK, Writers};
 
 /// Names of files left out, in one list.
@@ -74,9 +74,10 @@ impl Keeper {
         repository: Repository,
         branch: &str,
         owner: Option<(String, String)>,
+        terms: Terms,
     ) -> Result<(Self, Writers)> {
         let index = git_dir.path().join("index");
-        let scan = Scan::new(git_dir.workspace().to_owned(), &repository, index)?;
+        let scan = Scan::new(git_dir.workspace().to_owned(), &repository, index, terms)?;
         let archive = Archive::new(repository, branch, owner);
         let writers = Writers::default();
         let keeper = Self {
@@ -201,7 +202,11 @@ impl Keeper {
         };
         let Found { changes, left_out } = found;
         let is_new = |(path, why): &(&PathBuf, &String)| self.left_out.get(*path) != Some(*why);
-        let news: Vec<_> = left_out.iter().filter(is_new).map(left_out_line).collect();
+        let mut news: Vec<_> = left_out.iter().filter(is_new).map(left_out_line).collect();
+        let paths = changes.iter().filter(|dirty| dirty.change.now.is_some());
+        let paths = paths.map(|dirty| &dirty.change.path);
+        let rules = paths.filter(|path| path.file_name().is_some_and(|name| name == ".gitignore"));
+        news.extend(rules.map(|path| format!("new files that {} names", path.display())));
         let news = list(&news);
         self.left_out.retain(|path, _| !looked_at(path));
         self.left_out.extend(left_out);

@@ -6,11 +6,12 @@
 //! nothing that could block. One odd file never fails a scan: it is left out and named. Knows no commits, only the tree to compare with.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fs::{self, Metadata};
 use std::io::{self, ErrorKind};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use anyhow::{Context, Result};
@@ -18,17 +19,29 @@ use git2::{Index, IndexEntry, IndexTime, ObjectType, Oid, Repository, Tree};
 
 use crate::guard::history::Change;
 use crate::organs::history::beneath::Root;
+use crate::organs::history::gate::Gate;
+use crate::organs::history::ignored::{self, Ignored};
 use crate::organs::history::stamp::{Stamp, changed_at, entry, mode, recorded};
 
-/// Larger files are left out: each version of one would be kept for good.
-pub const FILE_LIMIT: u64 = 50 * 1024 * 1024;
+/// The file in which a folder of the workspace says what is to be kept out.
+const RULES: &str = ".gitignore";
+
+/// What is taken in.
+#[derive(Debug, Clone)]
+pub struct Terms {
+    /// Larger files are left out, in bytes: each version of one would be kept for good.
+    pub limit: u64,
+    /// What holds a secret is left out.
+    pub gate: Arc<Gate>,
+}
 
 /// Looks through one workspace, again and again.
 pub struct Scan {
     workspace: PathBuf,
     index_file: PathBuf,
-    /// What a larger file than this is left out for, in bytes.
-    limit: u64,
+    terms: Terms,
+    /// Whom the owner and the workspace leave out.
+    ignored: Ignored,
     /// Its index, never written, tells which names git refuses.
     judge: Repository,
     /// The tree that the index agrees with, when it does with any.
@@ -37,6 +50,13 @@ pub struct Scan {
     stamp: Option<Stamp>,
     /// What the index is to learn: an entry, or that a path is gone.
     lessons: Vec<(PathBuf, Option<IndexEntry>)>,
+}
+
+impl Default for Terms {
+    fn default() -> Self {
+        let gate = Gate::new([], [""; 0]).into();
+        Self { limit: 50 << 20, gate }
+    }
 }
 
 /// What a look found.
@@ -60,7 +80,12 @@ pub struct Dirty {
 
 impl Scan {
     /// For this workspace, with this file as the index.
-    pub fn new(workspace: PathBuf, repository: &Repository, index_file: PathBuf) -> Result<Self> {
+    pub fn new(
+        workspace: PathBuf,
+        repository: &Repository,
+        index_file: PathBuf,
+        terms: Terms,
+    ) -> Result<Self> {
         let index = Index::open(&index_file).or_else(|_| {
             fs::remove_file(&index_file).ok();
             Index::open(&index_file)
@@ -69,8 +94,9 @@ impl Scan {
         // An index has rules for names only where it belongs to a repository.
         let judge = Repository::open_bare(repository.path())?;
         judge.set_index(&mut Index::new()?)?;
-        let (agreed, stamp, lessons, limit) = (None, None, Vec::new(), FILE_LIMIT);
-        Ok(Self { workspace, index_file, limit, judge, agreed, stamp, lessons })
+        let ignored = Ignored::open(repository.path())?;
+        let (agreed, stamp, lessons) = (None, None, Vec::new());
+        Ok(Self { workspace, index_file, terms, ignored, judge, agreed, stamp, lessons })
     }
 
     /// All that differs from this tree. Contents that do are stored in the repository.
@@ -197,6 +223,7 @@ impl<'a> Walk<'a> {
     ) -> Result<Self> {
         let root = Root::open(&scan.workspace)
             .with_context(|| format!("cannot open the workspace {}", scan.workspace.display()))?;
+        scan.ignored.clear();
         Ok(Self { scan, root, repository, known, written, found: Found::default() })
     }
 
@@ -211,17 +238,26 @@ impl<'a> Walk<'a> {
 
     /// What is at this path, with all below it.
     fn named(&mut self, path: &Path, tree: Option<&Tree<'_>>) -> Result<()> {
-        let parents: Vec<_> =
-            path.ancestors().skip(1).filter(|part| *part != Path::new("")).collect();
+        let parents: Vec<_> = path.ancestors().skip(1).collect();
         for parent in parents.into_iter().rev() {
-            let tracked = tree.is_some_and(|tree| tree.get_path(parent).is_ok());
-            if is_gits(parent) || !tracked && self.is_ignored(&prefix(parent)) {
+            let top = parent == Path::new("");
+            let tracked = top || tree.is_some_and(|tree| tree.get_path(parent).is_ok());
+            if is_gits(parent) || !tracked && self.is_kept_out(parent, true) {
                 return Ok(());
             }
+            self.learn(parent);
         }
         let mut folders = Vec::new();
         self.item(path.to_owned(), self.root.stat(path), &mut folders)?;
         self.folders(folders)
+    }
+
+    /// Take in a folder's `.gitignore`, if it has one.
+    fn learn(&mut self, folder: &Path) {
+        // What cannot be read has no say.
+        if let Ok((rules, _)) = self.root.head(&folder.join(RULES), ignored::LIMIT as u64) {
+            self.scan.ignored.learn(folder, &rules);
+        }
     }
 
     fn folders(&mut self, mut folders: Vec<PathBuf>) -> Result<()> {
@@ -229,15 +265,20 @@ impl<'a> Walk<'a> {
             let items = fs::read_dir(self.scan.workspace.join(&folder));
             let items = items.and_then(Iterator::collect::<io::Result<Vec<_>>>);
             match items {
-                Ok(items) => items.iter().try_for_each(|item| {
-                    self.item(folder.join(item.file_name()), item.metadata(), &mut folders)
-                })?,
+                Ok(items) => {
+                    if items.iter().any(|item| item.file_name() == RULES) {
+                        self.learn(&folder);
+                    }
+                    items.iter().try_for_each(|item| {
+                        self.item(folder.join(item.file_name()), item.metadata(), &mut folders)
+                    })?;
+                }
                 Err(error) if vanished(&error) => {}
                 Err(error) => {
                     // What is in it cannot be known: what history has of it stays.
                     let inside = prefix(&folder);
                     self.known.retain(|path, _| !path.starts_with(&inside));
-                    self.leave_out(&folder, why(&error, self.scan.limit));
+                    self.leave_out(&folder, why(&error, self.scan.terms.limit));
                 }
             }
         }
@@ -266,30 +307,40 @@ impl<'a> Walk<'a> {
             Err(error) if vanished(&error) => {}
             Err(error) => {
                 self.known.remove(bytes(&path));
-                self.leave_out(&path, why(&error, self.scan.limit));
+                self.leave_out(&path, why(&error, self.scan.terms.limit));
             }
         }
         Ok(())
     }
 
     /// Whether a folder is excluded. Once something in it is in history, it is not.
-    fn is_excluded(&self, folder: &Path) -> bool {
+    fn is_excluded(&mut self, folder: &Path) -> bool {
         let inside = prefix(folder);
         let next = self.known.range(inside.clone()..).next();
         let tracked = next.is_some_and(|(path, _)| path.starts_with(&inside));
-        !tracked && self.is_ignored(&inside)
+        !tracked && self.is_kept_out(folder, true)
     }
 
-    fn is_ignored(&self, path: &[u8]) -> bool {
-        // A name that git cannot judge is refused later, with words.
-        self.repository.is_path_ignored(OsStr::from_bytes(path)).unwrap_or(false)
+    /// Whether what is new is kept out. What only the workspace's own rules keep out is named:
+    /// a hand wrote them.
+    fn is_kept_out(&mut self, path: &Path, is_folder: bool) -> bool {
+        if self.scan.ignored.by_owner(path, is_folder) {
+            return true;
+        }
+        // The rules themselves are always history.
+        let is_rules = path.file_name().is_some_and(|name| name == RULES);
+        let kept_out = !is_rules && self.scan.ignored.by_workspace(path, is_folder);
+        if kept_out {
+            self.leave_out(path, "named in a .gitignore".to_owned());
+        }
+        kept_out
     }
 
     fn file(&mut self, path: PathBuf, stat: &Metadata) -> Result<()> {
-        let known = self.known.get(bytes(&path));
-        if known.is_none() && self.is_ignored(bytes(&path)) {
+        if !self.known.contains_key(bytes(&path)) && self.is_kept_out(&path, false) {
             return Ok(());
         }
+        let known = self.known.get(bytes(&path));
         if known.is_some_and(|known| self.is_unchanged(known, stat)) {
             self.known.remove(bytes(&path));
             return Ok(());
@@ -299,7 +350,7 @@ impl<'a> Walk<'a> {
         let read = if stat.is_symlink() {
             self.root.read_link(&path).map(|target| (target, stat.clone()))
         } else {
-            self.root.read(&path, self.scan.limit)
+            self.root.read(&path, self.scan.terms.limit)
         };
         match read {
             Ok((content, stat)) => self.record(path, &content, &stat, now),
@@ -307,7 +358,7 @@ impl<'a> Walk<'a> {
             Err(error) => {
                 // What history has of it stays.
                 self.known.remove(bytes(&path));
-                self.leave_out(&path, why(&error, self.scan.limit));
+                self.leave_out(&path, why(&error, self.scan.terms.limit));
                 Ok(())
             }
         }
@@ -327,6 +378,12 @@ impl<'a> Walk<'a> {
         stat: &Metadata,
         now: SystemTime,
     ) -> Result<()> {
+        if let Some(secret) = self.scan.terms.gate.finds(&path, content) {
+            // What history has of it stays.
+            self.known.remove(bytes(&path));
+            self.leave_out(&path, format!("it holds {secret}"));
+            return Ok(());
+        }
         let id = self.repository.blob(content);
         let id = id.with_context(|| format!("cannot store {} in history", path.display()))?;
         let known = self.known.remove(bytes(&path));

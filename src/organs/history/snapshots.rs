@@ -4,7 +4,7 @@
 //! may block. What a killed turn left is that turn's. Does not know how changes are found,
 //! nor how it is told whose they are.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -14,30 +14,61 @@ use crate::guard::history::{Author, Commit, MAIN, Message};
 use crate::kernel::border::{History, Record};
 use crate::kernel::event::{Changes, End};
 use crate::kernel::model::Boxed;
-use crate::organs::history::gitdir::GitDir;
+use crate::organs::config::{Config, HistorySettings, Price};
+use crate::organs::history::gate::Gate;
+use crate::organs::history::gitdir::{self, GitDir};
 use crate::organs::history::keeper::{Keeper, Turn};
+use crate::organs::history::scan::Terms;
 use crate::organs::history::writers::{Writers, Writing};
+use crate::organs::keys::Keys;
 
 /// What the agent said at the end of a turn, in the body of the turn's commit, in characters.
 const SAID_CHARS: usize = 2_000;
 /// Digits of a commit's id where it is shown: unique for as long as it matters.
 pub const SHORT_ID: usize = 12;
 
+/// What the owner says about the history.
+#[derive(Debug, Clone, Default)]
+pub struct Settings {
+    /// The owner's name and address, which the owner's commits bear.
+    pub owner: Option<(String, String)>,
+    /// What is taken in.
+    pub terms: Terms,
+    /// What models cost, by their names.
+    pub prices: BTreeMap<String, Price>,
+}
+
+impl Settings {
+    /// As config.toml has them, with everything that counts as a secret.
+    pub fn of(config: &Config, keys: &Keys) -> Self {
+        let HistorySettings { file_mb, secrets_in, .. } = &config.history;
+        let secrets = keys.iter().map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let gate = Gate::new(secrets, secrets_in).into();
+        let priced = config.models.iter().filter_map(|(name, model)| Some((name, model.price?)));
+        Self {
+            owner: gitdir::owner(),
+            terms: Terms { limit: file_mb << 20, gate },
+            prices: priced.map(|(name, price)| (name.clone(), price)).collect(),
+        }
+    }
+}
+
 /// The snapshots of one checkout.
 pub struct Snapshots {
     keeper: Arc<Mutex<Keeper>>,
     writers: Writers,
+    prices: BTreeMap<String, Price>,
     /// What a killed turn left running, until the next turn has ended.
     lingering: Mutex<Vec<Writing>>,
 }
 
 impl Snapshots {
     /// Open the history of a home, or begin one with the workspace as it is. Blocks; the
-    /// caller holds the host lock, and has `interrupted` called before any turn. The owner's
-    /// commits bear this name and address.
-    pub fn open(home: &Path, owner: Option<(String, String)>) -> Result<Self> {
+    /// caller holds the host lock, and has `interrupted` called before any turn.
+    pub fn open(home: &Path, settings: &Settings) -> Result<Self> {
         let (git_dir, repository) = GitDir::open(home)?;
-        let (mut keeper, writers) = Keeper::open(git_dir, repository, MAIN, owner)?;
+        let Settings { owner, terms, .. } = settings.clone();
+        let (mut keeper, writers) = Keeper::open(git_dir, repository, MAIN, owner, terms)?;
         if keeper.archive().head()?.is_none() {
             let subject = "The workspace as it begins".to_owned();
             let trailers = vec![("Origin", "fledgling".to_owned())];
@@ -47,12 +78,13 @@ impl Snapshots {
         } else {
             keeper.heal();
         }
-        Ok(Self::of(keeper, writers))
+        Ok(Self::of(keeper, writers, settings))
     }
 
     /// What this keeper keeps.
-    pub fn of(keeper: Keeper, writers: Writers) -> Self {
-        Self { keeper: Arc::new(Mutex::new(keeper)), writers, lingering: Mutex::default() }
+    pub fn of(keeper: Keeper, writers: Writers, settings: &Settings) -> Self {
+        let (keeper, prices) = (Arc::new(Mutex::new(keeper)), settings.prices.clone());
+        Self { keeper, writers, prices, lingering: Mutex::default() }
     }
 
     /// Who writes in this checkout: whatever is not the owner says so here.
@@ -151,13 +183,11 @@ impl History for Snapshots {
         Box::pin(async move {
             let session = record.session.clone();
             self.writers.end(&session);
+            let message = message(&record, self.prices.get(&record.model));
             let lasting = std::mem::take(&mut *self.lingering());
             let killed: Vec<_> = lasting.iter().map(|span| span.writer().to_owned()).collect();
             let taken = self
-                .blocking(move |keeper| {
-                    let message = message(&record);
-                    keeper.conclude(&Turn { writer: &record.session, message })
-                })
+                .blocking(move |keeper| keeper.conclude(&Turn { writer: &record.session, message }))
                 .await;
             if taken.is_ok() {
                 drop(lasting);
@@ -172,7 +202,7 @@ impl History for Snapshots {
 }
 
 /// What the commit of a turn says.
-fn message(record: &Record) -> Message {
+fn message(record: &Record, price: Option<&Price>) -> Message {
     let asked = record.asked.lines().find(|line| !line.trim().is_empty());
     let mut body: String = record.said.chars().take(SAID_CHARS).collect();
     if body.len() < record.said.len() {
@@ -187,6 +217,7 @@ fn message(record: &Record) -> Message {
         ("Model", record.model.clone()),
         ("Tokens", format!("{} in, {} out", usage.input, usage.output)),
     ];
+    trailers.extend(price.map(|price| ("Cost", format!("{:.4} USD", price.of(usage)))));
     trailers.extend(end.map(|end| ("End", end.to_owned())));
     Message { subject, body, trailers }
 }
@@ -235,7 +266,7 @@ mod tests {
             let temp = tempfile::tempdir().unwrap();
             fs::create_dir(temp.path().join("workspace")).unwrap();
             fs::write(temp.path().join("workspace/bootstrap.md"), "who I am\n").unwrap();
-            let snapshots = Snapshots::open(temp.path(), None).unwrap();
+            let snapshots = Snapshots::open(temp.path(), &Settings::default()).unwrap();
             let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
             Self { temp, snapshots, runtime }
         }
@@ -244,7 +275,7 @@ mod tests {
         fn reopen(self) -> Self {
             self.runtime.block_on(self.snapshots.settled());
             drop(self.snapshots);
-            let snapshots = Snapshots::open(self.temp.path(), None).unwrap();
+            let snapshots = Snapshots::open(self.temp.path(), &Settings::default()).unwrap();
             Self { snapshots, ..self }
         }
 
@@ -527,7 +558,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_owner_excludes_is_left_out_and_no_hand_can_exclude() {
+    fn what_the_owner_excludes_is_left_out_and_no_hand_can_bring_it_in() {
         let home = Home::new();
         home.turn(|home| {
             home.write("node_modules/x/y.js", "1\n");
@@ -535,7 +566,7 @@ mod tests {
             home.write("store.db-wal", "1\n");
             home.write("my-journal/monday", "1\n");
             home.write("a.pyc", "1\n");
-            home.write(".gitignore", "*\n");
+            home.write(".gitignore", "!node_modules\n!*.pyc\n");
             home.write("kept", "1\n");
         });
         home.holds(&[".gitignore", "kept", "my-journal/monday"]);
@@ -544,6 +575,40 @@ mod tests {
         home.git(&["commit", "-qm", "vendored"]);
         home.turn(|home| home.write("node_modules/x/y.js", "2\n"));
         assert_eq!(home.git(&["show", "HEAD:node_modules/x/y.js"]), "2\n");
+    }
+
+    #[test]
+    fn a_gitignore_counts_for_new_files_only_and_is_said() {
+        let home = Home::new();
+        home.turn(|home| home.write("old", "1\n"));
+        let changes = home.turn(|home| {
+            home.write("old", "2\n");
+            home.write(".gitignore", "*\n");
+            home.write("new", "1\n");
+        });
+        let said = "new (named in a .gitignore), new files that .gitignore names";
+        assert_eq!(changes.left_out, said);
+        assert!(home.git(&["log", "-1", "--format=%b"]).contains(&format!("Left out: {said}")));
+        assert_eq!(home.git(&["show", "--format=", "--name-only"]), ".gitignore\nold\n");
+        let changes = home.turn(|home| fs::remove_file(home.path(".gitignore")).unwrap());
+        assert_eq!(changes.files, 2);
+        home.holds(&["new", "old"]);
+    }
+
+    #[test]
+    fn what_holds_a_secret_stays_out_and_is_named() {
+        let home = Home::new();
+        home.turn(|home| home.write("config", "key = none\n"));
+        let token = format!("ghp_{}", "a1B2".repeat(9));
+        let changes = home.turn(|home| {
+            home.write("config", format!("key = {token}\n"));
+            home.write("other", "1\n");
+        });
+        assert_eq!(changes.left_out, "config (it holds what looks like a GitHub token)");
+        assert_eq!(home.git(&["show", "HEAD:config"]), "key = none\n");
+        assert!(!home.git(&["log", "-p", "--all"]).contains(&token));
+        home.turn(|home| home.write("config", "key = $TOKEN\n"));
+        home.holds(&["config", "other"]);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::thread;
 
 use git2::{Repository, TreeWalkMode, TreeWalkResult};
 
-use super::Snapshots;
+use super::{Settings, Snapshots};
 use crate::kernel::border::{History, Record};
 use crate::kernel::event::End;
 use crate::kernel::message::{Origin, Usage};
@@ -61,7 +61,7 @@ fn thirty_writers_lose_nothing_and_pass_for_nobody_else() {
     let temp = tempfile::tempdir().unwrap();
     let workspace = temp.path().join("workspace");
     fs::create_dir(&workspace).unwrap();
-    let snapshots = Arc::new(Snapshots::open(temp.path(), None).unwrap());
+    let snapshots = Arc::new(Snapshots::open(temp.path(), &Settings::default()).unwrap());
     let mut threads = Vec::new();
     for session in 0..SESSIONS {
         let (snapshots, workspace) = (snapshots.clone(), workspace.clone());
