@@ -8,6 +8,7 @@ pub mod beneath;
 pub mod bisect;
 pub mod chronicle;
 pub mod compare;
+pub mod difference;
 pub mod exchange;
 pub mod gate;
 pub mod gitdir;

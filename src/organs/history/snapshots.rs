@@ -569,7 +569,8 @@ mod tests {
             home.write(".gitignore", "!node_modules\n!*.pyc\n");
             home.write("kept", "1\n");
         });
-        home.holds(&[".gitignore", "kept", "my-journal/monday"]);
+        let listed = home.git(&["ls-tree", "-r", "--name-only", "HEAD"]);
+        assert_eq!(listed, ".gitignore\nbootstrap.md\nkept\nmy-journal/monday\n");
         // The owner put it in; then it is history.
         home.git(&["add", "-f", "node_modules/x/y.js"]);
         home.git(&["commit", "-qm", "vendored"]);
