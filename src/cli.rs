@@ -10,6 +10,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::face::rows::Layout;
 use crate::face::{doctor, help, repl, run, sql, tour, views};
 use crate::organs::config::Config;
+use crate::organs::history::image;
 use crate::organs::home::Home;
 use crate::organs::host::Settings;
 use crate::organs::keys::Keys;
@@ -116,6 +117,15 @@ enum Command {
         /// Which page [default: the list]
         topic: Option<String>,
     },
+    /// Print an image of a database; without a limit, put the one on standard input back
+    #[command(hide = true)]
+    Image {
+        /// The database
+        path: PathBuf,
+        /// The most bytes the image may have
+        #[arg(long)]
+        limit: Option<u64>,
+    },
     /// Check home, tools and models, and say what is wrong
     Doctor,
 }
@@ -137,6 +147,7 @@ impl Cli {
             }
             Some(Command::Help { topic }) => return help::show(topic.as_deref()),
             Some(Command::Tour) => return tour::tour(json).await,
+            Some(Command::Image { path, limit }) => return image::as_child(&path, limit),
             _ => {}
         }
         let home = Home::resolve(home)?;
@@ -184,7 +195,9 @@ impl Cli {
                 views::print(&answer, json, |answer, _| Ok(views::about_text(answer)))
             }
             Some(Command::Doctor) => doctor::doctor(settings).await,
-            Some(Command::Sql { .. } | Command::Help { .. } | Command::Tour) => Ok(0),
+            Some(
+                Command::Sql { .. } | Command::Help { .. } | Command::Tour | Command::Image { .. },
+            ) => Ok(0),
         }
     }
 }

@@ -4,12 +4,13 @@
 //! thread stays confined, so a pool's thread must never be one), and its end is waited for.
 //! Knows neither models nor sessions.
 
+use std::fs::File;
 use std::os::unix::process::ExitStatusExt;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use tokio::sync::oneshot;
 
 use crate::files::file;
@@ -23,6 +24,10 @@ use crate::kernel::tool::{Action, Hands, Outcome};
 /// How long an interrupted call is waited for. It takes no longer than 100 ms, unless the
 /// system does not let go of it: a network file system that hangs must not hang the turn.
 const GIVE_UP: Duration = Duration::from_secs(1);
+/// How long an errand may take.
+const ERRAND: Duration = Duration::from_secs(60);
+/// What a panic of a hand is to whoever waits for it.
+const PANICKED: &str = "the call failed inside the harness, which is a bug in it";
 
 /// Acts under one policy.
 #[derive(Debug, Clone)]
@@ -75,10 +80,39 @@ fn in_thread<T: Send + 'static>(
     Box::pin(async move {
         started.context("cannot start a thread for the call")?;
         // A thread that panics drops the sender.
-        let Ok(done) = receiver.await else {
-            bail!("the call failed inside the harness, which is a bug in it")
-        };
+        let Ok(done) = receiver.await else { bail!(PANICKED) };
         done
+    })
+}
+
+/// Run bash for the host itself, as a hand because it works on what hands have made: its exit
+/// code, none when a signal ended it, and the first `most` bytes of what it said on stdout
+/// and stderr. Blocks.
+pub fn errand(
+    policy: &Policy,
+    command: &str,
+    input: Option<&File>,
+    most: usize,
+) -> Result<(Option<i32>, Vec<u8>)> {
+    let (_leash, link) = supervisor::leash()?;
+    let work = || {
+        policy::confine(policy)?;
+        let Policy { workspace: dir, env, held, .. } = policy;
+        let shell = Shell { command, dir, env, timeout: ERRAND, held, input };
+        let mut said = Vec::new();
+        let mut output = |bytes: &[u8]| {
+            said.extend_from_slice(&bytes[..bytes.len().min(most - said.len())]);
+        };
+        match supervisor::run(&shell, link, &mut output)? {
+            End::Exited { status, .. } => Ok((status.code(), said)),
+            End::TimedOut => bail!("timed out after {} s", ERRAND.as_secs()),
+            End::Interrupted => bail!("interrupted"),
+        }
+    };
+    thread::scope(|scope| {
+        let hand = thread::Builder::new().name("hand".to_owned()).spawn_scoped(scope, work);
+        let hand = hand.context("cannot start a thread for the call")?;
+        hand.join().map_err(|_| anyhow!(PANICKED))?
     })
 }
 
@@ -97,7 +131,7 @@ fn carry_out(policy: &Policy, action: Action, link: Link, stopped: &Interrupt) -
 fn bash(policy: &Policy, command: &str, timeout: Duration, link: Link) -> Outcome {
     let mut output = Output::new(&policy.scratch);
     let Policy { workspace: dir, env, held, .. } = policy;
-    let shell = Shell { command, dir, env, timeout, held };
+    let shell = Shell { command, dir, env, timeout, held, input: None };
     let ended = supervisor::run(&shell, link, &mut |bytes| output.push(bytes));
     let mut text = output.finish();
     let (mut notes, mut error) = (Vec::new(), true);
