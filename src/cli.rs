@@ -8,12 +8,13 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
-use crate::face::history::command::{Folder, elsewhere};
+use crate::face::history::command::Folder;
 use crate::face::rows::Layout;
 use crate::face::screen::{Place, Screen};
-use crate::face::{doctor, groups, help, history, repl, run, sql, tour, views};
+use crate::face::{doctor, drill, groups, help, history, repl, run, sql, tour, views};
 use crate::organs::config::Config;
 use crate::organs::history::ask::Ask;
+use crate::organs::history::{backup, image};
 use crate::organs::home::Home;
 use crate::organs::host::Settings;
 use crate::organs::keys::Keys;
@@ -144,6 +145,15 @@ enum Command {
         /// Which page [default: the list]
         topic: Option<String>,
     },
+    /// Print an image of a database; without a limit, put the one on standard input back
+    #[command(hide = true)]
+    Image {
+        /// The database
+        path: PathBuf,
+        /// The most bytes the image may have
+        #[arg(long)]
+        limit: Option<u64>,
+    },
     /// Check home, tools and models, and say what is wrong
     Doctor {
         /// Bring a copy to life from the history in a temporary folder, to prove it works
@@ -177,6 +187,7 @@ impl Cli {
             }
             Some(Command::Help { topic }) => return help::show(topic.as_deref()),
             Some(Command::Tour) => return tour::tour(json).await,
+            Some(Command::Image { path, limit }) => return image::as_child(&path, limit),
             _ => {}
         }
         let home = Home::resolve(home)?;
@@ -197,14 +208,15 @@ impl Cli {
                 history::once(Link::establish(settings).await?, ask, json).await
             }
             Some(Command::Backup { to }) => {
-                let ask = Ask::Backup { to: to.map(elsewhere).transpose()? };
+                let ask = Ask::Backup { to: to.as_deref().map(absolute).transpose()? };
                 history::once(Link::establish(settings).await?, ask, json).await
             }
             Some(Command::Git { arguments }) => history::git(&home, &arguments),
-            // Here goes `organs::history::backup::restore_home(&home, &elsewhere(from)?)`.
-            Some(Command::Init { from: Some(_) }) => anyhow::bail!("init cannot restore yet"),
-            // Here goes `face::drill::drill(settings()?)`.
-            Some(Command::Doctor { drill: true }) => anyhow::bail!("doctor has no drill yet"),
+            Some(Command::Init { from: Some(from) }) => {
+                history::restore(&home, absolute(&from)?).await?;
+                views::init(&Link::establish(settings).await?, &home).await
+            }
+            Some(Command::Doctor { drill: true }) => drill::drill(settings()?).await,
             Some(Command::Init { from: None }) => {
                 views::init(&Link::establish(settings).await?, &home).await
             }
@@ -239,7 +251,9 @@ impl Cli {
                 views::print(&answer, json, |answer, _| Ok(views::about_text(answer)))
             }
             Some(Command::Doctor { drill: false }) => doctor::doctor(settings).await,
-            Some(Command::Sql { .. } | Command::Help { .. } | Command::Tour) => Ok(0),
+            Some(
+                Command::Sql { .. } | Command::Help { .. } | Command::Tour | Command::Image { .. },
+            ) => Ok(0),
         }
     }
 }
@@ -266,4 +280,9 @@ mod tests {
         let mut lines = narrow.lines().skip_while(|line| *line != "Begin:");
         assert!(lines.all(|line| line.chars().count() <= 40 || line.contains('{')), "{narrow}");
     }
+}
+
+/// A place as whoever is in another folder has to be told it.
+fn absolute(place: &str) -> Result<String> {
+    backup::absolute(place, &std::env::current_dir()?)
 }

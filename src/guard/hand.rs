@@ -103,7 +103,7 @@ fn carry_out(policy: &Policy, action: Action, link: Link, stopped: &Interrupt) -
 fn bash(policy: &Policy, command: &str, timeout: Duration, link: Link) -> Outcome {
     let mut output = Output::new(&policy.scratch);
     let Policy { workspace: dir, env, held, .. } = policy;
-    let shell = Shell { command, dir, env, timeout, held };
+    let shell = Shell { command, dir, env, timeout, held, input: None };
     let ended = supervisor::run(&shell, link, &mut |bytes| output.push(bytes));
     let mut text = output.finish();
     let (mut notes, mut error) = (Vec::new(), true);

@@ -65,6 +65,8 @@ pub struct Shell<'a> {
     pub timeout: Duration,
     /// Stays open until its whole tree has ended.
     pub held: &'a File,
+    /// What it reads; nothing where there is none.
+    pub input: Option<&'a File>,
 }
 
 /// How a call ended. Its tree is gone in each case.
@@ -169,7 +171,9 @@ fn command(shell: &Shell<'_>, output: PipeWriter, link: RawFd) -> Result<Command
     let mut command = Command::new(bash);
     command.arg("-c").arg(shell.command).current_dir(shell.dir);
     command.env_clear().envs(shell.env.iter().map(|(name, value)| (name, value)));
-    command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
+    let input = shell.input.map(File::try_clone).transpose()?;
+    command.stdin(input.map_or_else(Stdio::null, Into::into));
+    command.stdout(output.try_clone()?).stderr(output);
     let held = shell.held.as_raw_fd();
     // SAFETY: `supervise` keeps to what is allowed after the fork of a threaded process.
     unsafe { command.pre_exec(move || supervise(link, held)) };

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, Weak};
 use anyhow::Result;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
+use crate::guard::policy::Policy;
 use crate::kernel::event::{Changes, End};
 use crate::kernel::message::Usage;
 use crate::kernel::model::Model;
@@ -18,6 +19,7 @@ use crate::kernel::session::Session;
 use crate::organs::config::Config;
 use crate::organs::hand_door;
 use crate::organs::hands_lock;
+use crate::organs::history::image::Images;
 use crate::organs::history::snapshots::{self, Snapshots};
 use crate::organs::home::{Home, HostLock};
 use crate::organs::lane::{Heard, Lane, What, lock};
@@ -90,14 +92,22 @@ impl Host {
         let (hands, alone) =
             tokio::task::spawn_blocking(move || hands_lock::take(&hands)).await??;
         let state = State::open(&home.file("state.db"))?;
-        let kept = snapshots::Settings::of(&settings.config, settings.catalog.keys());
+        let hands = Arc::new(hands);
+        let policy = Policy {
+            workspace: home.workspace(),
+            scratch: home.scratch(),
+            env: Vec::new(),
+            held: hands.clone(),
+        };
+        let images = Images::new(policy, home.program().join("fledgling"));
+        let kept = snapshots::Settings::of(&settings.config, settings.catalog.keys(), images);
         let snapshots = Snapshots::open(home.path(), &kept)?;
         let host = Arc::new(Self {
             sources: Sources::new(home, settings.safe, settings.config.limits),
             settings,
             state,
             snapshots,
-            hands: hands.into(),
+            hands,
             bash_path: std::env::var("PATH").unwrap_or_default(),
             models: Mutex::default(),
             lanes: Mutex::default(),

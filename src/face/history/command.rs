@@ -210,17 +210,6 @@ pub fn typed(line: &str, workspace: &Path) -> Result<Ask> {
     slash.map_err(said)?.command.ask(&Folder::of(workspace, workspace))
 }
 
-/// A place outside of the home, as whoever is in another folder has to be told it: a folder
-/// by its whole path, a URL or the name of a git remote as it is.
-pub fn elsewhere(typed: String) -> Result<String> {
-    let is_folder = typed.contains('/') || typed.starts_with('.') || Path::new(&typed).is_dir();
-    if typed.contains(':') || !is_folder {
-        return Ok(typed);
-    }
-    let whole = std::path::absolute(&typed)?;
-    Ok(whole.into_os_string().into_string().unwrap_or(typed))
-}
-
 /// Where paths are typed.
 pub struct Folder {
     /// The workspace, as it is called and as it is without symlinks.

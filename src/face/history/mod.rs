@@ -18,9 +18,12 @@ use serde_json::Value;
 
 use crate::face::clean::clean;
 use crate::face::screen::{Place, Screen, write};
-use crate::face::views;
+use crate::face::{run, views};
 use crate::guard::supervisor;
+use crate::kernel::interrupt::interrupt;
 use crate::organs::history::ask::{Ask, Culprit, Logged, Reason, Shown, Undone};
+use crate::organs::history::backup;
+use crate::organs::home::Home;
 use crate::organs::link::Link;
 use crate::organs::verb::{Verb, exit};
 
@@ -65,6 +68,24 @@ pub async fn once(link: Link, ask: Ask, json: bool) -> Result<u8> {
         write(Place::Out, &text)?;
     }
     Ok(code)
+}
+
+/// Bring a home back from a backup. Ctrl-C leaves nothing half made.
+pub async fn restore(home: &Home, from: String) -> Result<()> {
+    let (interrupter, interrupt) = interrupt();
+    let (home, place) = (home.clone(), from.clone());
+    let mut work = tokio::task::spawn_blocking(move || {
+        backup::restore_home(&home, &place, &interrupt).map(drop)
+    });
+    let done = tokio::select! {
+        done = &mut work => done,
+        () = run::interrupted() => {
+            interrupter.raise();
+            work.await
+        }
+    };
+    done.context("bringing it back was broken off")??;
+    Ok(write(Place::Err, &clean(&format!("Brought back from {from}.")))?)
 }
 
 /// Whether the answer may be something to read at leisure.

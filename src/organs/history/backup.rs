@@ -23,7 +23,7 @@ use crate::guard::supervisor::End;
 use crate::kernel::interrupt::Interrupt;
 use crate::organs::history::ask::Backed;
 use crate::organs::history::gitdir;
-use crate::organs::history::shell;
+use crate::organs::history::shell::{self, Job};
 use crate::organs::home::{Home, HostLock};
 
 /// A first backup of a large history over a slow line takes long; one that hangs must end.
@@ -216,7 +216,9 @@ impl Git<'_> {
         for word in settings.map(OsStr::new).chain(arguments.iter().map(OsString::as_os_str)) {
             command += &format!(" {}", shell::quote(word));
         }
-        let (end, said) = shell::run(&self.policy(), &command, TIMEOUT, self.interrupt)?;
+        let (policy, interrupt) = (&self.policy(), self.interrupt);
+        let job = Job { policy, command: &command, input: None, timeout: TIMEOUT, interrupt };
+        let (end, said) = job.run()?;
         match end {
             End::Exited { status, .. } if status.success() => Ok(()),
             End::Exited { status, .. } => {

@@ -18,7 +18,7 @@ use crate::guard::supervisor::End;
 use crate::kernel::interrupt::Interrupt;
 use crate::organs::history::ask::{Culprit, Logged};
 use crate::organs::history::backup::fill;
-use crate::organs::history::shell;
+use crate::organs::history::shell::Job;
 
 /// As long as a bash call of the agent may take.
 const TIMEOUT: Duration = Duration::from_secs(600);
@@ -153,8 +153,9 @@ impl Tries<'_> {
         (self.progress)(format!("{left} to go: trying {}", named(commit)));
         let checkout = Checkout::new(&policy.scratch)?;
         fill(repository, &commit.tree()?, &checkout.0)?;
-        let policy = moved(policy, &checkout.0)?;
-        let (end, output) = shell::run(&policy, command, TIMEOUT, interrupt)?;
+        let policy = &moved(policy, &checkout.0)?;
+        let job = Job { policy, command, input: None, timeout: TIMEOUT, interrupt };
+        let (end, output) = job.run()?;
         (self.runs, self.output) = (self.runs + 1, output);
         let status = match end {
             End::Exited { status, .. } => status,

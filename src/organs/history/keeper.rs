@@ -27,9 +27,9 @@ const OUTSIDE: &str = "edits outside fledgling";
 
 /// The keeper of one checkout.
 pub struct Keeper {
-    git_dir: GitDir,
-    archive: Archive,
-    scan: Scan,
+    pub(super) git_dir: GitDir,
+    pub(super) archive: Archive,
+    pub(super) scan: Scan,
     writers: Writers,
     /// When the last look at everything began. What is changed but bears an earlier time has
     /// been moved here, and nobody knows when.
@@ -74,8 +74,9 @@ impl Keeper {
         repository: Repository,
         branch: &str,
         owner: Option<(String, String)>,
-        terms: Terms,
+        mut terms: Terms,
     ) -> Result<(Self, Writers)> {
+        terms.images = terms.images.map(|images| images.at(git_dir.workspace()));
         let index = git_dir.path().join("index");
         let scan = Scan::new(git_dir.workspace().to_owned(), &repository, index, terms)?;
         let archive = Archive::new(repository, branch, owner);

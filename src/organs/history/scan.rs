@@ -21,10 +21,16 @@ use crate::guard::history::Change;
 use crate::organs::history::beneath::Root;
 use crate::organs::history::gate::Gate;
 use crate::organs::history::ignored::{self, Ignored};
+use crate::organs::history::image::{Images, NoImage, is_database};
 use crate::organs::history::stamp::{Stamp, changed_at, entry, mode, recorded};
 
 /// The file in which a folder of the workspace says what is to be kept out.
 const RULES: &str = ".gitignore";
+
+/// What the name of a database's write-ahead log ends with.
+const LOG: &str = "-wal";
+/// Bytes of a file that tell whether it is a database.
+const MAGIC: u64 = 16;
 
 /// What is taken in.
 #[derive(Debug, Clone)]
@@ -33,6 +39,8 @@ pub struct Terms {
     pub limit: u64,
     /// What holds a secret is left out.
     pub gate: Arc<Gate>,
+    /// How databases are read; as any file where it is not said.
+    pub images: Option<Images>,
 }
 
 /// Looks through one workspace, again and again.
@@ -48,6 +56,8 @@ pub struct Scan {
     agreed: Option<Oid>,
     /// The index file as it was read or written last.
     stamp: Option<Stamp>,
+    /// Databases with a write-ahead log, as they were when they were read last.
+    logs: BTreeMap<PathBuf, (Stamp, Stamp)>,
     /// What the index is to learn: an entry, or that a path is gone.
     lessons: Vec<(PathBuf, Option<IndexEntry>)>,
 }
@@ -55,7 +65,7 @@ pub struct Scan {
 impl Default for Terms {
     fn default() -> Self {
         let gate = Gate::new([], [""; 0]).into();
-        Self { limit: 50 << 20, gate }
+        Self { limit: 50 << 20, gate, images: None }
     }
 }
 
@@ -96,7 +106,8 @@ impl Scan {
         judge.set_index(&mut Index::new()?)?;
         let ignored = Ignored::open(repository.path())?;
         let (agreed, stamp, lessons) = (None, None, Vec::new());
-        Ok(Self { workspace, index_file, terms, ignored, judge, agreed, stamp, lessons })
+        let logs = BTreeMap::new();
+        Ok(Self { workspace, index_file, terms, ignored, judge, agreed, stamp, logs, lessons })
     }
 
     /// All that differs from this tree. Contents that do are stored in the repository.
@@ -211,6 +222,8 @@ struct Walk<'a> {
     known: BTreeMap<Vec<u8>, IndexEntry>,
     /// When the index file was written.
     written: IndexTime,
+    /// Files that have a write-ahead log beside them, if they are databases.
+    logged: BTreeSet<PathBuf>,
     found: Found,
 }
 
@@ -224,7 +237,8 @@ impl<'a> Walk<'a> {
         let root = Root::open(&scan.workspace)
             .with_context(|| format!("cannot open the workspace {}", scan.workspace.display()))?;
         scan.ignored.clear();
-        Ok(Self { scan, root, repository, known, written, found: Found::default() })
+        let (logged, found) = (BTreeSet::new(), Found::default());
+        Ok(Self { scan, root, repository, known, written, logged, found })
     }
 
     fn end(self) -> Found {
@@ -248,6 +262,7 @@ impl<'a> Walk<'a> {
             self.learn(parent);
         }
         let mut folders = Vec::new();
+        self.logged.insert(path.to_owned());
         self.item(path.to_owned(), self.root.stat(path), &mut folders)?;
         self.folders(folders)
     }
@@ -269,6 +284,14 @@ impl<'a> Walk<'a> {
                     if items.iter().any(|item| item.file_name() == RULES) {
                         self.learn(&folder);
                     }
+                    let names = items.iter().map(|item| item.file_name().into_vec());
+                    let logged = names.filter_map(|mut name| {
+                        name.ends_with(LOG.as_bytes()).then(|| {
+                            name.truncate(name.len() - LOG.len());
+                            folder.join(OsString::from_vec(name))
+                        })
+                    });
+                    self.logged.extend(logged);
                     items.iter().try_for_each(|item| {
                         self.item(folder.join(item.file_name()), item.metadata(), &mut folders)
                     })?;
@@ -340,8 +363,11 @@ impl<'a> Walk<'a> {
         if !self.known.contains_key(bytes(&path)) && self.is_kept_out(&path, false) {
             return Ok(());
         }
+        let log = if self.logged.contains(&path) { self.log_of(&path) } else { None };
         let known = self.known.get(bytes(&path));
-        if known.is_some_and(|known| self.is_unchanged(known, stat)) {
+        if known.is_some_and(|known| self.is_unchanged(known, stat))
+            && log.is_none_or(|log| self.scan.logs.get(&path) == Some(&(Stamp::of(stat), log)))
+        {
             self.known.remove(bytes(&path));
             return Ok(());
         }
@@ -350,10 +376,17 @@ impl<'a> Walk<'a> {
         let read = if stat.is_symlink() {
             self.root.read_link(&path).map(|target| (target, stat.clone()))
         } else {
-            self.root.read(&path, self.scan.terms.limit)
+            self.content(&path, stat)
         };
         match read {
-            Ok((content, stat)) => self.record(path, &content, &stat, now),
+            Ok((content, stat)) => {
+                // Not while a second change of either could bear the same stamp.
+                match log.filter(|log| log.is_settled(now) && Stamp::of(&stat).is_settled(now)) {
+                    Some(log) => _ = self.scan.logs.insert(path.clone(), (Stamp::of(&stat), log)),
+                    None => _ = self.scan.logs.remove(&path),
+                }
+                self.record(path, &content, &stat, log, now)
+            }
             Err(error) if vanished(&error) => Ok(()),
             Err(error) => {
                 // What history has of it stays.
@@ -362,6 +395,32 @@ impl<'a> Walk<'a> {
                 Ok(())
             }
         }
+    }
+
+    /// What a file holds; of a database, a consistent image, whoever writes to it meanwhile.
+    fn content(&self, path: &Path, stat: &Metadata) -> io::Result<(Vec<u8>, Metadata)> {
+        let limit = self.scan.terms.limit;
+        if let Some(images) = &self.scan.terms.images
+            && self.root.head(path, MAGIC).is_ok_and(|(head, _)| is_database(&head))
+        {
+            match images.take(path, limit) {
+                Ok(image) => return Ok((image, stat.clone())),
+                Err(NoImage::NotADatabase) => {}
+                Err(NoImage::TooLarge) => return Err(ErrorKind::FileTooLarge.into()),
+                Err(error) => return Err(io::Error::other(error.to_string())),
+            }
+        }
+        self.root.read(path, limit)
+    }
+
+    /// The stamp of a database's write-ahead log, in which changes stand that its own stamp
+    /// does not tell.
+    fn log_of(&self, path: &Path) -> Option<Stamp> {
+        self.scan.terms.images.as_ref()?;
+        let mut log = path.as_os_str().to_owned();
+        log.push(LOG);
+        let stat = self.root.stat(Path::new(&log)).ok()?;
+        (stat.is_file() && stat.len() > 0).then(|| Stamp::of(&stat))
     }
 
     fn is_unchanged(&self, known: &IndexEntry, stat: &Metadata) -> bool {
@@ -376,6 +435,7 @@ impl<'a> Walk<'a> {
         path: PathBuf,
         content: &[u8],
         stat: &Metadata,
+        log: Option<Stamp>,
         now: SystemTime,
     ) -> Result<()> {
         if let Some(secret) = self.scan.terms.gate.finds(&path, content) {
@@ -395,7 +455,7 @@ impl<'a> Walk<'a> {
             self.leave_out(&path, format!("git refuses it: {}", error.message()));
         } else if known.is_none_or(|known| known.id != id || known.mode != u32::from(mode)) {
             let change = Change { path, now: Some((id, mode)) };
-            let at = Some(changed_at(stat));
+            let at = Some(log.map_or(changed_at(stat), |log| log.time().max(changed_at(stat))));
             self.found.changes.push(Dirty { change, at, entry: Some(entry) });
         } else {
             self.scan.lessons.push((path, Some(entry)));
@@ -461,6 +521,8 @@ fn vanished(error: &io::Error) -> bool {
 fn why(error: &io::Error, limit: u64) -> String {
     match error.kind() {
         ErrorKind::FileTooLarge => format!("over {} MB", limit / 1024 / 1024),
+        // In words already.
+        ErrorKind::Other => error.to_string(),
         kind => kind.to_string(),
     }
 }

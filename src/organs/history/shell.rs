@@ -5,6 +5,7 @@
 //! what the command is for.
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::os::unix::ffi::OsStrExt as _;
 use std::thread;
 use std::time::Duration;
@@ -19,49 +20,65 @@ use crate::kernel::interrupt::Interrupt;
 /// Bytes of the output that are kept: its end, where errors stand.
 const KEPT: usize = 16 * 1024;
 
-/// Run it in the policy's workspace. How it ended, and the end of what it said. Not to be
-/// called from an async function: it waits for a runtime of its own.
-pub fn run(
-    policy: &Policy,
-    command: &str,
-    timeout: Duration,
-    interrupt: &Interrupt,
-) -> Result<(End, String)> {
-    let (leash, link) = supervisor::leash()?;
-    let waiting = tokio::runtime::Builder::new_current_thread().build()?;
-    let mut said = Vec::new();
-    let Policy { workspace: dir, env, held, .. } = policy;
-    let shell = Shell { command, dir, env, timeout, held };
-    let hear = &mut |bytes: &[u8]| {
-        said.extend_from_slice(bytes);
-        if said.len() > 2 * KEPT {
-            said.drain(..said.len() - KEPT);
-        }
-    };
-    let ended = thread::scope(|scope| {
-        let (over, ended) = oneshot::channel::<()>();
-        let work = move || {
-            // Dropped at the end, a panic included.
-            let _over = over;
-            policy::confine(policy)?;
-            supervisor::run(&shell, link, hear)
-        };
-        let hand = thread::Builder::new().name("hand".to_owned()).spawn_scoped(scope, work);
-        let hand = hand.context("cannot start a thread for the command")?;
-        waiting.block_on(async {
-            tokio::select! {
-                _ = ended => {}
-                () = interrupt.wait() => {}
+/// What to run.
+pub struct Job<'a> {
+    /// What it may touch; it works in the policy's workspace.
+    pub policy: &'a Policy,
+    /// Given to `bash -c`.
+    pub command: &'a str,
+    /// What stands on its standard input, if anything does.
+    pub input: Option<&'a File>,
+    /// How long it may take.
+    pub timeout: Duration,
+    /// Ends it.
+    pub interrupt: &'a Interrupt,
+}
+
+impl Job<'_> {
+    /// How it ended, and the end of what it said.
+    pub fn run(&self) -> Result<(End, String)> {
+        let mut said = Vec::new();
+        let ended = self.hear(&mut |bytes: &[u8]| {
+            said.extend_from_slice(bytes);
+            if said.len() > 2 * KEPT {
+                said.drain(..said.len() - KEPT);
             }
-        });
-        drop(leash);
-        let Ok(ended) = hand.join() else {
-            bail!("the command failed inside the harness, which is a bug in it")
-        };
-        ended
-    })?;
-    said.drain(..said.len().saturating_sub(KEPT));
-    Ok((ended, String::from_utf8_lossy(&said).into_owned()))
+        })?;
+        said.drain(..said.len().saturating_sub(KEPT));
+        Ok((ended, String::from_utf8_lossy(&said).into_owned()))
+    }
+
+    /// How it ended; all it says goes to `hear` as it comes. Not to be called from an async
+    /// function: it waits for a runtime of its own.
+    pub fn hear(&self, hear: &mut (dyn FnMut(&[u8]) + Send)) -> Result<End> {
+        let (leash, link) = supervisor::leash()?;
+        let waiting = tokio::runtime::Builder::new_current_thread().build()?;
+        let Self { policy, command, input, timeout, interrupt } = *self;
+        let Policy { workspace: dir, env, held, .. } = policy;
+        let shell = Shell { command, dir, env, timeout, held, input };
+        thread::scope(|scope| {
+            let (over, ended) = oneshot::channel::<()>();
+            let work = move || {
+                // Dropped at the end, a panic included.
+                let _over = over;
+                policy::confine(policy)?;
+                supervisor::run(&shell, link, hear)
+            };
+            let hand = thread::Builder::new().name("hand".to_owned()).spawn_scoped(scope, work);
+            let hand = hand.context("cannot start a thread for the command")?;
+            waiting.block_on(async {
+                tokio::select! {
+                    _ = ended => {}
+                    () = interrupt.wait() => {}
+                }
+            });
+            drop(leash);
+            let Ok(ended) = hand.join() else {
+                bail!("the command failed inside the harness, which is a bug in it")
+            };
+            ended
+        })
+    }
 }
 
 /// As one word of bash, whatever bytes it has.
@@ -83,6 +100,15 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+
+    fn run(
+        policy: &Policy,
+        command: &str,
+        timeout: Duration,
+        interrupt: &Interrupt,
+    ) -> Result<(End, String)> {
+        Job { policy, command, input: None, timeout, interrupt }.run()
+    }
     use crate::kernel::interrupt::interrupt;
 
     const PATIENCE: Duration = Duration::from_secs(60);

@@ -17,6 +17,7 @@ use crate::kernel::model::Boxed;
 use crate::organs::config::{Config, HistorySettings, Price};
 use crate::organs::history::gate::Gate;
 use crate::organs::history::gitdir::{self, GitDir};
+use crate::organs::history::image::Images;
 use crate::organs::history::keeper::{Keeper, Turn};
 use crate::organs::history::scan::Terms;
 use crate::organs::history::writers::{Writers, Writing};
@@ -40,14 +41,14 @@ pub struct Settings {
 
 impl Settings {
     /// As config.toml has them, with everything that counts as a secret.
-    pub fn of(config: &Config, keys: &Keys) -> Self {
+    pub fn of(config: &Config, keys: &Keys, images: Images) -> Self {
         let HistorySettings { file_mb, secrets_in, .. } = &config.history;
         let secrets = keys.iter().map(|(name, value)| (name.to_owned(), value.to_owned()));
         let gate = Gate::new(secrets, secrets_in).into();
         let priced = config.models.iter().filter_map(|(name, model)| Some((name, model.price?)));
         Self {
             owner: gitdir::owner(),
-            terms: Terms { limit: file_mb << 20, gate },
+            terms: Terms { limit: file_mb << 20, gate, images: Some(images) },
             prices: priced.map(|(name, price)| (name.clone(), price)).collect(),
         }
     }

@@ -38,6 +38,17 @@ impl Stamp {
         }
     }
 
+    /// When the file was changed.
+    pub fn time(&self) -> SystemTime {
+        let Self { changed, .. } = self;
+        UNIX_EPOCH + Duration::new(changed.seconds().max(0) as u64, changed.nanoseconds())
+    }
+
+    /// Whether no later change can bear the same stamp, when it was taken at this time.
+    pub fn is_settled(&self, now: SystemTime) -> bool {
+        now.duration_since(self.time()).is_ok_and(|age| age > RACY)
+    }
+
     /// Of the file that an entry was made of.
     pub fn of_entry(entry: &IndexEntry) -> Self {
         Self { changed: entry.ctime, written: entry.mtime, inode: entry.ino, size: entry.file_size }
@@ -52,7 +63,7 @@ impl Stamp {
 /// The index's entry for a file whose stamp was taken at `now`, before it was read.
 pub fn entry(path: &Path, stat: &Metadata, id: Oid, now: SystemTime) -> IndexEntry {
     let Stamp { changed, written, inode, size } = Stamp::of(stat);
-    let settled = now.duration_since(changed_at(stat)).is_ok_and(|age| age > RACY);
+    let settled = Stamp::of(stat).is_settled(now);
     IndexEntry {
         ctime: changed,
         mtime: written,
