@@ -33,6 +33,8 @@ pub const TRAILERS: [&str; 11] = [
     // The branch that this one brings in.
     "Merges",
 ];
+/// Those that name a commit which this one takes back.
+pub const CANCELS: [&str; 2] = ["Undoes", "Redoes"];
 /// The contents of more changes than this are flushed in one go. That takes one call, but
 /// has to wait for whatever else is being written to the same disk: up to seconds.
 const FLUSHED_ONE_BY_ONE: usize = 32;
@@ -133,7 +135,9 @@ impl Archive {
             None => repository.find_tree(repository.treebuilder(None)?.write()?)?,
         };
         let tree = repository.find_tree(self.tree(&before, changes)?)?;
-        if base.is_some() && tree.id() == before.id() {
+        // That something was taken back is told even where nothing of it was left.
+        let tells = message.trailers.iter().any(|(name, _)| CANCELS.contains(name));
+        if base.is_some() && tree.id() == before.id() && !tells {
             return Ok(None);
         }
         let (added, removed) = count_lines(repository, Some(&before), &tree)?;

@@ -276,6 +276,8 @@ pub struct Standing {
     pub branches: Vec<String>,
     /// Where backups go after each turn, if anywhere.
     pub backup: Option<String>,
+    /// Why the last backup failed, if it did.
+    pub failure: Option<String>,
 }
 
 impl Ask {

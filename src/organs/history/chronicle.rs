@@ -11,16 +11,13 @@ use anyhow::{Context, Result};
 use git2::{Oid, Repository, Tree};
 use jiff::{Timestamp, tz::TimeZone};
 
-use crate::guard::history;
+use crate::guard::history::{self, CANCELS};
 use crate::organs::history::ask::Logged;
 use crate::organs::history::gitdir;
 use crate::organs::history::snapshots::SHORT_ID;
 
 /// Who commits when the program does. What others commit says nothing about turns.
 const COMMITTER: &[u8] = b"agent@localhost";
-/// Trailers that take back the commit they name. The latter stands where that one took back
-/// something itself.
-const CANCELS: [&str; 2] = ["Undoes", "Redoes"];
 
 /// The history of a home, open for reading.
 pub struct Chronicle(Repository);

@@ -100,6 +100,17 @@ impl Exchange {
         (call, said.or_else(last).unwrap_or_default())
     }
 
+    /// The commands that were run, a line each.
+    pub fn commands(&self) -> Vec<String> {
+        let calls = self.replies().flat_map(Assistant::calls);
+        let actions = calls.filter_map(|call| Action::parse(call).ok());
+        let commands = actions.filter_map(|action| match action {
+            Action::Bash { command, .. } => Some(cut(&command.trim().replace('\n', "; "))),
+            _ => None,
+        });
+        commands.collect()
+    }
+
     /// All of it in order: who and what. Calls go by the name of their tool, what came of
     /// them by `result`, remarks of the program by `note`.
     pub fn whole(&self) -> Vec<(String, String)> {

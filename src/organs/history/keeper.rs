@@ -101,11 +101,6 @@ impl Keeper {
         &self.archive
     }
 
-    /// What is left out, and why, as far as it is known.
-    pub fn left_out(&self) -> &BTreeMap<PathBuf, String> {
-        &self.left_out
-    }
-
     /// What the owner should know since the last time this was asked.
     pub fn take_notices(&mut self) -> Vec<String> {
         std::mem::take(&mut self.notices)
@@ -327,7 +322,8 @@ fn with_news(body: &str, news: &str) -> String {
     if news.is_empty() { body.to_owned() } else { format!("{body}\n\nLeft out: {news}") }
 }
 
-fn left_out_line((path, why): (&PathBuf, &String)) -> String {
+/// What is left out, in words.
+pub(super) fn left_out_line((path, why): (&PathBuf, &String)) -> String {
     format!("{} ({why})", path.to_string_lossy().escape_debug())
 }
 

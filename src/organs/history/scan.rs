@@ -152,6 +152,11 @@ impl Scan {
         Ok(walk.end())
     }
 
+    /// How databases are read and put back, if it is said.
+    pub fn images(&self) -> Option<&Images> {
+        self.terms.images.as_ref()
+    }
+
     /// These changes are committed, and made this tree: keep what was learnt, for the next
     /// look and for plain git. The index itself is left for `freshen`.
     pub fn settle(&mut self, done: Vec<Dirty>) {

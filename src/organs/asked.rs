@@ -1,0 +1,357 @@
+//! The history, asked for through a door.
+//!
+//! Owns how each request about the history is answered, and who hears what came of it: the
+//! sessions whose turns were taken back are told. Everything that reads or writes a disk is
+//! done on threads that may block. Knows neither sockets nor how histories are kept.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+use tokio::sync::mpsc::UnboundedSender;
+
+use crate::kernel::event::Event;
+use crate::kernel::interrupt::{Interrupt, interrupt};
+use crate::kernel::session::Session;
+use crate::organs::hand_door::HandDoor;
+use crate::organs::history::ask::{Ask, Backed, Culprit, Favour, Reason, Shown, Standing, Undone};
+use crate::organs::history::bisect::{self, Search};
+use crate::organs::history::chronicle::{Chronicle, Entry};
+use crate::organs::history::keeper::Keeper;
+use crate::organs::history::{backup, branch, compare, pack, undo, why};
+use crate::organs::host::Host;
+use crate::organs::verb::{Answer, Caller};
+
+/// The file that says that the last backup failed, in the home.
+const FAILED: &str = "backup.failed";
+
+impl Host {
+    /// Answer a request about the history.
+    pub(super) async fn history(
+        self: &Arc<Self>,
+        caller: &Caller,
+        ask: Ask,
+        answers: &UnboundedSender<Answer>,
+    ) -> Result<Value> {
+        let (home, who) = (self.home().clone(), self.who(caller));
+        Ok(match ask {
+            Ask::Log { limit, path } => {
+                let log = move || {
+                    Chronicle::open(home.path())?.log(limit, path.as_deref().map(Path::new))
+                };
+                serde_json::to_value(blocking(log).await?)?
+            }
+            Ask::Show { rev, path } => {
+                let show = move || {
+                    let chronicle = Chronicle::open(home.path())?;
+                    compare::show(&chronicle, &rev, path.as_deref().map(Path::new))
+                };
+                serde_json::to_value(blocking(show).await?)?
+            }
+            Ask::Diff { from, to, path } => {
+                serde_json::to_value(self.diff(from, to, path).await?)?
+            }
+            Ask::Undo { what, favour } => {
+                let undone = self.snapshots.blocking(move |keeper| {
+                    let undone = undo::undo(keeper, &who, &what, favour);
+                    keeper.freshen()?;
+                    undone
+                });
+                let undone = undone.await?;
+                self.tell_undone(caller, &undone).await?;
+                serde_json::to_value(undone)?
+            }
+            Ask::Restore { rev, paths } => {
+                let restored = self.snapshots.blocking(move |keeper| {
+                    let restored = undo::restore(keeper, &who, &rev, &paths);
+                    keeper.freshen()?;
+                    restored
+                });
+                serde_json::to_value(restored.await?)?
+            }
+            Ask::Why { file, line, full } => {
+                let reasons = move || {
+                    let chronicle = Chronicle::open(home.path())?;
+                    why::why(&chronicle, &home, Path::new(&file), line, full)
+                };
+                let mut reasons = blocking(reasons).await?;
+                reasons.iter_mut().for_each(|reason| self.withhold(caller, reason));
+                serde_json::to_value(reasons)?
+            }
+            Ask::Bisect { command, good } => {
+                serde_json::to_value(self.bisect(caller, command, good, answers).await?)?
+            }
+            Ask::Backup { to } => serde_json::to_value(self.back_up(to, answers).await?)?,
+            Ask::Merge { branch, favour } => {
+                serde_json::to_value(self.merge(who, branch, favour).await?)?
+            }
+            Ask::Drop { branch } => {
+                serde_json::json!({ "said": self.close_branch(&branch).await?.retire().await? })
+            }
+            Ask::Standing => serde_json::to_value(self.standing().await?)?,
+        })
+    }
+
+    fn who(&self, caller: &Caller) -> undo::Who {
+        undo::Who { home: self.home().clone(), caller: caller.clone() }
+    }
+
+    async fn diff(
+        &self,
+        from: Option<String>,
+        to: Option<String>,
+        path: Option<String>,
+    ) -> Result<Shown> {
+        let now = match &to {
+            None => Some(self.snapshots.blocking(Keeper::tree_now).await?.0),
+            Some(_) => None,
+        };
+        let home = self.home().clone();
+        blocking(move || {
+            let chronicle = Chronicle::open(home.path())?;
+            let tree = |rev: &str| chronicle.find(rev)?.tree().map_err(anyhow::Error::from);
+            let old = from.as_deref().map_or_else(|| Ok(chronicle.head()?.tree()?), tree)?;
+            let new = match (to, now) {
+                (Some(to), _) => tree(&to)?,
+                (None, Some(now)) => chronicle.repository().find_tree(now)?,
+                (None, None) => chronicle.head()?.tree()?,
+            };
+            compare::diff(&chronicle, Some(&old), Some(&new), path.as_deref().map(Path::new))
+        })
+        .await
+    }
+
+    /// Bring in what was done on a branch, which goes with that.
+    async fn merge(
+        &self,
+        who: undo::Who,
+        name: String,
+        favour: Option<Favour>,
+    ) -> Result<Undone> {
+        let closed = self.close_branch(&name).await?;
+        let merged = self.snapshots.blocking(move |keeper| {
+            let tip = branch::tip(keeper.archive().repository(), &name)?.id();
+            let merged = undo::merge(keeper, &who, &name, tip, favour);
+            keeper.freshen()?;
+            merged
+        });
+        let merged = merged.await?;
+        if merged.commit.is_some() {
+            closed.retire().await?;
+        }
+        Ok(merged)
+    }
+
+    /// A transcript is for those who reach its session.
+    fn withhold(&self, caller: &Caller, reason: &mut Reason) {
+        let session = reason.change.turn.as_ref().map(|(session, _)| session);
+        if session.is_some_and(|session| !self.reaches(caller, session)) {
+            let change = std::mem::take(&mut reason.change);
+            let said = "What was said there is not for this session.".to_owned();
+            *reason = Reason { change, lines: reason.lines, said, ..Reason::default() };
+        }
+    }
+
+    /// Tell the sessions what was taken back of theirs, so that their models know.
+    async fn tell_undone(self: &Arc<Self>, caller: &Caller, undone: &Undone) -> Result<()> {
+        let Some(commit) = &undone.commit else { return Ok(()) };
+        let by = match caller {
+            Caller::Owner => "The owner".to_owned(),
+            Caller::Hand(session) => format!("Session {session}"),
+        };
+        let mut told: BTreeMap<&str, BTreeSet<u64>> = BTreeMap::new();
+        let cancelled = self.turns_of(undone).await?;
+        for (session, turn) in &cancelled {
+            told.entry(session).or_default().insert(*turn);
+        }
+        let redo = undone.changes.iter().all(|change| change.turn.is_none());
+        let paths: Vec<_> =
+            undone.paths.iter().map(|(path, what)| format!("{path} ({what})")).collect();
+        for (session, turns) in told {
+            let turns: Vec<_> = turns.iter().map(u64::to_string).collect();
+            let what = if redo { "put back again what was undone of" } else { "undid" };
+            let text = format!(
+                "{by} {what} turn {} of this session in the workspace (commit {commit}): {}. Look before you rely on what you remember.",
+                turns.join(", "),
+                if paths.is_empty() { "no file changed".to_owned() } else { paths.join(", ") }
+            );
+            self.note(session.to_owned(), text).await;
+        }
+        Ok(())
+    }
+
+    /// The turns that an undo, or the undoing of one, is about.
+    async fn turns_of(&self, undone: &Undone) -> Result<BTreeSet<(String, u64)>> {
+        let mut turns: BTreeSet<_> =
+            undone.changes.iter().filter_map(|change| change.turn.clone()).collect();
+        let home = self.home().clone();
+        let rest = undone.changes.iter().filter(|change| change.turn.is_none());
+        let rest: Vec<_> = rest.map(|change| change.id.clone()).collect();
+        let found = blocking(move || {
+            let chronicle = Chronicle::open(home.path())?;
+            let mut found = Vec::new();
+            let mut open = rest;
+            while let Some(id) = open.pop() {
+                let entry = Entry::read(chronicle.find(&id)?);
+                match entry.turn() {
+                    Some((session, turn)) => found.push((session.to_owned(), turn)),
+                    None => open.extend(entry.cancels().map(|id| id.to_string())),
+                }
+            }
+            Ok(found)
+        });
+        turns.extend(found.await?);
+        Ok(turns)
+    }
+
+    /// Put a remark into a transcript, after the turn that is under way.
+    async fn note(self: &Arc<Self>, session: String, text: String) {
+        let (host, lane) = (self.clone(), self.lane(&session));
+        let noted = async move {
+            let _turn = lane.gate.lock().await;
+            if let Ok(mut transcript) = Session::open(&host.home().transcript(&session))
+                && !transcript.ended()
+            {
+                // A transcript that cannot be written says so with its next turn.
+                let _ = transcript.record_note(&text);
+            }
+        };
+        let mut noted = tokio::spawn(noted);
+        // A turn that asked for this itself would wait for ever.
+        tokio::select! {
+            _ = &mut noted => {}
+            () = tokio::task::yield_now() => {}
+        }
+    }
+
+    async fn bisect(
+        self: &Arc<Self>,
+        caller: &Caller,
+        command: String,
+        good: Option<String>,
+        answers: &UnboundedSender<Answer>,
+    ) -> Result<Culprit> {
+        let session = match caller {
+            Caller::Owner => "bisect",
+            Caller::Hand(session) => session,
+        };
+        let door = HandDoor::open(self.clone(), session)?;
+        let (home, policy) = (self.home().clone(), self.policy(&door)?);
+        let heard = answers.clone();
+        self.until_left(answers, move |interrupt| {
+            let chronicle = Chronicle::open(home.path())?;
+            let search = Search {
+                repository: chronicle.repository(),
+                policy: &policy,
+                command: &command,
+                good: good.as_deref(),
+                interrupt,
+                logged: &|commit| chronicle.logged(&Entry::read(commit.clone()), false),
+            };
+            bisect::bisect(&search, &mut |text| {
+                let _ = heard.send(Answer::Event(Event::Notice { text }));
+            })
+        })
+        .await
+    }
+
+    async fn back_up(
+        self: &Arc<Self>,
+        to: Option<String>,
+        answers: &UnboundedSender<Answer>,
+    ) -> Result<Backed> {
+        let to = to.or_else(|| self.settings.config.history.backup.clone());
+        let to = to.context(
+            "nowhere to back up to: name a git remote or a folder, or set backup under [history] in config.toml",
+        )?;
+        let (home, hands) = (self.home().clone(), self.hands.clone());
+        let _one = self.backing_up.lock().await;
+        self.until_left(answers, move |interrupt| backup::backup(&home, &to, &hands, interrupt))
+            .await
+    }
+
+    /// After a turn: push to where config.toml says, if it does. Nobody waits for it but the
+    /// end of this process.
+    pub(super) fn back_up_soon(self: &Arc<Self>) {
+        let Some(to) = self.settings.config.history.backup.clone() else { return };
+        let host = self.clone();
+        // Taken here, so that whoever ends this process waits.
+        let Ok(one) = self.backing_up.clone().try_lock_owned() else {
+            // The one under way may have begun before this turn's commit: once more after it.
+            self.again.store(true, std::sync::atomic::Ordering::Release);
+            return;
+        };
+        tokio::spawn(async move {
+            let _one = one;
+            loop {
+                host.again.store(false, std::sync::atomic::Ordering::Release);
+                let (home, hands, to) = (host.home().clone(), host.hands.clone(), to.clone());
+                let (_never, interrupt) = interrupt();
+                let pushed = blocking(move || backup::backup(&home, &to, &hands, &interrupt)).await;
+                let failed = host.home().file(FAILED);
+                let kept = match pushed {
+                    Ok(_) if failed.exists() => std::fs::remove_file(&failed),
+                    Ok(_) => Ok(()),
+                    Err(error) => std::fs::write(&failed, format!("{error:#}\n")),
+                };
+                // It is told by the next start; a disk that is full tells itself elsewhere.
+                let _ = kept;
+                if !host.again.load(std::sync::atomic::Ordering::Acquire) {
+                    return;
+                }
+            }
+        });
+    }
+
+    /// Why the last backup failed, if it did.
+    pub(super) fn backup_failure(&self) -> Option<String> {
+        let said = std::fs::read_to_string(self.home().file(FAILED)).ok()?;
+        Some(format!("The last backup failed: {}", said.trim_end()))
+    }
+
+    async fn standing(&self) -> Result<Standing> {
+        // What the look finds stays for the next snapshot.
+        let (_, left_out) = self.snapshots.blocking(Keeper::tree_now).await?;
+        let home = self.home().clone();
+        let backup = self.settings.config.history.backup.clone();
+        let failure = self.backup_failure();
+        blocking(move || {
+            let chronicle = Chronicle::open(home.path())?;
+            let (bytes, loose) = pack::size(&home.file("history.git"))?;
+            let mut commits = 0;
+            for step in chronicle.walk()? {
+                step?;
+                commits += 1;
+            }
+            let mut branches = branch::names(chronicle.repository())?;
+            branches.retain(|name| name != "main");
+            Ok(Standing { commits, bytes, loose, left_out, branches, backup, failure })
+        })
+        .await
+    }
+
+    /// Do this on a thread that may block, until the asker goes.
+    async fn until_left<T: Send + 'static>(
+        &self,
+        answers: &UnboundedSender<Answer>,
+        work: impl FnOnce(&Interrupt) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let (interrupter, interrupt) = interrupt();
+        let work = blocking(move || work(&interrupt));
+        tokio::pin!(work);
+        tokio::select! {
+            done = &mut work => return done,
+            () = answers.closed() => interrupter.raise(),
+        }
+        work.await
+    }
+}
+
+/// The one runtime thread never waits for a disk.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    tokio::task::spawn_blocking(work).await.context("it was broken off")?
+}

@@ -1,0 +1,150 @@
+//! A state that is wanted, not found: workspace and history go there together.
+//!
+//! Owns that such a step survives a kill: what is to be done is written down first, done in
+//! an order in which it can be done again, and finished at the next start. Does not know
+//! why the state is wanted.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+use git2::Oid;
+use serde::{Deserialize, Serialize};
+
+use crate::guard::history::{Author, Change, Commit, Message, TRAILERS};
+use crate::organs::config::is_absent;
+use crate::organs::history::beneath::Root;
+use crate::organs::history::difference::differences;
+use crate::organs::history::keeper::{Keeper, left_out_line};
+use crate::organs::history::put::{Put, put};
+
+/// Where a step is written down while it is taken, beside the index.
+const PLAN: &str = "step.json";
+
+/// A step.
+#[derive(Debug, Clone)]
+pub struct Step {
+    /// The tree to go to.
+    pub to: Oid,
+    /// In whose name.
+    pub author: Author,
+    /// What its commit says.
+    pub message: Message,
+    /// The commit that it brings in.
+    pub merged: Option<Oid>,
+}
+
+/// A step, written down.
+#[derive(Debug, Serialize, Deserialize)]
+struct Plan {
+    base: String,
+    to: String,
+    owner: bool,
+    subject: String,
+    body: String,
+    trailers: Vec<(String, String)>,
+    merged: Option<String>,
+}
+
+impl Keeper {
+    /// Bring workspace and history from the newest commit to another tree. What somebody
+    /// changed since that commit is left alone, here as there.
+    pub fn step(&mut self, step: &Step) -> Result<(Option<Commit>, Put)> {
+        let head = self.archive.head()?.context("the history is empty")?.id();
+        let plan = self.git_dir.path().join(PLAN);
+        let written = serde_json::to_vec(&Plan::of(step, head))?;
+        let keep = || {
+            let aside = plan.with_extension("new");
+            fs::write(&aside, written)?;
+            File::open(&aside)?.sync_all()?;
+            fs::rename(&aside, &plan)?;
+            File::open(self.git_dir.path())?.sync_all()
+        };
+        keep().with_context(|| format!("cannot write {}", plan.display()))?;
+        let done = self.carry_out(head, step)?;
+        fs::remove_file(&plan).with_context(|| format!("cannot remove {}", plan.display()))?;
+        Ok(done)
+    }
+
+    /// Finish a step that a kill cut off. Whether there was one.
+    pub fn resume(&mut self) -> Result<bool> {
+        let path = self.git_dir.path().join(PLAN);
+        let written = match fs::read(&path) {
+            Err(error) if is_absent(&error) => return Ok(false),
+            written => written.with_context(|| format!("cannot read {}", path.display()))?,
+        };
+        let (base, step) = serde_json::from_slice::<Plan>(&written)?.step()?;
+        // It may have got as far as its commit; and the owner's git may have gone elsewhere.
+        let head = self.archive.head()?.map(|head| head.id());
+        if head == Some(base) {
+            self.carry_out(base, &step)?;
+        }
+        fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+        Ok(head == Some(base))
+    }
+
+    /// The workspace as it is now, as a tree, without a commit; and what is left out of it,
+    /// each with why.
+    pub fn tree_now(&mut self) -> Result<(Oid, Vec<String>)> {
+        let head = self.archive.head()?.context("the history is empty")?.tree()?;
+        let found = self.scan.look(self.archive.repository(), Some(&head))?;
+        let changes: Vec<_> = found.changes.into_iter().map(|dirty| dirty.change).collect();
+        let left_out = found.left_out.iter().map(left_out_line);
+        Ok((self.archive.tree(&head, &changes)?, left_out.collect()))
+    }
+
+    fn carry_out(&mut self, base: Oid, step: &Step) -> Result<(Option<Commit>, Put)> {
+        let repository = self.archive.repository();
+        let base = repository.find_commit(base)?;
+        let (from, to) = (base.tree()?, repository.find_tree(step.to)?);
+        let workspace = self.git_dir.workspace();
+        let root = Root::open(workspace)
+            .with_context(|| format!("cannot open the workspace {}", workspace.display()))?;
+        let images = self.scan.images();
+        let done = put(&root, repository, &from, &to, &mut |path, image| match images {
+            Some(images) => images.put(image, path).map(|()| true).map_err(Into::into),
+            None => root.write(path, image, false).map(|()| true).map_err(Into::into),
+        })?;
+        let left: BTreeSet<&PathBuf> = done.left_alone.iter().map(|(path, _)| path).collect();
+        let changes = differences(repository, &from, &to)?.into_iter();
+        let changes = changes.filter(|one| !left.contains(&one.path)).map(|one| {
+            let now = one.after;
+            Change { path: one.path, now }
+        });
+        let changes: Vec<_> = changes.collect();
+        let merged = step.merged.map(|merged| repository.find_commit(merged)).transpose()?;
+        let (author, message) = (step.author, &step.message);
+        let commit =
+            self.archive.commit(Some(&base), merged.as_ref(), &changes, author, message)?;
+        Ok((commit, done))
+    }
+}
+
+impl Plan {
+    fn of(step: &Step, base: Oid) -> Self {
+        let Message { subject, body, trailers } = step.message.clone();
+        let trailers = trailers.into_iter().map(|(name, value)| (name.to_owned(), value));
+        Self {
+            base: base.to_string(),
+            to: step.to.to_string(),
+            owner: step.author == Author::Owner,
+            subject,
+            body,
+            trailers: trailers.collect(),
+            merged: step.merged.map(|merged| merged.to_string()),
+        }
+    }
+
+    fn step(self) -> Result<(Oid, Step)> {
+        let Self { base, to, owner, subject, body, trailers, merged } = self;
+        let trailers = trailers.into_iter().filter_map(|(name, value)| {
+            Some((*TRAILERS.iter().find(|known| **known == name)?, value))
+        });
+        let message = Message { subject, body, trailers: trailers.collect() };
+        let author = if owner { Author::Owner } else { Author::Agent };
+        let merged = merged.map(|merged| Oid::from_str(&merged)).transpose()?;
+        let step = Step { to: Oid::from_str(&to)?, author, message, merged };
+        Ok((Oid::from_str(&base)?, step))
+    }
+}

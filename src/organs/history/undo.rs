@@ -1,0 +1,268 @@
+//! Taking back, putting back, bringing in: what is asked for, and what is told of it.
+//!
+//! Owns the choice of the commits that are meant and what the commit says that follows.
+//! Before anything is touched, what the owner changed is committed. Later changes that are
+//! in the way are told, and nothing is done, unless it was said what to favour. Knows
+//! neither doors nor how files are put back.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use git2::Oid;
+
+use crate::guard::history::{Author, Message};
+use crate::organs::history::ask::{Favour, FileDiff, Logged, Undone, Which};
+use crate::organs::history::change::Step;
+use crate::organs::history::chronicle::{Chronicle, Entry, plain};
+use crate::organs::history::compare::compare;
+use crate::organs::history::exchange::Exchange;
+use crate::organs::history::keeper::Keeper;
+use crate::organs::history::snapshots::SHORT_ID;
+use crate::organs::history::takeback::{self, Plan};
+use crate::organs::home::Home;
+use crate::organs::sessions;
+use crate::organs::verb::Caller;
+
+/// Commands that are told at most.
+const COMMANDS: usize = 20;
+
+/// Who asks.
+pub struct Who {
+    /// The home.
+    pub home: Home,
+    /// The one who asks.
+    pub caller: Caller,
+}
+
+/// Take changes back, or what took changes back.
+pub fn undo(
+    keeper: &mut Keeper,
+    who: &Who,
+    what: &Which,
+    favour: Option<Favour>,
+) -> Result<Undone> {
+    keeper.take_in()?;
+    let chronicle = Chronicle::open(who.home.path())?;
+    let chosen = who.choose(&chronicle, what)?;
+    let changes = chosen.iter().map(|entry| chronicle.logged(entry, false));
+    let changes = changes.collect::<Result<Vec<_>>>()?;
+    let commits: Vec<_> = chosen.iter().map(|entry| entry.commit.clone()).collect();
+    let head = chronicle.head()?.tree()?;
+    let plan = takeback::without(chronicle.repository(), &head, &commits, favour)?;
+    let message = undo_message(who, &chosen, &changes);
+    let mut undone = who.go(keeper, &chronicle, plan, message, None)?;
+    // A redo brings them about again rather than leaving them behind.
+    if chosen.iter().all(|entry| entry.cancels().next().is_none()) {
+        undone.commands = commands(&who.home, &chosen);
+    }
+    undone.changes = changes;
+    Ok(undone)
+}
+
+/// Put paths back as a commit has them; everything when none is named.
+pub fn restore(keeper: &mut Keeper, who: &Who, rev: &str, paths: &[String]) -> Result<Undone> {
+    keeper.take_in()?;
+    let chronicle = Chronicle::open(who.home.path())?;
+    let commit = chronicle.find(rev)?;
+    let head = chronicle.head()?.tree()?;
+    let wanted: Vec<_> = paths.iter().map(|path| plain(path.as_ref())).collect();
+    let repository = chronicle.repository();
+    let tree = takeback::with_paths(repository, &head, &commit.tree()?, &wanted)?;
+    let what = if paths.is_empty() { "everything".to_owned() } else { paths.join(", ") };
+    let subject = format!("Restore {what} as of {}", short(commit.id()));
+    let message = who.message(subject, String::new());
+    who.go(keeper, &chronicle, Plan::Clean { tree, left: Vec::new() }, message, None)
+}
+
+/// Bring in what was done on a branch.
+pub fn merge(
+    keeper: &mut Keeper,
+    who: &Who,
+    branch: &str,
+    tip: Oid,
+    favour: Option<Favour>,
+) -> Result<Undone> {
+    keeper.take_in()?;
+    let chronicle = Chronicle::open(who.home.path())?;
+    let (repository, head) = (chronicle.repository(), chronicle.head()?);
+    let tip = repository.find_commit(tip)?;
+    let base = repository.merge_base(head.id(), tip.id());
+    let base = base
+        .with_context(|| format!("the branch {branch} has nothing in common with this history"))?;
+    ensure!(
+        base != tip.id(),
+        "nothing was done on the branch {branch}; `fledgling drop {branch}` removes it"
+    );
+    let base = repository.find_commit(base)?.tree()?;
+    let plan = takeback::merged(repository, &base, &head.tree()?, &tip.tree()?, favour)?;
+    let entry = Entry::read(tip.clone());
+    let mut message = who.message(format!("Merge {branch}: {}", entry.subject), entry.body);
+    message.trailers.push(("Merges", branch.to_owned()));
+    who.go(keeper, &chronicle, plan, message, Some(tip.id()))
+}
+
+impl Who {
+    /// The commits that are meant, latest first.
+    fn choose<'a>(&self, chronicle: &'a Chronicle, what: &Which) -> Result<Vec<Entry<'a>>> {
+        match what {
+            Which::Turns(count) => self.turns(chronicle, *count),
+            Which::Commit(rev) => self.commit(chronicle, rev).map(|entry| vec![entry]),
+            Which::LastUndo => {
+                for step in chronicle.walk()? {
+                    let (entry, undone) = step?;
+                    if !undone && entry.trailer("Undoes").is_some() && self.may(&entry) {
+                        return Ok(vec![entry]);
+                    }
+                }
+                bail!("nothing to redo: nothing was taken back that has not been put back")
+            }
+        }
+    }
+
+    /// All commits of the latest turns that are not taken back.
+    fn turns<'a>(&self, chronicle: &'a Chronicle, count: usize) -> Result<Vec<Entry<'a>>> {
+        ensure!(count > 0, "nothing to undo: the number of turns is 0");
+        let (mut chosen, mut turns) = (Vec::new(), BTreeSet::new());
+        for step in chronicle.walk()? {
+            let (entry, undone) = step?;
+            let turn = entry.turn().map(|(session, turn)| (session.to_owned(), turn));
+            let Some(turn) = turn.filter(|_| !undone && entry.cancels().next().is_none()) else {
+                continue;
+            };
+            if !self.may(&entry) {
+                continue;
+            }
+            // A turn may have more than one commit; one that began is taken whole.
+            if turns.len() == count && !turns.contains(&turn) {
+                break;
+            }
+            turns.insert(turn);
+            chosen.push(entry);
+        }
+        ensure!(
+            !chosen.is_empty(),
+            "nothing to undo: no turn changed the workspace that is not undone already; `fledgling log` shows all changes, `fledgling undo REV` takes back any of them"
+        );
+        ensure!(
+            turns.len() == count,
+            "only {} turns changed the workspace and are not undone already; `fledgling log` shows them",
+            turns.len()
+        );
+        Ok(chosen)
+    }
+
+    fn commit<'a>(&self, chronicle: &'a Chronicle, rev: &str) -> Result<Entry<'a>> {
+        let wanted = chronicle.find(rev)?.id();
+        for step in chronicle.walk()? {
+            let (entry, undone) = step?;
+            if entry.commit.id() != wanted {
+                continue;
+            }
+            let id = short(wanted);
+            ensure!(!undone, "{id} is taken back already; `fledgling log` shows what did so");
+            ensure!(
+                entry.commit.parent_count() > 0,
+                "{id} is how the workspace began, which cannot be taken back"
+            );
+            ensure!(
+                self.may(&entry),
+                "{id} is not a change of this session; only the owner may take it back"
+            );
+            return Ok(entry);
+        }
+        bail!("{} is not a change of this workspace; `fledgling log` lists them", short(wanted))
+    }
+
+    /// Whether this one may take that back: the owner anything, an agent what it and those
+    /// it started did themselves.
+    fn may(&self, entry: &Entry<'_>) -> bool {
+        let Caller::Hand(own) = &self.caller else { return true };
+        let by_itself = entry.trailer("Origin") == Some(&*self.origin());
+        let (turn, cancels) = (entry.turn(), entry.cancels().next().is_some());
+        let reached = |session| sessions::ancestry(&self.home, session).any(|name| name == *own);
+        by_itself && cancels || turn.is_some_and(|(session, _)| !cancels && reached(session))
+    }
+
+    fn origin(&self) -> String {
+        match &self.caller {
+            Caller::Owner => "owner".to_owned(),
+            Caller::Hand(session) => format!("agent:{session}"),
+        }
+    }
+
+    fn message(&self, subject: String, body: String) -> Message {
+        Message { subject, body, trailers: vec![("Origin", self.origin())] }
+    }
+
+    /// Carry out a plan, or tell what is in its way.
+    fn go(
+        &self,
+        keeper: &mut Keeper,
+        chronicle: &Chronicle,
+        plan: Plan,
+        message: Message,
+        merged: Option<Oid>,
+    ) -> Result<Undone> {
+        let (to, left) = match plan {
+            Plan::Clean { tree, left } => (tree, left),
+            Plan::Conflicts { wanted, paths } => {
+                let repository = chronicle.repository();
+                let (head, wanted) = (chronicle.head()?.tree()?, repository.find_tree(wanted)?);
+                let mut conflicts = compare(repository, Some(&head), Some(&wanted), None)?;
+                let within = |file: &FileDiff| {
+                    paths.iter().any(|path| std::path::Path::new(&file.path).starts_with(path))
+                };
+                conflicts.retain(within);
+                return Ok(Undone { conflicts, ..Undone::default() });
+            }
+        };
+        let author = match self.caller {
+            Caller::Owner => Author::Owner,
+            Caller::Hand(_) => Author::Agent,
+        };
+        let (commit, put) = keeper.step(&Step { to, author, message, merged })?;
+        let shown = |path: std::path::PathBuf| path.to_string_lossy().into_owned();
+        let left_alone = left.into_iter().chain(put.left_alone);
+        Ok(Undone {
+            commit: commit.map(|commit| short(commit.id)),
+            paths: put
+                .done
+                .into_iter()
+                .map(|(path, what)| (shown(path), what.to_owned()))
+                .collect(),
+            left_alone: left_alone.map(|(path, why)| (shown(path), why)).collect(),
+            ..Undone::default()
+        })
+    }
+}
+
+fn undo_message(who: &Who, chosen: &[Entry<'_>], changes: &[Logged]) -> Message {
+    let redo = chosen.iter().all(|entry| entry.cancels().next().is_some());
+    let (what, word) = if redo { ("Redo", "Redoes") } else { ("Undo", "Undoes") };
+    let subject = match chosen {
+        [one] => format!("{what}: {}", one.subject.trim_start_matches("Undo: ")),
+        several => format!("{what}: {} changes", several.len()),
+    };
+    let body = changes.iter().map(|change| format!("- {} {}", change.id, change.subject));
+    let mut message = who.message(subject, body.collect::<Vec<_>>().join("\n"));
+    let ids = chosen.iter().map(|entry| (word, entry.commit.id().to_string()));
+    message.trailers.extend(ids);
+    message
+}
+
+/// The commands of these turns: what they did elsewhere is not taken back.
+fn commands(home: &Home, chosen: &[Entry<'_>]) -> Vec<String> {
+    let turns: BTreeSet<_> = chosen.iter().filter_map(Entry::turn).collect();
+    let exchanges = turns.iter().filter_map(|(name, turn)| Exchange::read(home, name, *turn).ok());
+    let mut commands: Vec<_> = exchanges.flat_map(|exchange| exchange.commands()).collect();
+    let more = commands.len().saturating_sub(COMMANDS);
+    if more > 0 {
+        commands.truncate(COMMANDS);
+        commands.push(format!("… and {more} more"));
+    }
+    commands
+}
+
+fn short(id: Oid) -> String {
+    id.to_string()[..SHORT_ID].to_owned()
+}
