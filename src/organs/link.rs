@@ -103,7 +103,7 @@ impl Link {
         {
             host.idle().await;
         }
-        host.snapshots.settled().await;
+        host.settled().await;
     }
 
     /// Before this process ends: stop every turn in it, and tell those who asked.

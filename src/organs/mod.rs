@@ -2,6 +2,7 @@
 //! sessions, models, the home. Owns how a home is run; knows no terminal.
 
 pub mod authority;
+pub mod checkouts;
 pub mod compact;
 pub mod config;
 pub mod door;

@@ -122,7 +122,7 @@ pub fn ended(path: &Path) -> Result<bool> {
 }
 
 /// The first line of a transcript, if it can be read.
-fn header(path: &Path) -> Option<Header> {
+pub fn header(path: &Path) -> Option<Header> {
     let mut first = String::new();
     BufReader::new(File::open(path).ok()?).read_line(&mut first).ok()?;
     match serde_json::from_str::<Entry>(&first).ok()?.line {
