@@ -168,3 +168,113 @@ impl Closed<'_> {
         tokio::task::spawn_blocking(drop).await.context("broken off")?
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::kernel::event::{End, Event};
+    use crate::organs::config::Config;
+    use crate::organs::home::Home;
+    use crate::organs::host::Settings;
+    use crate::organs::keys::Keys;
+    use crate::organs::models::Catalog;
+    use crate::organs::verb::{self, Answer, Caller, Verb};
+
+    const SCRIPT: &str = r#"{"calls": [{"name": "bash", "input": {"command": "echo one > made"}}]}
+{"text": "One."}
+{"text": "Two."}
+{"calls": [{"name": "bash", "input": {"command": "echo > begun; while ! [ -e go ]; do read -rt 0.01 <> <(:); done"}}]}
+{"text": "Three."}
+"#;
+
+    async fn host(folder: &Path) -> Arc<Host> {
+        fs::write(folder.join("script.jsonl"), SCRIPT).unwrap();
+        let home = Home::resolve(Some(folder.join("home"))).unwrap();
+        home.create_root().unwrap();
+        let (lock, config) = (home.lock().unwrap().unwrap(), Config::default());
+        let catalog = Catalog::new(config.clone(), Keys::default());
+        let model = Some(format!("script:{}", folder.join("script.jsonl").display()));
+        Host::open(Settings { home, config, catalog, model, safe: false }, lock).await.unwrap()
+    }
+
+    /// The session that a turn ran in, or why none did.
+    async fn turn(
+        host: &Arc<Host>,
+        session: Option<&str>,
+        branch: Option<&str>,
+    ) -> Result<String, String> {
+        let verb = Verb::Run {
+            session: session.map(str::to_owned),
+            text: "go".to_owned(),
+            key: verb::fresh_key(),
+            model: None,
+            steer: false,
+            branch: branch.map(str::to_owned),
+        };
+        let mut answers = host.ask(Caller::Owner, verb);
+        let mut began = String::new();
+        while let Some(answer) = answers.recv().await {
+            match answer {
+                Answer::Event(Event::TurnStarted { session, .. }) => began = session,
+                Answer::Event(Event::TurnEnded { end: End::Done, .. }) => return Ok(began),
+                Answer::Event(Event::TurnEnded { why, .. }) | Answer::Refused { why, .. } => {
+                    return Err(why);
+                }
+                _ => {}
+            }
+        }
+        Err("no answer".to_owned())
+    }
+
+    #[tokio::test]
+    async fn a_branch_that_goes_takes_its_sessions_with_it() {
+        let temp = tempfile::tempdir().unwrap();
+        let host = host(temp.path()).await;
+        let checkout = gitdir::checkout(host.home().path(), "idea");
+        assert_eq!(turn(&host, None, Some("idea")).await.unwrap(), "idea");
+        fs::write(checkout.join("edited"), "by the owner").unwrap();
+        let said = host.close_branch("idea").await.unwrap().retire().await.unwrap();
+        assert!(said.contains("refs/dropped/idea"), "{said}");
+        let repository = gitdir::look(&host.home().file("history.git")).unwrap();
+        let kept = repository.revparse_single("refs/dropped/idea:edited").unwrap();
+        assert_eq!(kept.as_blob().unwrap().content(), b"by the owner");
+        assert!(!checkout.exists());
+        let why = turn(&host, Some("idea"), None).await.unwrap_err();
+        assert!(why.contains("its branch idea, which was merged or dropped"), "{why}");
+        // Another one of that name begins with what main has, and a conversation of its own.
+        assert_eq!(turn(&host, None, Some("idea")).await.unwrap(), "idea.2");
+        assert!(checkout.exists() && !checkout.join("made").exists());
+        let said = host.close_branch("idea").await.unwrap().retire().await.unwrap();
+        assert!(said.contains("main holds"), "{said}");
+        assert!(host.close_branch("idea").await.is_err());
+        host.stop_all().await;
+    }
+
+    #[tokio::test]
+    async fn a_branch_on_which_somebody_works_stays() {
+        let temp = tempfile::tempdir().unwrap();
+        let host = host(temp.path()).await;
+        for _ in 0..2 {
+            turn(&host, None, Some("idea")).await.unwrap();
+        }
+        let checkout = gitdir::checkout(host.home().path(), "idea");
+        let (mut running, other) = (Box::pin(turn(&host, None, Some("idea"))), host.clone());
+        let begun = async {
+            while !checkout.join("begun").exists() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            ended = &mut running => panic!("it ended: {ended:?}"),
+            () = begun => {}
+        }
+        let why = other.close_branch("idea").await.err().unwrap().to_string();
+        assert!(why.contains("a turn is under way on the branch idea"), "{why}");
+        fs::write(checkout.join("go"), "").unwrap();
+        running.await.unwrap();
+        other.close_branch("idea").await.unwrap();
+        host.stop_all().await;
+    }
+}

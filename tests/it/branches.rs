@@ -163,24 +163,21 @@ fn what_a_turn_on_a_branch_does_in_the_workspace_is_not_the_owners() {
 #[test]
 fn what_an_agent_starts_on_a_branch_stays_on_it() {
     let (server, home) = home();
+    let child = Server::start();
+    let home = home.with(Wire::OpenAi, &child);
+    child.queue(Reply::new().bash("echo child > child; pwd")).queue(Reply::text("Helped."));
     server
-        .queue(Reply::new().bash("fledgling run --session child 'help me' || echo failed"))
-        .queue(Reply::new().bash("echo child > child"))
-        .queue(Reply::text("Helped."))
-        .queue(Reply::text("Done."))
-        .allow_prefix_change();
-    // The fake server knows one conversation: what it says of two is not looked at here.
-    on_branch(&home, "have it done").check();
-    assert_eq!((read(&home, "child").as_deref(), home.read("child")), (Some("child\n"), None));
-    // But a branch is the owner's to begin.
-    server.allow_prefix_change();
-    server
+        .queue(Reply::new().bash("fledgling run --session child --model openai:tiny help 2>&1"))
+        // But a branch is the owner's to begin.
         .queue(Reply::new().bash("fledgling run --branch other hi 2>&1"))
-        .queue(Reply::text("No."));
-    on_branch(&home, "branch off").stdout("No.\n").check();
-    let asked = server.wait(0);
-    let results = asked.last().expect("one").results();
-    assert!(results.last().expect("one").contains("only the owner"), "{results:?}");
+        .queue(Reply::text("Done."));
+    on_branch(&home, "have it done").stdout("Done.\n").check();
+    let results = server.wait(5)[4].results();
+    assert!(results[0].contains("Helped."), "{results:?}");
+    assert!(results[1].contains("only the owner"), "{results:?}");
+    assert_eq!((read(&home, "child").as_deref(), home.read("child")), (Some("child\n"), None));
+    assert_eq!(beyond_main(&home).lines().count(), 1, "{}", beyond_main(&home));
+    child.check();
 }
 
 #[test]
