@@ -13,6 +13,7 @@ use tokio::sync::{Mutex, MutexGuard};
 
 use crate::kernel::event::Changes;
 use crate::kernel::session::Session;
+use crate::organs::history::keeper::Keeper;
 use crate::organs::history::snapshots::Snapshots;
 use crate::organs::history::{branch, gitdir};
 use crate::organs::host::Host;
@@ -84,7 +85,7 @@ impl Host {
             Arc::strong_count(&place.snapshots) == 2,
             "a turn is under way on the branch {name}; stop it, or wait for its end"
         );
-        place.snapshots.blocking(|keeper| keeper.take_in()).await?;
+        place.snapshots.blocking(Keeper::take_in).await?;
         Ok(Closed { host: self, open, name: name.to_owned() })
     }
 

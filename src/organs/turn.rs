@@ -23,8 +23,8 @@ use crate::kernel::tool::{Action, Hands, Outcome};
 use crate::organs::checkouts::Place;
 use crate::organs::compact;
 use crate::organs::hand_door::HandDoor;
-use crate::organs::history::gitdir;
 use crate::organs::history::keeper::Keeper;
+use crate::organs::history::{branch, gitdir};
 use crate::organs::host::Host;
 use crate::organs::lane::{Lane, What};
 use crate::organs::prompt::Sources;
@@ -43,6 +43,7 @@ impl Host {
         branch: Option<&str>,
         model: Option<&str>,
     ) -> Result<String> {
+        branch.map_or(Ok(()), branch::check_name)?;
         // Nothing was chosen for a session that has no name yet.
         let model = self.model_for(name.as_deref().unwrap_or_default(), model).await?;
         let home = &self.settings.home;
@@ -50,14 +51,19 @@ impl Host {
             (None, Some(branch)) => Some(self.session_of(branch)?),
             (name, _) => name,
         };
-        if let Some(name) = &name
-            && home.transcript(name).exists()
+        let is_there = |name: &String| home.transcript(name).exists();
+        if let Some(branch) = branch
+            && !name.as_ref().is_some_and(is_there)
         {
+            self.begin_branch(branch).await?;
+        }
+        // From here on nobody else can make one of this name before we do.
+        if let Some(name) = name.as_ref().filter(|name| is_there(name)) {
             self.go_on(name, branch).await?;
             return Ok(name.clone());
         }
         let root = match branch {
-            Some(branch) => self.begin_branch(branch).await?.folder,
+            Some(branch) => gitdir::checkout(home.path(), branch),
             None => self.folder(parent.as_deref()),
         };
         let create = |name: &str| {
