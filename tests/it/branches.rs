@@ -139,6 +139,28 @@ fn turns_on_a_branch_and_on_main_go_side_by_side() {
 }
 
 #[test]
+fn two_sessions_on_one_branch_share_its_history() {
+    let (server, home) = home();
+    let gate = Gate::new();
+    server.queue(Reply::new().wait(&gate).bash("cat e; echo 1 > d"));
+    let one = home.spawn(&["run", "--branch", "idea", "one"]);
+    gate.reached();
+    server.allow_prefix_change();
+    server.queue(Reply::new().bash("echo 2 > e")).queue(Reply::text("Two."));
+    let two = home.run(&["run", "--branch", "idea", "--session", "other", "two"]);
+    two.stdout("Two.\n").stderr_any().check();
+    server.allow_prefix_change();
+    server.queue(Reply::text("One."));
+    gate.open();
+    assert_eq!(one.end().stdout, "One.\n");
+    let asked = server.wait(0);
+    assert_eq!(asked.last().expect("one").results(), ["2\n"]);
+    assert_eq!(beyond_main(&home), "fledgling: one\nfledgling: two\n");
+    assert_eq!(home.git(&["log", "-2", "--format=", "--name-only", "idea"]), "d\ne\n");
+    clean(&home);
+}
+
+#[test]
 fn what_a_turn_on_a_branch_does_in_the_workspace_is_not_the_owners() {
     let (server, home) = home();
     fs::write(home.workspace("edited"), "by the owner\n").expect("a file");
