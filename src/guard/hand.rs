@@ -5,7 +5,6 @@
 //! Knows neither models nor sessions.
 
 use std::os::unix::process::ExitStatusExt;
-use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -35,11 +34,6 @@ impl Hand {
     /// A hand that may do what the policy says.
     pub fn new(policy: Policy) -> Self {
         Self { policy: Arc::new(policy) }
-    }
-
-    /// The folder it works in.
-    pub fn workspace(&self) -> &Path {
-        &self.policy.workspace
     }
 
     async fn try_act(&self, action: Action, interrupt: Interrupt) -> Result<Outcome> {

@@ -109,6 +109,11 @@ impl Archive {
         &self.repository
     }
 
+    /// The branch, by its full name.
+    pub fn branch(&self) -> &str {
+        &self.branch
+    }
+
     /// The newest commit; none in a history that has just been made.
     pub fn head(&self) -> Result<Option<git2::Commit<'_>>> {
         match self.repository.find_reference(&self.branch) {

@@ -8,10 +8,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use serde_json::Value;
 use tokio::sync::mpsc::UnboundedSender;
 
+use crate::guard::history::MAIN;
 use crate::kernel::event::Event;
 use crate::kernel::interrupt::{Interrupt, interrupt};
 use crate::kernel::session::Session;
@@ -20,7 +21,8 @@ use crate::organs::history::ask::{Ask, Backed, Culprit, Favour, Reason, Shown, S
 use crate::organs::history::bisect::{self, Search};
 use crate::organs::history::chronicle::{Chronicle, Entry};
 use crate::organs::history::keeper::Keeper;
-use crate::organs::history::{backup, branch, compare, pack, undo, why};
+use crate::organs::history::snapshots::Snapshots;
+use crate::organs::history::{backup, branch, compare, gitdir, pack, undo, why};
 use crate::organs::host::Host;
 use crate::organs::verb::{Answer, Caller};
 
@@ -36,25 +38,24 @@ impl Host {
         answers: &UnboundedSender<Answer>,
     ) -> Result<Value> {
         let (home, who) = (self.home().clone(), self.who(caller));
+        let (snapshots, branch) = self.checkout(caller).await?;
+        let chronicle = move || Chronicle::on(home.path(), &branch);
+        let home = self.home().clone();
         Ok(match ask {
             Ask::Log { limit, path } => {
-                let log = move || {
-                    Chronicle::open(home.path())?.log(limit, path.as_deref().map(Path::new))
-                };
+                let log = move || chronicle()?.log(limit, path.as_deref().map(Path::new));
                 serde_json::to_value(blocking(log).await?)?
             }
             Ask::Show { rev, path } => {
-                let show = move || {
-                    let chronicle = Chronicle::open(home.path())?;
-                    compare::show(&chronicle, &rev, path.as_deref().map(Path::new))
-                };
+                let show =
+                    move || compare::show(&chronicle()?, &rev, path.as_deref().map(Path::new));
                 serde_json::to_value(blocking(show).await?)?
             }
             Ask::Diff { from, to, path } => {
-                serde_json::to_value(self.diff(from, to, path).await?)?
+                serde_json::to_value(self.diff(&snapshots, chronicle, [from, to, path]).await?)?
             }
             Ask::Undo { what, favour } => {
-                let undone = self.snapshots.blocking(move |keeper| {
+                let undone = snapshots.blocking(move |keeper| {
                     let undone = undo::undo(keeper, &who, &what, favour);
                     keeper.freshen()?;
                     undone
@@ -64,7 +65,7 @@ impl Host {
                 serde_json::to_value(undone)?
             }
             Ask::Restore { rev, paths } => {
-                let restored = self.snapshots.blocking(move |keeper| {
+                let restored = snapshots.blocking(move |keeper| {
                     let restored = undo::restore(keeper, &who, &rev, &paths);
                     keeper.freshen()?;
                     restored
@@ -72,10 +73,7 @@ impl Host {
                 serde_json::to_value(restored.await?)?
             }
             Ask::Why { file, line, full } => {
-                let reasons = move || {
-                    let chronicle = Chronicle::open(home.path())?;
-                    why::why(&chronicle, &home, Path::new(&file), line, full)
-                };
+                let reasons = move || why::why(&chronicle()?, &home, Path::new(&file), line, full);
                 let mut reasons = blocking(reasons).await?;
                 reasons.iter_mut().for_each(|reason| self.withhold(caller, reason));
                 serde_json::to_value(reasons)?
@@ -98,19 +96,30 @@ impl Host {
         undo::Who { home: self.home().clone(), caller: caller.clone() }
     }
 
+    /// The checkout that a request is about, and its branch: a hand's is where its session
+    /// works.
+    async fn checkout(&self, caller: &Caller) -> Result<(Arc<Snapshots>, String)> {
+        let Caller::Hand(session) = caller else {
+            return Ok((self.snapshots.clone(), MAIN.to_owned()));
+        };
+        let folder = self.folder(Some(session));
+        let branch = gitdir::branch_of(self.home().path(), &folder).map(branch::reference);
+        let place = self.place(&folder).await?;
+        Ok((place.snapshots, branch.unwrap_or_else(|| MAIN.to_owned())))
+    }
+
     async fn diff(
         &self,
-        from: Option<String>,
-        to: Option<String>,
-        path: Option<String>,
+        snapshots: &Snapshots,
+        chronicle: impl FnOnce() -> Result<Chronicle> + Send + 'static,
+        [from, to, path]: [Option<String>; 3],
     ) -> Result<Shown> {
         let now = match &to {
-            None => Some(self.snapshots.blocking(Keeper::tree_now).await?.0),
+            None => Some(snapshots.blocking(Keeper::tree_now).await?.0),
             Some(_) => None,
         };
-        let home = self.home().clone();
         blocking(move || {
-            let chronicle = Chronicle::open(home.path())?;
+            let chronicle = chronicle()?;
             let tree = |rev: &str| chronicle.find(rev)?.tree().map_err(anyhow::Error::from);
             let old = from.as_deref().map_or_else(|| Ok(chronicle.head()?.tree()?), tree)?;
             let new = match (to, now) {
@@ -124,12 +133,7 @@ impl Host {
     }
 
     /// Bring in what was done on a branch, which goes with that.
-    async fn merge(
-        &self,
-        who: undo::Who,
-        name: String,
-        favour: Option<Favour>,
-    ) -> Result<Undone> {
+    async fn merge(&self, who: undo::Who, name: String, favour: Option<Favour>) -> Result<Undone> {
         let closed = self.close_branch(&name).await?;
         let merged = self.snapshots.blocking(move |keeper| {
             let tip = branch::tip(keeper.archive().repository(), &name)?.id();
@@ -238,7 +242,8 @@ impl Host {
             Caller::Hand(session) => session,
         };
         let door = HandDoor::open(self.clone(), session)?;
-        let (home, policy) = (self.home().clone(), self.policy(&door)?);
+        let home = self.home().clone();
+        let policy = self.policy(&door, &home.workspace())?;
         let heard = answers.clone();
         self.until_left(answers, move |interrupt| {
             let chronicle = Chronicle::open(home.path())?;

@@ -6,19 +6,22 @@
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, Weak};
 
 use anyhow::Result;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::guard::policy::Policy;
-use crate::kernel::event::{Changes, End};
+use crate::kernel::event::End;
 use crate::kernel::message::Usage;
 use crate::kernel::model::Model;
 use crate::kernel::session::Session;
+use crate::organs::checkouts::Branches;
 use crate::organs::config::Config;
 use crate::organs::hand_door;
 use crate::organs::hands_lock;
+use crate::organs::history::branch;
 use crate::organs::history::image::Images;
 use crate::organs::history::snapshots::{self, Snapshots};
 use crate::organs::home::{Home, HostLock};
@@ -69,7 +72,14 @@ pub struct Host {
     pub(super) settings: Settings,
     pub(super) sources: Sources,
     pub(super) state: State,
-    pub(super) snapshots: Snapshots,
+    pub(super) snapshots: Arc<Snapshots>,
+    pub(super) branches: Branches,
+    /// What the owner says about the history.
+    pub(super) kept: snapshots::Settings,
+    /// One backup at a time.
+    pub(super) backing_up: Arc<tokio::sync::Mutex<()>>,
+    /// Whether another one is due.
+    pub(super) again: AtomicBool,
     pub(super) bash_path: String,
     /// What the supervisors of its tool calls hold open, see `hands_lock`.
     pub(super) hands: Arc<File>,
@@ -106,8 +116,12 @@ impl Host {
             sources: Sources::new(home, settings.safe, settings.config.limits),
             settings,
             state,
-            snapshots,
+            snapshots: snapshots.into(),
+            branches: Branches::default(),
+            kept,
             hands,
+            backing_up: Arc::default(),
+            again: AtomicBool::new(false),
             bash_path: std::env::var("PATH").unwrap_or_default(),
             models: Mutex::default(),
             lanes: Mutex::default(),
@@ -120,6 +134,7 @@ impl Host {
             let path = host.settings.home.path().display().to_string();
             host.notice(format!("A new agent was born in {path}."));
         }
+        host.backup_failure().into_iter().for_each(|text| host.notice(text));
         host.recover(alone).await?;
         let swept = host.settings.home.clone();
         tokio::task::spawn_blocking(move || sweep::sweep(&swept));
@@ -136,7 +151,7 @@ impl Host {
         std::mem::take(&mut lock(&self.notices))
     }
 
-    fn notice(&self, text: String) {
+    pub(super) fn notice(&self, text: String) {
         lock(&self.notices).push(text);
     }
 
@@ -147,21 +162,15 @@ impl Host {
         if !alone {
             self.notice("Something that an earlier turn started does not end; what it still changes is recorded with the next turn.".to_owned());
         }
-        let changes =
-            self.snapshots.interrupted(unfinished.clone(), alone).await.unwrap_or_else(|error| {
-                self.notice(format!(
-                    "The changes of an interrupted turn could not be saved: {error:#}"
-                ));
-                Changes::default()
-            });
-        for (session, turn) in unfinished {
+        let changes = self.take_in_interrupted(&unfinished, alone).await;
+        for ((session, turn), changes) in unfinished.into_iter().zip(changes) {
             let path = self.settings.home.transcript(&session);
             if let Ok(mut transcript) = Session::open(&path)
                 && transcript.open_turn() == Some(turn)
             {
                 let why = "the program ended in the middle of it";
                 transcript.record_note(&format!("The turn was interrupted: {why}."))?;
-                transcript.record_end(End::Interrupted, why, changes.clone(), Usage::default())?;
+                transcript.record_end(End::Interrupted, why, changes, Usage::default())?;
                 self.notice(format!(
                     "Turn {turn} of session {session} was interrupted: {why}. What it had finished is kept; say \"go on\" to continue."
                 ));
@@ -196,7 +205,7 @@ impl Host {
     }
 
     /// Drop all that waits for a session, and tell those who asked. How many it were.
-    fn drop_waiting(&self, session: &str) -> Result<usize> {
+    pub(super) fn drop_waiting(&self, session: &str) -> Result<usize> {
         let waiting = self.state.waiting(session)?;
         waiting.iter().try_for_each(|one| self.take_back(&one.incoming.key))?;
         Ok(waiting.len())
@@ -214,7 +223,9 @@ impl Host {
                     let exit = match error.downcast_ref::<NoModel>() {
                         Some(NoModel::Nothing | NoModel::Absent(_)) => exit::NO_MODEL,
                         Some(NoModel::Unusable(_)) => exit::USAGE,
-                        None if error.is::<BadName>() => exit::USAGE,
+                        None if error.is::<BadName>() || error.is::<branch::BadName>() => {
+                            exit::USAGE
+                        }
                         None => exit::FAILED,
                     };
                     Answer::Refused { why: format!("{error:#}"), exit }
@@ -234,11 +245,11 @@ impl Host {
     ) -> Result<()> {
         self.check(caller, &verb)?;
         let value = match verb {
-            Verb::History(_) | Verb::Run { branch: Some(_), .. } => anyhow::bail!("not yet"),
-            Verb::Run { session, text, key, model, steer, branch: None } => {
-                let saying = Saying { session, text, key, model, steer };
+            Verb::Run { session, text, key, model, steer, branch } => {
+                let saying = Saying { session, branch, text, key, model, steer };
                 return self.run(caller, saying, answers).await;
             }
+            Verb::History(ask) => self.history(caller, ask, answers).await?,
             Verb::Watch { session } => {
                 let (lane, mut heard) = self.watch(&session)?;
                 let begun = serde_json::json!({ "running": lane.busy() });

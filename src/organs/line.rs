@@ -24,6 +24,8 @@ const TAKEN_BACK: &str = "taken back before its turn came";
 #[derive(Debug)]
 pub(super) struct Saying {
     pub session: Option<String>,
+    /// The branch to work on instead of in the workspace.
+    pub branch: Option<String>,
     pub text: String,
     pub key: String,
     pub model: Option<String>,
@@ -70,13 +72,14 @@ impl Host {
         saying: Saying,
         answers: &UnboundedSender<Answer>,
     ) -> Result<()> {
-        let Saying { session, text, key, model, steer } = saying;
+        let Saying { session, branch, text, key, model, steer } = saying;
         let asker = self.admit(&key, session.clone());
         let (parent, origin) = match caller {
             Caller::Owner => (None, Origin::Owner),
             Caller::Hand(own) => (Some(own.clone()), Origin::Agent(own.clone())),
         };
-        let session = self.create_session(session, parent, model.as_deref()).await?;
+        let session =
+            self.create_session(session, parent, branch.as_deref(), model.as_deref()).await?;
         // Somebody else may have made one of this name meanwhile.
         anyhow::ensure!(
             self.reaches(caller, &session),

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
-use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use crate::organs::door;
 use crate::organs::hand_door;
@@ -78,7 +78,11 @@ impl Link {
     pub async fn ask(&self, verb: Verb) -> Result<UnboundedReceiver<Answer>> {
         match self {
             Self::Own(host, _) => Ok(host.ask(Caller::Owner, verb)),
-            Self::Door(settings) => Ok(door::ask(&settings.home, verb).await?),
+            Self::Door(settings) => match door::ask(&settings.home, verb).await {
+                // It ended since it was found.
+                Err(error) if is_gone(&error) => Ok(unbounded_channel().1),
+                asked => Ok(asked?),
+            },
             Self::Hand(folder) => hand_door::ask(folder, &verb),
         }
     }
@@ -103,7 +107,7 @@ impl Link {
         {
             host.idle().await;
         }
-        host.snapshots.settled().await;
+        host.settled().await;
     }
 
     /// Before this process ends: stop every turn in it, and tell those who asked.
@@ -131,4 +135,10 @@ impl Link {
             Self::Door(_) | Self::Hand(_) => None,
         }
     }
+}
+
+/// Whether nobody is behind the door any more.
+fn is_gone(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionRefused, ConnectionReset, NotFound};
+    matches!(error.kind(), BrokenPipe | ConnectionRefused | ConnectionReset | NotFound)
 }

@@ -1,7 +1,9 @@
 //! What can be cut off while the loop still lives: the host and its doors, prompts,
 //! sessions, models, the home. Owns how a home is run; knows no terminal.
 
+pub mod asked;
 pub mod authority;
+pub mod checkouts;
 pub mod compact;
 pub mod config;
 pub mod door;

@@ -6,7 +6,7 @@
 //! files are, so that providers' prompt caches hit. Knows no model.
 
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::kernel::border::Prompt;
 use crate::organs::config::LimitSettings;
@@ -32,6 +32,7 @@ pub const RIGHTS: &str =
 #[derive(Debug, Clone)]
 pub struct Sources {
     home: Home,
+    workspace: PathBuf,
     safe: bool,
     limits: LimitSettings,
 }
@@ -39,7 +40,17 @@ pub struct Sources {
 impl Sources {
     /// Those of a home. With `safe` the embedded bootstrap, no skills and no memory.
     pub fn new(home: Home, safe: bool, limits: LimitSettings) -> Self {
-        Self { home, safe, limits }
+        Self { workspace: home.workspace(), home, safe, limits }
+    }
+
+    /// Those of a session that works in this folder.
+    pub fn within(&self, workspace: PathBuf) -> Self {
+        Self { workspace, ..self.clone() }
+    }
+
+    /// How much the owner lets a turn use up.
+    pub fn limits(&self) -> LimitSettings {
+        self.limits
     }
 
     /// Where the instructions of a session come from, for its first line.
@@ -49,7 +60,7 @@ impl Sources {
 
     /// The system prompt as it is now.
     pub fn prompt(&self) -> Prompt {
-        let root = Root::open(&self.home.workspace()).ok();
+        let root = Root::open(&self.workspace).ok();
         let mut reader = Reader { root, notices: Vec::new() };
         let mut system = self.bootstrap(&mut reader);
         system.push_str(&self.facts());
@@ -80,7 +91,7 @@ impl Sources {
     }
 
     fn facts(&self) -> String {
-        let (workspace, scratch) = (self.home.workspace(), self.home.scratch());
+        let (workspace, scratch) = (&self.workspace, self.home.scratch());
         let LimitSettings { steps, tokens, seconds, .. } = self.limits;
         format!(
             "\n\n# Where you are\nWorkspace (and HOME): {}\nTMPDIR: {}\n{RIGHTS}\n\
@@ -92,7 +103,7 @@ impl Sources {
     }
 
     fn skills(&self, reader: &mut Reader) -> String {
-        let folder = self.home.workspace().join("skills");
+        let folder = self.workspace.join("skills");
         let entries = std::fs::read_dir(&folder).into_iter().flatten().flatten();
         let mut names: Vec<String> =
             entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();

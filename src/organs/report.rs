@@ -33,7 +33,7 @@ pub async fn about(host: &Host, session: Option<&str>) -> Result<Value> {
         "tokens_used_by_session": used,
         "model": model,
         "paths": {
-            "workspace": home.workspace(),
+            "workspace": host.folder(session),
             "scratch": home.scratch(),
             "home": home.path(),
             "transcripts": home.sessions(),

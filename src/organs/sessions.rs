@@ -12,6 +12,7 @@ use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::kernel::session::{Entry, Header, Line, lines};
+use crate::organs::history::gitdir;
 use crate::organs::home::Home;
 
 /// A session in a list.
@@ -87,11 +88,13 @@ pub fn list(home: &Home) -> Result<Vec<Listed>> {
 }
 
 /// The name of the session that was last written to and is neither ended nor another
-/// one's child.
+/// one's child nor on a branch: what names no session must not go on aside of the workspace.
 pub fn latest(home: &Home) -> Result<Option<String>> {
     for (name, _) in files(home)? {
         let path = home.transcript(&name);
-        if header(&path).is_some_and(|header| header.parent.is_none()) && !ended(&path)? {
+        let in_workspace = |header: &Header| gitdir::branch_of(home.path(), &header.root).is_none();
+        let own = |header: &Header| header.parent.is_none() && in_workspace(header);
+        if header(&path).as_ref().is_some_and(own) && !ended(&path)? {
             return Ok(Some(name));
         }
     }
@@ -122,7 +125,7 @@ pub fn ended(path: &Path) -> Result<bool> {
 }
 
 /// The first line of a transcript, if it can be read.
-fn header(path: &Path) -> Option<Header> {
+pub fn header(path: &Path) -> Option<Header> {
     let mut first = String::new();
     BufReader::new(File::open(path).ok()?).read_line(&mut first).ok()?;
     match serde_json::from_str::<Entry>(&first).ok()?.line {

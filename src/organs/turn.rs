@@ -7,7 +7,8 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail, ensure};
+use tokio::sync::OnceCell;
 
 use crate::guard::hand::Hand;
 use crate::guard::policy::Policy;
@@ -19,48 +20,97 @@ use crate::kernel::message::{Message, Origin, Usage};
 use crate::kernel::model::{Boxed, Deltas, Failure, Model};
 use crate::kernel::session::{Header, Session};
 use crate::kernel::tool::{Action, Hands, Outcome};
+use crate::organs::checkouts::Place;
 use crate::organs::compact;
 use crate::organs::hand_door::HandDoor;
-use crate::organs::history::snapshots::Snapshots;
+use crate::organs::history::keeper::Keeper;
+use crate::organs::history::{branch, gitdir};
 use crate::organs::host::Host;
 use crate::organs::lane::{Lane, What};
+use crate::organs::prompt::Sources;
 use crate::organs::sessions;
 use crate::organs::state::Waiting;
 use crate::organs::wirelog::Recorder;
 
 impl Host {
     /// Make a session when there is none of this name; a new one when none is named. Its
-    /// name. Finds out first whether there is a model to talk to.
+    /// name. It works on the branch, else where its parent does, else in the workspace. Finds
+    /// out first whether there is a model to talk to.
     pub(super) async fn create_session(
         &self,
         name: Option<String>,
         parent: Option<String>,
+        branch: Option<&str>,
         model: Option<&str>,
     ) -> Result<String> {
+        branch.map_or(Ok(()), branch::check_name)?;
         // Nothing was chosen for a session that has no name yet.
         let model = self.model_for(name.as_deref().unwrap_or_default(), model).await?;
         let home = &self.settings.home;
+        let name = match (name, branch) {
+            (None, Some(branch)) => Some(self.session_of(branch)?),
+            (name, _) => name,
+        };
+        let is_there = |name: &String| home.transcript(name).exists();
+        if let Some(branch) = branch
+            && !name.as_ref().is_some_and(is_there)
+        {
+            self.begin_branch(branch).await?;
+        }
+        // From here on nobody else can make one of this name before we do.
+        if let Some(name) = name.as_ref().filter(|name| is_there(name)) {
+            self.go_on(name, branch).await?;
+            return Ok(name.clone());
+        }
+        let root = match branch {
+            Some(branch) => gitdir::checkout(home.path(), branch),
+            None => self.folder(parent.as_deref()),
+        };
         let create = |name: &str| {
             let header = Header {
                 session: name.to_owned(),
                 parent: parent.clone(),
-                root: home.workspace(),
+                root: root.clone(),
                 model: model.name().to_owned(),
                 instructions: self.sources.described().to_owned(),
             };
             Session::create(&home.transcript(name), header).map(drop)
         };
         let Some(name) = name else { return sessions::create_fresh(create) };
-        let path = home.transcript(&name);
-        if path.exists() {
-            anyhow::ensure!(
-                !sessions::ended(&path)?,
-                "session {name} was ended; start another one"
-            );
-        } else {
-            create(&name)?;
-        }
+        create(&name)?;
         Ok(name)
+    }
+
+    /// See that a session which is there can take another turn, and on this branch if one is
+    /// named.
+    async fn go_on(&self, name: &str, branch: Option<&str>) -> Result<()> {
+        let home = &self.settings.home;
+        let path = home.transcript(name);
+        let root = sessions::header(&path).map(|header| header.root).unwrap_or_default();
+        let own = gitdir::branch_of(home.path(), &root);
+        if sessions::ended(&path)? {
+            match own.filter(|own| !gitdir::checkout(home.path(), own).exists()) {
+                None => bail!("session {name} was ended; start another one"),
+                Some(own) => bail!(
+                    "session {name} was ended with its branch {own}, which was merged or dropped; begin another session"
+                ),
+            }
+        }
+        if let Some(branch) = branch {
+            ensure!(
+                own == Some(branch),
+                "session {name} does not work on the branch {branch}; name another one with --session NAME"
+            );
+            self.begin_branch(branch).await?;
+        }
+        self.place_of(name, &root).await.map(drop)
+    }
+
+    /// Where a session works.
+    async fn place_of(&self, name: &str, root: &Path) -> Result<Place> {
+        self.place(root).await.with_context(|| {
+            format!("session {name} works on a branch that cannot be opened; if it was merged or dropped, begin another session")
+        })
     }
 
     /// Run one turn on what waited. `None` when the transcript held all of it already.
@@ -86,6 +136,7 @@ impl Host {
             return Ok(None);
         };
         let model = self.model_for(name, asked.as_deref()).await?;
+        let place = self.place_of(name, &transcript.header().root).await?;
         let turn = transcript.turn() + 1;
         let mut heard = self.listener(name, turn, lane, keys)?;
         let telling = lane.first_telling();
@@ -94,14 +145,17 @@ impl Host {
             heard.event(Event::Notice { text });
         }
         let door = HandDoor::open(self.clone(), name)?;
-        let hand = Watched::new(Hand::new(self.policy(&door)?), &self.snapshots, name);
+        let context = self.sources.within(place.folder.clone());
+        let hand = self.hand(&door, &place, name)?;
         self.state.begin(name, turn)?;
-        let ended =
-            self.agent(&*model, &hand, interrupt, &mut heard).turn(&mut transcript, first).await;
+        let mut agent = self.agent(&*model, &hand, &context, interrupt, &mut heard);
+        let ended = agent.turn(&mut transcript, first).await;
+        hand.leave().await;
         self.state.used(name, turn, &origin, model.name(), heard.usage)?;
         if ended.is_ok() {
             self.state.finish(name)?;
         }
+        self.back_up_soon();
         lane.finish();
         heard.end();
         ended.map(Some)
@@ -116,9 +170,11 @@ impl Host {
         let before = transcript.messages().len();
         let mut heard = self.listener(name, transcript.turn(), &lane, &[].into())?;
         let door = HandDoor::open(self.clone(), name)?;
-        let hand = Watched::new(Hand::new(self.policy(&door)?), &self.snapshots, name);
+        let place = self.place_of(name, &transcript.header().root).await?;
+        let context = self.sources.within(place.folder.clone());
+        let hand = self.hand(&door, &place, name)?;
         let interrupt = lane.begin(&[].into());
-        let mut agent = self.agent(&*model, &hand, interrupt, &mut heard);
+        let mut agent = self.agent(&*model, &hand, &context, interrupt, &mut heard);
         let compacted = agent.compact_now(&mut transcript).await;
         let counted = match &compacted {
             // Only the owner may ask for it.
@@ -141,15 +197,16 @@ impl Host {
         &'a self,
         model: &'a dyn Model,
         hands: &'a Watched<'a>,
+        context: &'a Sources,
         interrupt: Interrupt,
         listener: &'a mut Heard<'_>,
     ) -> Agent<'a> {
         Agent {
             model,
             hands,
-            history: &self.snapshots,
+            history: &*hands.place.snapshots,
             inbox: self,
-            context: self,
+            context,
             limits: self.settings.config.limits.limits(),
             interrupt,
             listener,
@@ -168,10 +225,24 @@ impl Host {
         Ok(Heard { lane, keys: keys.clone(), recorder, usage, last: None })
     }
 
-    /// What hands of this home are given.
-    fn policy(&self, door: &HandDoor) -> Result<Policy> {
+    /// A hand of a session that works in this place.
+    fn hand<'a>(
+        &'a self,
+        door: &HandDoor,
+        place: &'a Place,
+        writer: &'a str,
+    ) -> Result<Watched<'a>> {
+        let hand = Hand::new(self.policy(door, &place.folder)?);
+        let workspace = self.settings.home.workspace();
+        let main = Place { folder: workspace, snapshots: self.snapshots.clone() };
+        let beside = Some(main).filter(|main| main.folder != place.folder);
+        Ok(Watched { hand, place, beside, looked: OnceCell::new(), writer })
+    }
+
+    /// What hands in this folder are given.
+    pub(super) fn policy(&self, door: &HandDoor, folder: &Path) -> Result<Policy> {
         let home = &self.settings.home;
-        let bin = home.workspace().join("bin");
+        let bin = folder.join("bin");
         let folders =
             [bin, home.program()].into_iter().chain(std::env::split_paths(&self.bash_path));
         let path = std::env::join_paths(folders).with_context(|| {
@@ -182,7 +253,7 @@ impl Host {
         })?;
         let mut env: Vec<(OsString, OsString)> = vec![
             ("PATH".into(), path),
-            ("HOME".into(), home.workspace().into()),
+            ("HOME".into(), folder.into()),
             ("TMPDIR".into(), home.scratch().into()),
             ("FLEDGLING_HOME".into(), home.path().into()),
             ("FLEDGLING_DOOR".into(), door.folder().into()),
@@ -196,17 +267,17 @@ impl Host {
         ];
         env.extend(fixed.map(|(name, value)| (name.into(), value.into())));
         let held = self.hands.clone();
-        Ok(Policy { workspace: home.workspace(), scratch: home.scratch(), env, held })
+        Ok(Policy { workspace: folder.to_owned(), scratch: home.scratch(), env, held })
     }
 }
 
-impl Context for Host {
+impl Context for Sources {
     fn prompt(&self) -> Prompt {
-        self.sources.prompt()
+        Sources::prompt(self)
     }
 
     fn full(&self, messages: &[Message], filled: u64, window: u64) -> bool {
-        compact::full(messages, filled, window, self.settings.config.limits.fill)
+        compact::full(messages, filled, window, self.limits().fill)
     }
 
     fn summarise<'a>(
@@ -222,14 +293,31 @@ impl Context for Host {
 /// A hand, the calls of which the history knows as times in which it may write.
 struct Watched<'a> {
     hand: Hand,
-    snapshots: &'a Snapshots,
+    place: &'a Place,
+    /// The workspace, where that is another place: nothing keeps a hand from writing there too,
+    /// and what it does must not pass for the owner's.
+    beside: Option<Place>,
+    /// Done once the workspace was looked at before the first call.
+    looked: OnceCell<()>,
     writer: &'a str,
 }
 
-impl<'a> Watched<'a> {
-    fn new(hand: Hand, snapshots: &'a Snapshots, writer: &'a str) -> Self {
-        Self { hand, snapshots, writer }
+impl Watched<'_> {
+    /// The turn is over: what it did beside its own place is taken in, so that nobody suspects
+    /// it of anything that comes.
+    async fn leave(&self) {
+        let Some(beside) = self.beside.as_ref().filter(|_| self.looked.initialized()) else {
+            return;
+        };
+        if beside.snapshots.blocking(take_in).await.is_ok() {
+            beside.snapshots.writers().settle(self.writer);
+        }
     }
+}
+
+fn take_in(keeper: &mut Keeper) -> Result<()> {
+    keeper.take_in()?;
+    keeper.freshen()
 }
 
 impl Hands for Watched<'_> {
@@ -239,11 +327,23 @@ impl Hands for Watched<'_> {
         }
         let anywhere = matches!(action, Action::Bash { .. });
         Box::pin(async move {
-            let writing = self.snapshots.writers().writes(self.writer, anywhere);
+            if let Some(beside) = &self.beside {
+                // Should it fail, more is suspected than need be.
+                let look = async || _ = beside.snapshots.blocking(take_in).await;
+                self.looked.get_or_init(look).await;
+            }
+            let places = [Some(self.place), self.beside.as_ref()];
+            let writings: Vec<_> = places
+                .into_iter()
+                .flatten()
+                .map(|place| (place, place.snapshots.writers().writes(self.writer, anywhere)))
+                .collect();
             let outcome = self.hand.act(action, interrupt).await;
-            let workspace = self.hand.workspace();
-            let inside = outcome.wrote.iter().filter_map(|path| path.strip_prefix(workspace).ok());
-            writing.wrote(inside.map(Path::to_owned));
+            for (place, writing) in writings {
+                let wrote = outcome.wrote.iter();
+                let inside = wrote.filter_map(|path| path.strip_prefix(&place.folder).ok());
+                writing.wrote(inside.map(Path::to_owned));
+            }
             outcome
         })
     }

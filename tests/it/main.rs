@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 mod bad_input;
+mod branches;
 mod databases;
 mod doors;
 mod home;

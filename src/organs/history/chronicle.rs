@@ -20,7 +20,10 @@ use crate::organs::history::snapshots::SHORT_ID;
 const COMMITTER: &[u8] = b"agent@localhost";
 
 /// The history of a home, open for reading.
-pub struct Chronicle(Repository);
+pub struct Chronicle {
+    repository: Repository,
+    branch: String,
+}
 
 /// A commit and what it says.
 #[derive(Debug, Clone)]
@@ -44,19 +47,25 @@ pub struct Walk<'a> {
 }
 
 impl Chronicle {
-    /// Open the history of the home in this folder.
+    /// Open the history of the home in this folder, as its main branch has it.
     pub fn open(home: &Path) -> Result<Self> {
-        gitdir::look(&home.join("history.git")).map(Self)
+        Self::on(home, history::MAIN)
+    }
+
+    /// The same as another branch has it, which is named in full.
+    pub fn on(home: &Path, branch: &str) -> Result<Self> {
+        let (repository, branch) = (gitdir::look(&home.join("history.git"))?, branch.to_owned());
+        Ok(Self { repository, branch })
     }
 
     /// The repository.
     pub fn repository(&self) -> &Repository {
-        &self.0
+        &self.repository
     }
 
-    /// The latest commit of the main branch, from which all walks begin.
+    /// The latest commit of the branch, from which all walks begin.
     pub fn head(&self) -> Result<git2::Commit<'_>> {
-        let head = self.0.find_reference(history::MAIN);
+        let head = self.repository.find_reference(&self.branch);
         let head = head.context("the history is empty: nothing has been committed yet")?;
         Ok(head.peel_to_commit()?)
     }
@@ -68,7 +77,7 @@ impl Chronicle {
         found.with_context(|| format!("no commit is named {rev:?}; `fledgling log` lists them"))
     }
 
-    /// All of the main branch.
+    /// All of the branch.
     pub fn walk(&self) -> Result<Walk<'_>> {
         Ok(self.walk_from(self.head()?.id()))
     }
@@ -95,7 +104,7 @@ impl Chronicle {
         let commit = &entry.commit;
         let (old, new) = (entry.parent_tree()?, commit.tree()?);
         let diff = self.repository().diff_tree_to_tree(old.as_ref(), Some(&new), None)?;
-        let (added, removed) = history::count_lines(&self.0, old.as_ref(), &new)?;
+        let (added, removed) = history::count_lines(&self.repository, old.as_ref(), &new)?;
         let text = |name| entry.trailer(name).map(str::to_owned);
         Ok(Logged {
             id: commit.id().to_string()[..SHORT_ID].to_owned(),
@@ -112,7 +121,7 @@ impl Chronicle {
         })
     }
 
-    /// Which of these commits are taken back; what is not on the main branch never is.
+    /// Which of these commits are taken back; what is not on the branch never is.
     pub fn undone(&self, mut wanted: HashSet<Oid>) -> Result<HashSet<Oid>> {
         let mut found = HashSet::new();
         for step in self.walk()? {

@@ -6,15 +6,17 @@
 //! configuration, no attributes of a hand. For libgit2 the repository is bare: it never
 //! looks into the workspace. Does not know what is kept in it.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, DirBuilder, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Once;
 
 use anyhow::{Context, Result};
 use git2::{ConfigLevel, Repository, RepositoryInitOptions};
+
+use crate::guard::history::flush_all;
 
 /// What the workspace's `.git` file says.
 pub(super) const POINTER: &str = "gitdir: ../history.git\n";
@@ -68,22 +70,33 @@ impl GitDir {
         Ok((git_dir, repository))
     }
 
-    /// The checkout of a branch, made empty when there is none; the history is there.
-    pub fn branch(home: &Path, name: &str) -> Result<(Self, Repository)> {
-        let common = home.join("history.git");
-        let (path, workspace) = (common.join("worktrees").join(name), checkout(home, name));
+    /// The checkout of a branch. When there is none, its files are put into a folder aside by
+    /// `fill`, and moved into place whole; the history is there.
+    pub fn branch(
+        home: &Path,
+        name: &str,
+        fill: impl FnOnce(&Repository, &Path) -> Result<()>,
+    ) -> Result<(Self, Repository)> {
+        let repository = look(&home.join("history.git"))?;
+        let (path, workspace) = (linked(home, name), checkout(home, name));
         let pointer = format!("gitdir: ../../history.git/worktrees/{name}\n");
+        let context = || format!("cannot make a checkout for the branch {name}");
         let made = || -> io::Result<()> {
-            fs::create_dir_all(&workspace)?;
             fs::create_dir_all(&path)?;
             fs::write(path.join("HEAD"), format!("ref: refs/heads/{name}\n"))?;
             fs::write(path.join("commondir"), "../..\n")?;
             let back = [workspace.join(".git").as_os_str().as_bytes(), b"\n"].concat();
             fs::write(path.join("gitdir"), back)
         };
-        made().with_context(|| format!("cannot make a checkout for the branch {name}"))?;
-        let repository = Repository::open_bare(&common)
-            .with_context(|| format!("cannot open the history {}", common.display()))?;
+        made().with_context(context)?;
+        if workspace.symlink_metadata().is_err() {
+            let fresh = aside(home, name, "new").with_context(context)?;
+            fill(&repository, &fresh)?;
+            fs::write(fresh.join(".git"), &pointer)
+                .and_then(|()| flush_all(&fresh))
+                .and_then(|()| fs::rename(&fresh, &workspace))
+                .with_context(context)?;
+        }
         Ok((Self { path, workspace, pointer }, repository))
     }
 
@@ -132,6 +145,65 @@ impl GitDir {
 /// The checkout of a branch.
 pub fn checkout(home: &Path, name: &str) -> PathBuf {
     home.join(BRANCHES).join(name)
+}
+
+/// The branch whose checkout this folder is or was, wherever the home was then; none for the
+/// workspace.
+pub fn branch_of<'a>(home: &Path, folder: &'a Path) -> Option<&'a str> {
+    let inside = folder != home.join("workspace") && folder.parent()?.ends_with(BRANCHES);
+    folder.file_name()?.to_str().filter(|_| inside)
+}
+
+/// Take away the checkout of a branch, and that git knows of it. No link is followed.
+pub fn remove_checkout(home: &Path, name: &str) -> Result<()> {
+    let remove = || -> io::Result<()> {
+        // Out of the way at once, so that a kill leaves it whole or gone.
+        let gone = aside(home, name, "gone")?;
+        for (from, to) in [(checkout(home, name), "files"), (linked(home, name), "git")] {
+            match fs::rename(from, gone.join(to)) {
+                Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        remove_all(&gone)
+    };
+    remove().with_context(|| format!("cannot remove the checkout of the branch {name}"))
+}
+
+/// What git keeps of the checkout of a branch.
+fn linked(home: &Path, name: &str) -> PathBuf {
+    home.join("history.git/worktrees").join(name)
+}
+
+/// An empty folder beside the checkouts; no branch's name begins with a dot.
+fn aside(home: &Path, name: &str, what: &str) -> io::Result<PathBuf> {
+    let folder = home.join(BRANCHES).join(format!(".{name}.{what}"));
+    remove_all(&folder)?;
+    DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
+    Ok(folder)
+}
+
+/// Remove a folder with all in it, if it is there; also what is write-protected, as caches of
+/// some tools are.
+fn remove_all(folder: &Path) -> io::Result<()> {
+    fn unprotect(folder: &Path) -> io::Result<()> {
+        fs::set_permissions(folder, Permissions::from_mode(0o700))?;
+        for item in fs::read_dir(folder)? {
+            let item = item?;
+            if item.file_type()?.is_dir() {
+                unprotect(&item.path())?;
+            }
+        }
+        Ok(())
+    }
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+            unprotect(folder)?;
+            fs::remove_dir_all(folder)
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
 }
 
 /// Name and address from the owner's git configuration, if there are any.

@@ -181,7 +181,8 @@ impl Keeper {
                 }
             }
         }
-        bail!("git moved the branch main {ATTEMPTS} times while a snapshot was taken; try again")
+        let branch = self.archive.branch();
+        bail!("git moved {branch} {ATTEMPTS} times while a snapshot was taken; try again")
     }
 
     /// What differs from this commit: at these paths, or anywhere.

@@ -6,6 +6,7 @@ pub mod ask;
 pub mod backup;
 pub mod beneath;
 pub mod bisect;
+pub mod branch;
 pub mod change;
 pub mod chronicle;
 pub mod compare;

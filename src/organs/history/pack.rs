@@ -48,6 +48,23 @@ pub fn needed(git_dir: &Path) -> bool {
     count * all > LOOSE || bytes * all > LOOSE_BYTES
 }
 
+/// Bytes of all objects on disk, and how many are not packed.
+pub fn size(git_dir: &Path) -> Result<(u64, usize)> {
+    let store = git_dir.join("objects");
+    let (mut bytes, mut loose) = (0, 0);
+    for folder in
+        fs::read_dir(&store).with_context(|| format!("cannot list {}", store.display()))?
+    {
+        let folder = folder?;
+        // What is no folder, or is packed away meanwhile, has no files.
+        for file in fs::read_dir(folder.path()).into_iter().flatten().flatten() {
+            bytes += file.metadata().map_or(0, |stat| stat.len());
+            loose += usize::from(folder.file_name().len() == 2);
+        }
+    }
+    Ok((bytes, loose))
+}
+
 /// Pack what has come since the last time, or everything when there are many packs. Blocks
 /// for seconds; one at a time, by whoever holds the host lock.
 pub fn pack(git_dir: &Path) -> Result<Packed> {

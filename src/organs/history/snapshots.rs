@@ -78,6 +78,7 @@ impl Snapshots {
             keeper.freshen()?;
         } else {
             keeper.heal();
+            keeper.resume()?;
         }
         Ok(Self::of(keeper, writers, settings))
     }

@@ -42,7 +42,7 @@ pub fn undo(
     favour: Option<Favour>,
 ) -> Result<Undone> {
     keeper.take_in()?;
-    let chronicle = Chronicle::open(who.home.path())?;
+    let chronicle = Chronicle::on(who.home.path(), keeper.archive().branch())?;
     let chosen = who.choose(&chronicle, what)?;
     let changes = chosen.iter().map(|entry| chronicle.logged(entry, false));
     let changes = changes.collect::<Result<Vec<_>>>()?;
@@ -62,7 +62,7 @@ pub fn undo(
 /// Put paths back as a commit has them; everything when none is named.
 pub fn restore(keeper: &mut Keeper, who: &Who, rev: &str, paths: &[String]) -> Result<Undone> {
     keeper.take_in()?;
-    let chronicle = Chronicle::open(who.home.path())?;
+    let chronicle = Chronicle::on(who.home.path(), keeper.archive().branch())?;
     let commit = chronicle.find(rev)?;
     let head = chronicle.head()?.tree()?;
     let wanted: Vec<_> = paths.iter().map(|path| plain(path.as_ref())).collect();
@@ -83,7 +83,7 @@ pub fn merge(
     favour: Option<Favour>,
 ) -> Result<Undone> {
     keeper.take_in()?;
-    let chronicle = Chronicle::open(who.home.path())?;
+    let chronicle = Chronicle::on(who.home.path(), keeper.archive().branch())?;
     let (repository, head) = (chronicle.repository(), chronicle.head()?);
     let tip = repository.find_commit(tip)?;
     let base = repository.merge_base(head.id(), tip.id());
