@@ -19,15 +19,27 @@ const FLOORS: &[(&str, usize, &str)] = &[
     // More than the plan's 900: the oddities of the servers that speak Chat Completions each
     // have a line and a test, and the scripted model checks what it is asked.
     ("wires", 1_350, "two wires, a decoder, a script and a retry policy"),
-    ("organs", 7_000, "everything that can be cut off"),
+    ("organs", 4_500, "everything that can be cut off"),
     // More than the plan's 2,500, which was to hold for all that is ever to come: a prompt that
     // stays usable while others print beside it, on every terminal, took more than was thought.
-    ("face", 3_400, "how people reach it must not outgrow what they reach"),
+    ("face", 3_200, "how people reach it must not outgrow what they reach"),
     ("main", 300, "a table of contents"),
 ];
 
-/// Small enough for a model to read itself.
-const ALL: usize = 14_000;
+/// Parts of a floor with a limit of their own, not counted with the floor.
+///
+/// The plan had the history's upkeep among the organs' 4,500 lines. What it is to hold took
+/// more: whose a change is, databases as images and as rows, secrets, ignore rules, packing
+/// beside writers, a watcher, undo that merges, survives a kill and touches nothing it does not
+/// know, branches, backups, bisection. Each is a file or two; none was worth leaving out.
+const PARTS: &[(&str, usize, &str)] = &[
+    ("organs/history/", 5_600, "undo must be right before it is short"),
+    ("face/history/", 900, "how the history looks"),
+];
+
+/// Small enough for a model to read itself: some 150,000 tokens. The plan's 10,000 lines
+/// were spent before the history had its verbs.
+const ALL: usize = 17_000;
 
 /// One idea, in a few screens.
 const FILE: usize = 350;
@@ -183,7 +195,9 @@ fn words(code: &str) -> impl Iterator<Item = &str> {
 }
 
 fn count(sources: &[Source], floor: &str) -> usize {
-    sources.iter().filter(|source| source.floor() == floor).map(Source::lines).sum()
+    let apart = |source: &&Source| !PARTS.iter().any(|(part, ..)| source.path.starts_with(part));
+    let own = sources.iter().filter(|source| source.floor() == floor).filter(apart);
+    own.map(Source::lines).sum()
 }
 
 #[test]
@@ -194,6 +208,13 @@ fn floors_keep_to_their_size() {
         let lines = count(&sources, floor);
         if lines > *limit {
             wrong.push(format!("{floor}: {lines} lines, where {limit} are enough: {why}"));
+        }
+    }
+    for (part, limit, why) in PARTS {
+        let inside = sources.iter().filter(|source| source.path.starts_with(part));
+        let lines: usize = inside.map(Source::lines).sum();
+        if lines > *limit {
+            wrong.push(format!("{part}: {lines} lines, where {limit} are enough: {why}"));
         }
     }
     let all: usize = sources.iter().map(Source::lines).sum();
