@@ -195,7 +195,8 @@ impl Cli {
             let config = Config::read(&home.file("config.toml"))?;
             let keys = keys.clone().with_file(&home.file("secrets.toml"))?;
             let catalog = Catalog::new(config.clone(), keys);
-            Ok(Settings { home: home.clone(), config, catalog, model: model.clone(), safe })
+            let (home, model, resident) = (home.clone(), model.clone(), false);
+            Ok(Settings { home, config, catalog, model, safe, resident })
         };
         let simple = async |verb| views::once(Link::establish(&settings).await?, verb).await;
         match command {

@@ -103,7 +103,9 @@ impl Link {
         {
             host.idle().await;
         }
-        host.snapshots.settled().await;
+        if let Err(error) = host.snapshots.settled().await {
+            host.notice(format!("The history could not be packed: {error:#}."));
+        }
     }
 
     /// Before this process ends: stop every turn in it, and tell those who asked.
