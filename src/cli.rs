@@ -195,7 +195,8 @@ impl Cli {
             let config = Config::read(&home.file("config.toml"))?;
             let keys = keys.clone().with_file(&home.file("secrets.toml"))?;
             let catalog = Catalog::new(config.clone(), keys);
-            Ok(Settings { home: home.clone(), config, catalog, model: model.clone(), safe })
+            let (home, model, resident) = (home.clone(), model.clone(), false);
+            Ok(Settings { home, config, catalog, model, safe, resident })
         };
         let simple = async |verb| views::once(Link::establish(&settings).await?, verb).await;
         match command {
@@ -258,6 +259,11 @@ impl Cli {
     }
 }
 
+/// A place as whoever is in another folder has to be told it.
+fn absolute(place: &str) -> Result<String> {
+    backup::absolute(place, &std::env::current_dir()?)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -280,9 +286,4 @@ mod tests {
         let mut lines = narrow.lines().skip_while(|line| *line != "Begin:");
         assert!(lines.all(|line| line.chars().count() <= 40 || line.contains('{')), "{narrow}");
     }
-}
-
-/// A place as whoever is in another folder has to be told it.
-fn absolute(place: &str) -> Result<String> {
-    backup::absolute(place, &std::env::current_dir()?)
 }

@@ -145,7 +145,8 @@ async fn live(
     let config = Config::default();
     let catalog = Catalog::new(config.clone(), Keys::default());
     let model = Some(format!("script:{}", text_of(&recording)?));
-    let settings = Settings { home: home.clone(), config, catalog, model, safe: false };
+    let settings =
+        Settings { home: home.clone(), config, catalog, model, safe: false, resident: false };
     let host = Host::open(settings, lock).await?;
     let ended = tokio::select! {
         ended = turn(&host) => ended,
@@ -212,7 +213,7 @@ mod tests {
         let home = Home::resolve(Some(folder.join("home"))).unwrap();
         let config = Config::default();
         let catalog = Catalog::new(config.clone(), Keys::default());
-        Settings { home, config, catalog, model: None, safe: false }
+        Settings { home, config, catalog, model: None, safe: false, resident: false }
     }
 
     fn run(settings: &Settings, folder: &Path) -> Result<(), Failed> {

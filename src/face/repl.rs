@@ -28,6 +28,7 @@ pub async fn repl(mut settings: Settings, session: Option<String>, json: bool) -
     if !std::io::stdin().is_terminal() || json {
         return run::lines(settings, session, json).await;
     }
+    settings.resident = true;
     let home = settings.home.clone();
     home.create_root()?;
     // A host that runs already has a model.

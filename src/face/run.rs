@@ -136,7 +136,8 @@ pub async fn leave(link: &Link, json: bool) -> Result<()> {
             () = interrupted() => return Err(left().into()),
         }
     }
-    Ok(())
+    let mut output = Output::new(json);
+    link.take_notices().into_iter().try_for_each(|text| output.notice(text))
 }
 
 /// Leaving was broken off. What was under way is for the next start to put right.

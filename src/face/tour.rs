@@ -65,7 +65,7 @@ async fn host(folder: &Folder) -> Result<Arc<Host>> {
     let config = Config::default();
     let catalog = Catalog::new(config.clone(), Keys::default());
     let model = Some(format!("script:{}", recording.display()));
-    Host::open(Settings { home, config, catalog, model, safe: false }, lock).await
+    Host::open(Settings { home, config, catalog, model, safe: false, resident: false }, lock).await
 }
 
 struct Tour {

@@ -75,7 +75,9 @@ impl Host {
             Ask::Why { file, line, full } => {
                 let reasons = move || why::why(&chronicle()?, &home, Path::new(&file), line, full);
                 let mut reasons = blocking(reasons).await?;
-                reasons.iter_mut().for_each(|reason| self.withhold(caller, reason));
+                for reason in &mut reasons {
+                    self.withhold(caller, reason);
+                }
                 serde_json::to_value(reasons)?
             }
             Ask::Bisect { command, good } => {

@@ -123,10 +123,15 @@ impl Host {
 
     /// Returns when nothing is being written to any history.
     pub async fn settled(&self) {
-        self.snapshots.settled().await;
-        for place in self.branches.lock().await.values() {
-            place.snapshots.settled().await;
+        let branches = self.branches.lock().await;
+        let all = branches.values().map(|place| &place.snapshots).chain([&self.snapshots]);
+        for snapshots in all {
+            if let Err(error) = snapshots.settled().await {
+                self.notice(format!("The history could not be packed: {error:#}."));
+            }
         }
+        // A backup under way is waited for as well.
+        let _ = self.backing_up.lock().await;
     }
 
     async fn opened(&self, open: &mut BTreeMap<String, Place>, name: &str) -> Result<Place> {
@@ -198,7 +203,9 @@ mod tests {
         let (lock, config) = (home.lock().unwrap().unwrap(), Config::default());
         let catalog = Catalog::new(config.clone(), Keys::default());
         let model = Some(format!("script:{}", folder.join("script.jsonl").display()));
-        Host::open(Settings { home, config, catalog, model, safe: false }, lock).await.unwrap()
+        Host::open(Settings { home, config, catalog, model, safe: false, resident: false }, lock)
+            .await
+            .unwrap()
     }
 
     /// The session that a turn ran in, or why none did.

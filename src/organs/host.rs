@@ -49,6 +49,8 @@ pub struct Settings {
     pub model: Option<String>,
     /// Whether to leave skills, memory and the workspace's bootstrap aside.
     pub safe: bool,
+    /// Whether the process is there for more than a turn.
+    pub resident: bool,
 }
 
 /// How far a host is on its way out.
@@ -111,6 +113,7 @@ impl Host {
         };
         let images = Images::new(policy, home.program().join("fledgling"));
         let kept = snapshots::Settings::of(&settings.config, settings.catalog.keys(), images);
+        let kept = snapshots::Settings { resident: settings.resident, ..kept };
         let snapshots = Snapshots::open(home.path(), &kept)?;
         let host = Arc::new(Self {
             sources: Sources::new(home, settings.safe, settings.config.limits),

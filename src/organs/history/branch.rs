@@ -209,7 +209,7 @@ mod tests {
                 end: End::Done,
             };
             self.runtime.block_on(snapshots.after(record)).unwrap();
-            self.runtime.block_on(snapshots.settled());
+            self.runtime.block_on(snapshots.settled()).unwrap();
         }
 
         fn git(&self, folder: &Path, arguments: &[&str]) -> String {
@@ -275,7 +275,7 @@ mod tests {
         fs::write(world.file("idea", "a"), "by the owner\n").unwrap();
         let again = world.open("idea");
         world.runtime.block_on(again.before("s", 2)).unwrap();
-        world.runtime.block_on(again.settled());
+        world.runtime.block_on(again.settled()).unwrap();
         let checkout = world.file("idea", "");
         assert_eq!(world.git(&checkout, &["log", "-1", "--format=%an"]), "owner");
         assert_eq!(world.git(&checkout, &["status", "--porcelain"]), "");

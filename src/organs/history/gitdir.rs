@@ -17,6 +17,7 @@ use anyhow::{Context, Result};
 use git2::{ConfigLevel, Repository, RepositoryInitOptions};
 
 use crate::guard::history::flush_all;
+use crate::organs::history::pack;
 
 /// What the workspace's `.git` file says.
 pub(super) const POINTER: &str = "gitdir: ../history.git\n";
@@ -51,7 +52,7 @@ pub struct GitDir {
 
 impl GitDir {
     /// Open the repository of a home, or make it when there is none. Locks that a killed
-    /// process left are removed: the caller holds the host lock.
+    /// process left are removed, and what it left of a packing: the caller holds the host lock.
     pub fn open(home: &Path) -> Result<(Self, Repository)> {
         shut_inherited_configuration()?;
         let (path, workspace) = (home.join("history.git"), home.join("workspace"));
@@ -65,6 +66,7 @@ impl GitDir {
             .with_context(|| format!("cannot write to {}", path.display()))?;
         remove_locks(path)
             .with_context(|| format!("cannot remove stale locks in {}", path.display()))?;
+        pack::clean(path)?;
         let repository = Repository::open_bare(path)
             .with_context(|| format!("cannot open the history {}", path.display()))?;
         Ok((git_dir, repository))

@@ -15,6 +15,7 @@ use git2::{ErrorCode, Oid, Repository};
 
 use crate::guard::history::{Archive, Author, Change, Commit, Message};
 use crate::organs::history::gitdir::GitDir;
+use crate::organs::history::lookout::Lookout;
 use crate::organs::history::scan::{Dirty, Found, Scan, Terms};
 use crate::organs::history::writers::{TICK, Writers};
 
@@ -31,11 +32,15 @@ pub struct Keeper {
     pub(super) archive: Archive,
     pub(super) scan: Scan,
     writers: Writers,
+    pub(super) lookout: Lookout,
     /// When the last look at everything began. What is changed but bears an earlier time has
     /// been moved here, and nobody knows when.
     looked: SystemTime,
-    /// Whether the look that is under way is one at everything.
+    /// Whether the look that is under way is one at everything: at all files, or at all
+    /// of which the watcher says that they may have changed.
     thorough: bool,
+    /// How many files it met, when it is one at all files.
+    pub(super) met: Option<usize>,
     /// Changes that wait for the end of the turn that may have made them, with their times.
     left: BTreeMap<PathBuf, SystemTime>,
     /// What is left out, and why, as it has been said already.
@@ -86,8 +91,10 @@ impl Keeper {
             archive,
             scan,
             writers: writers.clone(),
+            lookout: Lookout::default(),
             looked: SystemTime::UNIX_EPOCH,
             thorough: false,
+            met: None,
             left: BTreeMap::new(),
             left_out: BTreeMap::new(),
             news: String::new(),
@@ -99,6 +106,11 @@ impl Keeper {
     /// The branch.
     pub fn archive(&self) -> &Archive {
         &self.archive
+    }
+
+    /// Have the owner told.
+    pub fn notice(&mut self, sentence: String) {
+        self.notices.push(sentence);
     }
 
     /// What the owner should know since the last time this was asked.
@@ -122,15 +134,17 @@ impl Keeper {
     pub fn conclude(&mut self, turn: &Turn<'_>) -> Result<(Option<Commit>, String)> {
         let commit = self.snapshot(Some(turn))?;
         self.writers.settle(turn.writer);
+        self.lookout.settle(turn.writer);
         Ok((commit, std::mem::take(&mut self.news)))
     }
 
     /// Commit everything there is under this message, whoever made it.
     pub fn commit_all(&mut self, author: Author, message: &Message) -> Result<Option<Commit>> {
-        self.retrying(|keeper, mut base| {
-            let look = keeper.look(base, None)?;
+        self.lookout.look_everywhere();
+        self.retrying(|keeper, base| {
+            let look = keeper.look(*base, None)?;
             let message = Message { body: with_news(&message.body, &look.news), ..message.clone() };
-            keeper.commit(&mut base, look.changes, author, &message)
+            keeper.commit(base, look.changes, author, &message)
         })
     }
 
@@ -153,7 +167,7 @@ impl Keeper {
     fn snapshot(&mut self, turn: Option<&Turn<'_>>) -> Result<Option<Commit>> {
         self.retrying(|keeper, base| {
             let told = turn.and_then(|turn| keeper.writers.told(turn.writer));
-            let look = keeper.look(base, told)?;
+            let look = keeper.look(*base, told)?;
             let news = look.news;
             let shares = keeper.share(look.changes, turn.map(|turn| turn.writer), look.since);
             keeper.commit_shares(base, shares, turn, &news)
@@ -164,18 +178,19 @@ impl Keeper {
     /// the owner's git commits in between.
     fn retrying(
         &mut self,
-        mut attempt: impl FnMut(&mut Self, Option<Oid>) -> Result<Option<Commit>>,
+        mut attempt: impl FnMut(&mut Self, &mut Option<Oid>) -> Result<Option<Commit>>,
     ) -> Result<Option<Commit>> {
         self.heal();
         for _ in 0..ATTEMPTS {
             let begin = SystemTime::now();
-            let base = self.archive.head()?.map(|head| head.id());
-            match attempt(self, base) {
+            let mut base = self.archive.head()?.map(|head| head.id());
+            match attempt(self, &mut base) {
                 Err(error) if moved_on(&error) => {}
                 Err(error) => return Err(error),
                 Ok(commit) => {
                     if std::mem::take(&mut self.thorough) {
                         self.looked = begin;
+                        self.lookout.seen(base, self.met);
                     }
                     return Ok(commit);
                 }
@@ -185,19 +200,32 @@ impl Keeper {
         bail!("git moved {branch} {ATTEMPTS} times while a snapshot was taken; try again")
     }
 
-    /// What differs from this commit: at these paths, or anywhere.
-    fn look(&mut self, base: Option<Oid>, paths: Option<BTreeSet<PathBuf>>) -> Result<Look> {
+    /// What differs from this commit: at the paths that were told or, when none were, where
+    /// anything may have changed.
+    fn look(&mut self, base: Option<Oid>, told: Option<BTreeSet<PathBuf>>) -> Result<Look> {
+        let heard = self.lookout.places(base);
+        self.thorough = told.is_none() || heard.is_some();
+        let paths = heard.map(|heard| {
+            // What waits for another turn is looked at until it is that one's, and what could
+            // not be read until it can.
+            let again = self.left.keys().chain(self.left_out.keys().take(NAMED));
+            heard.iter().chain(again).cloned().collect::<BTreeSet<_>>()
+        });
+        let paths = match (paths, told) {
+            (Some(paths), Some(told)) => Some(&paths | &told),
+            (paths, told) => paths.or(told),
+        };
         let repository = self.archive.repository();
         let tree = base.map(|base| repository.find_commit(base)?.tree()).transpose()?;
         let found = match &paths {
             Some(paths) => self.scan.look_at(paths, repository, tree.as_ref())?,
             None => self.scan.look(repository, tree.as_ref())?,
         };
-        self.thorough = paths.is_none();
+        self.met = paths.is_none().then_some(found.met);
         let looked_at = |path: &Path| {
             paths.as_ref().is_none_or(|paths| path.ancestors().any(|part| paths.contains(part)))
         };
-        let Found { changes, left_out } = found;
+        let Found { changes, left_out, .. } = found;
         let is_new = |(path, why): &(&PathBuf, &String)| self.left_out.get(*path) != Some(*why);
         let mut news: Vec<_> = left_out.iter().filter(is_new).map(left_out_line).collect();
         let paths = changes.iter().filter(|dirty| dirty.change.now.is_some());
@@ -227,7 +255,12 @@ impl Keeper {
             let known = |at: &SystemTime| *at + TICK >= since || left_before.get(path) == Some(at);
             let at = dirty.at.filter(known);
             let mut suspects = self.writers.suspects(path, at);
-            if suspects.is_empty() {
+            let missed = self.lookout.missed(path).filter(|_| at.is_none());
+            if let Some(earlier) = missed {
+                shares.strangers.extend(suspects);
+                shares.strangers.extend(earlier.iter().cloned());
+                shares.strays.push(dirty);
+            } else if suspects.is_empty() {
                 shares.owners.push(dirty);
             } else if writer.is_some_and(|writer| suspects.remove(writer)) {
                 if self.writers.came_after(path, at) {
@@ -249,7 +282,7 @@ impl Keeper {
     /// Each share becomes a commit, the owner's first.
     fn commit_shares(
         &mut self,
-        mut base: Option<Oid>,
+        base: &mut Option<Oid>,
         shares: Shares,
         turn: Option<&Turn<'_>>,
         news: &str,
@@ -257,13 +290,13 @@ impl Keeper {
         let Shares { owners, own, strays, beside, strangers } = shares;
         // What is left out stands in the turn's commit, where there is going to be one.
         let [aside, inside] = if own.is_empty() { [news, ""] } else { ["", news] };
-        self.commit(&mut base, owners, Author::Owner, &outside(aside))?;
-        self.commit(&mut base, strays, Author::Agent, &unknown(&strangers, aside))?;
+        self.commit(base, owners, Author::Owner, &outside(aside))?;
+        self.commit(base, strays, Author::Agent, &unknown(&strangers, aside))?;
         let Some(Turn { message, .. }) = turn else { return Ok(None) };
         let mut message = message.clone();
         message.body = with_news(&message.body, inside);
         message.trailers.extend(also_running(&beside));
-        self.commit(&mut base, own, Author::Agent, &message)
+        self.commit(base, own, Author::Agent, &message)
     }
 
     /// One commit of these changes, if there are any; `base` is the newest one before and
@@ -278,13 +311,17 @@ impl Keeper {
         if changes.is_empty() && base.is_some() {
             return Ok(None);
         }
-        let commit = {
+        let (commit, before) = {
             let parent =
                 base.map(|base| self.archive.repository().find_commit(base)).transpose()?;
-            let changed: Vec<Change> = changes.iter().map(|dirty| dirty.change.clone()).collect();
-            self.archive.commit(parent.as_ref(), None, &changed, author, message)?
+            let these: Vec<Change> = changes.iter().map(|dirty| dirty.change.clone()).collect();
+            let commit = self.archive.commit(parent.as_ref(), None, &these, author, message)?;
+            (commit, parent.map(|parent| parent.tree_id()))
         };
-        self.scan.settle(changes);
+        let after = commit.map(|commit| commit.tree).or(before);
+        if let Some(after) = after {
+            self.scan.settle(changes, before, after);
+        }
         *base = commit.map(|commit| commit.id).or(*base);
         Ok(commit)
     }

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context as _, Result};
 
@@ -19,7 +19,9 @@ use crate::organs::history::gate::Gate;
 use crate::organs::history::gitdir::{self, GitDir};
 use crate::organs::history::image::Images;
 use crate::organs::history::keeper::{Keeper, Turn};
+use crate::organs::history::pack;
 use crate::organs::history::scan::Terms;
+use crate::organs::history::watch::Watch;
 use crate::organs::history::writers::{Writers, Writing};
 use crate::organs::keys::Keys;
 
@@ -28,7 +30,10 @@ const SAID_CHARS: usize = 2_000;
 /// Digits of a commit's id where it is shown: unique for as long as it matters.
 pub const SHORT_ID: usize = 12;
 
-/// What the owner says about the history.
+/// Held while the history is packed: one at a time. One process hosts one home.
+static PACKING: Mutex<()> = Mutex::new(());
+
+/// What the owner says about the history, and what else bears on it.
 #[derive(Debug, Clone, Default)]
 pub struct Settings {
     /// The owner's name and address, which the owner's commits bear.
@@ -37,6 +42,8 @@ pub struct Settings {
     pub terms: Terms,
     /// What models cost, by their names.
     pub prices: BTreeMap<String, Price>,
+    /// Whether this process is there for more than a turn: then a large workspace is watched.
+    pub resident: bool,
 }
 
 impl Settings {
@@ -50,6 +57,7 @@ impl Settings {
             owner: gitdir::owner(),
             terms: Terms { limit: file_mb << 20, gate, images: Some(images) },
             prices: priced.map(|(name, price)| (name.clone(), price)).collect(),
+            resident: false,
         }
     }
 }
@@ -59,6 +67,7 @@ pub struct Snapshots {
     keeper: Arc<Mutex<Keeper>>,
     writers: Writers,
     prices: BTreeMap<String, Price>,
+    resident: bool,
     /// What a killed turn left running, until the next turn has ended.
     lingering: Mutex<Vec<Writing>>,
 }
@@ -86,7 +95,8 @@ impl Snapshots {
     /// What this keeper keeps.
     pub fn of(keeper: Keeper, writers: Writers, settings: &Settings) -> Self {
         let (keeper, prices) = (Arc::new(Mutex::new(keeper)), settings.prices.clone());
-        Self { keeper, writers, prices, lingering: Mutex::default() }
+        let resident = settings.resident;
+        Self { keeper, writers, prices, resident, lingering: Mutex::default() }
     }
 
     /// Who writes in this checkout: whatever is not the owner says so here.
@@ -124,7 +134,9 @@ impl Snapshots {
             // Should it have failed, the next snapshot must not take it for the owner's.
             if over && taken.is_ok() {
                 drop(lasting);
-                turns.iter().for_each(|(session, _)| writers.settle(session));
+                for (session, _) in &turns {
+                    writers.settle(session);
+                }
             } else {
                 self.lingering().extend(lasting);
             }
@@ -138,30 +150,91 @@ impl Snapshots {
         work: impl FnOnce(&mut Keeper) -> Result<T> + Send + 'static,
     ) -> Boxed<'_, Result<T>> {
         let keeper = Arc::clone(&self.keeper);
-        let work = move || work(&mut keeper.lock().unwrap_or_else(PoisonError::into_inner));
+        let work = move || work(&mut lock(&keeper));
         Box::pin(async {
             // The one runtime thread never waits for a disk.
             tokio::task::spawn_blocking(work).await.context("the snapshot was broken off")?
         })
     }
 
-    /// Returns when nothing is being written any more.
-    pub async fn settled(&self) {
-        // It is a cache that is waited for.
-        let _ = self.blocking(Keeper::freshen).await;
+    /// Returns when nothing is being written any more that has to be. A process of one turn
+    /// packs now, when nobody waits for its answer any more: otherwise one after the other
+    /// would end before it came to that. Another has done so while it was there: should it be
+    /// at it, it is broken off, and the next start cleans up.
+    pub async fn settled(&self) -> Result<()> {
+        let resident = self.resident;
+        let git_dir = self.blocking(move |keeper| {
+            // It is a cache that is waited for.
+            let _ = keeper.freshen();
+            Ok(keeper.archive().repository().path().to_owned())
+        });
+        let git_dir = git_dir.await?;
+        if resident {
+            return Ok(());
+        }
+        tokio::task::spawn_blocking(move || pack(&git_dir)).await.context("it was broken off")?
     }
 
-    /// The index is written when nobody waits.
-    fn freshen(&self) {
-        let keeper = Arc::clone(&self.keeper);
+    /// What is done when nobody waits: the index is written, the watcher started, the history
+    /// packed.
+    fn tend(&self, turn_is_over: bool) {
+        let (keeper, resident) = (Arc::clone(&self.keeper), self.resident);
         tokio::task::spawn_blocking(move || {
-            let _ = keeper.lock().unwrap_or_else(PoisonError::into_inner).freshen();
+            let git_dir = {
+                let mut keeper = lock(&keeper);
+                // It is a cache.
+                let _ = keeper.freshen();
+                keeper.archive().repository().path().to_owned()
+            };
+            if resident {
+                start_watch(&keeper);
+            }
+            if resident
+                && turn_is_over
+                && let Err(error) = pack(&git_dir)
+            {
+                lock(&keeper).notice(format!("The history could not be packed: {error:#}."));
+            }
         });
     }
 
-    fn lingering(&self) -> std::sync::MutexGuard<'_, Vec<Writing>> {
-        self.lingering.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lingering(&self) -> MutexGuard<'_, Vec<Writing>> {
+        lock(&self.lingering)
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What is half done is found and done again by the next look.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Watch a workspace that is large enough, from a thread that may block: with many folders it
+/// takes a second, in which nobody has to wait for the keeper.
+fn start_watch(keeper: &Mutex<Keeper>) {
+    let (workspace, cookies) = {
+        let mut keeper = lock(keeper);
+        if !keeper.lookout.wants_watch() {
+            return;
+        }
+        (keeper.git_dir.workspace().to_owned(), keeper.git_dir.path().join("cookies"))
+    };
+    let started = Watch::start(&workspace, &cookies);
+    let mut keeper = lock(keeper);
+    match started {
+        Ok(watch) => keeper.lookout.watch(watch),
+        Err(error) => keeper.notice(format!(
+            "Each turn looks through the whole workspace, since watching it failed: {error:#}."
+        )),
+    }
+}
+
+/// Pack the history if that pays, and nobody is at it. Snapshots go on meanwhile.
+fn pack(git_dir: &Path) -> Result<()> {
+    let Ok(_packing) = PACKING.try_lock() else { return Ok(()) };
+    if pack::needed(git_dir) {
+        pack::pack(git_dir)?;
+    }
+    Ok(())
 }
 
 impl History for Snapshots {
@@ -176,7 +249,7 @@ impl History for Snapshots {
                     taken.map(|()| Some(said).filter(|said| !said.is_empty()))
                 })
                 .await;
-            self.freshen();
+            self.tend(false);
             taken
         })
     }
@@ -193,11 +266,13 @@ impl History for Snapshots {
                 .await;
             if taken.is_ok() {
                 drop(lasting);
-                killed.iter().for_each(|writer| self.writers.settle(writer));
+                for writer in &killed {
+                    self.writers.settle(writer);
+                }
             } else {
                 self.lingering().extend(lasting);
             }
-            self.freshen();
+            self.tend(true);
             taken.map(|(commit, left_out)| changes(commit, left_out))
         })
     }
@@ -246,6 +321,10 @@ fn changes(commit: Option<Commit>, left_out: String) -> Changes {
 mod storm_tests;
 
 #[cfg(test)]
+#[path = "watched_tests.rs"]
+mod watched_tests;
+
+#[cfg(test)]
 mod tests {
     use std::ffi::{CString, OsStr};
     use std::fs::{self, File, Permissions};
@@ -275,7 +354,7 @@ mod tests {
 
         /// As after a kill of the process.
         fn reopen(self) -> Self {
-            self.runtime.block_on(self.snapshots.settled());
+            self.runtime.block_on(self.snapshots.settled()).unwrap();
             drop(self.snapshots);
             let snapshots = Snapshots::open(self.temp.path(), &Settings::default()).unwrap();
             Self { snapshots, ..self }
@@ -322,7 +401,7 @@ mod tests {
 
         /// What the owner's plain git says in the workspace.
         fn git(&self, arguments: &[&str]) -> String {
-            self.runtime.block_on(self.snapshots.settled());
+            self.runtime.block_on(self.snapshots.settled()).unwrap();
             let mut git = Command::new("git");
             git.args(arguments).current_dir(self.path("")).env_clear();
             git.env("PATH", std::env::var_os("PATH").unwrap()).env("HOME", self.temp.path());
@@ -860,5 +939,26 @@ mod tests {
         home.after(record("main"));
         assert_eq!(home.trailer("Also-running"), "edits outside fledgling");
         home.holds(&["bin/tool", "other"]);
+    }
+
+    #[test]
+    fn much_is_packed_when_nobody_waits() {
+        let loose = |home: &Home| {
+            let objects = home.temp.path().join("history.git/objects");
+            let folders = fs::read_dir(objects).unwrap().map(|item| item.unwrap().path());
+            let folders = folders.filter(|path| path.file_name().unwrap().len() == 2);
+            folders.map(|path| fs::read_dir(path).unwrap().count()).sum::<usize>()
+        };
+        let home = Home::new();
+        home.turn(|home| {
+            (0..6_000).for_each(|file| home.write(&format!("{file}"), file.to_string()));
+        });
+        assert!(loose(&home) > 6_000);
+        // Other tests' homes may be at it.
+        while loose(&home) > 6_000 {
+            home.runtime.block_on(home.snapshots.settled()).unwrap();
+        }
+        assert!(loose(&home) < 10, "only what nothing refers to stays");
+        home.git(&["fsck", "--strict", "--no-dangling"]);
     }
 }

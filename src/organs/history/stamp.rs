@@ -14,7 +14,7 @@ use git2::{FileMode, IndexEntry, IndexTime, Oid};
 
 /// Within this time two changes can bear the same stamp: twice the longest tick of a
 /// kernel's clock (10 ms).
-const RACY: Duration = Duration::from_millis(20);
+pub const RACY: Duration = Duration::from_millis(20);
 
 /// Tells one version of a file from another without reading it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,4 +1,6 @@
 //! Many writers at once: turns of several sessions, a service, and the owner's editor.
+//!
+//! Owns the proof that nothing of theirs is lost and that nobody passes for somebody else.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -8,7 +10,7 @@ use std::thread;
 
 use git2::{Repository, TreeWalkMode, TreeWalkResult};
 
-use super::{Settings, Snapshots};
+use super::{Settings, Snapshots, Watch};
 use crate::kernel::border::{History, Record};
 use crate::kernel::event::End;
 use crate::kernel::message::{Origin, Usage};
@@ -43,7 +45,7 @@ fn put(workspace: &Path, name: &str, content: &str) {
     fs::rename(aside, workspace.join(name)).unwrap();
 }
 
-fn record(session: &str, turn: u64) -> Record {
+pub fn record(session: &str, turn: u64) -> Record {
     Record {
         session: session.to_owned(),
         turn,
@@ -56,12 +58,35 @@ fn record(session: &str, turn: u64) -> Record {
     }
 }
 
+/// Have the workspace watched, small as it is.
+pub fn watch(snapshots: &Snapshots, runtime: &tokio::runtime::Runtime) {
+    let started = snapshots.blocking(|keeper| {
+        let git_dir = &keeper.git_dir;
+        let watch = Watch::start(git_dir.workspace(), &git_dir.path().join("cookies"))?;
+        keeper.lookout.watch(watch);
+        Ok(())
+    });
+    runtime.block_on(started).unwrap();
+}
+
 #[test]
 fn thirty_writers_lose_nothing_and_pass_for_nobody_else() {
+    storm(false);
+}
+
+#[test]
+fn nor_where_the_workspace_is_watched() {
+    storm(true);
+}
+
+fn storm(watched: bool) {
     let temp = tempfile::tempdir().unwrap();
     let workspace = temp.path().join("workspace");
     fs::create_dir(&workspace).unwrap();
     let snapshots = Arc::new(Snapshots::open(temp.path(), &Settings::default()).unwrap());
+    if watched {
+        watch(&snapshots, &tokio::runtime::Builder::new_current_thread().build().unwrap());
+    }
     let mut threads = Vec::new();
     for session in 0..SESSIONS {
         let (snapshots, workspace) = (snapshots.clone(), workspace.clone());

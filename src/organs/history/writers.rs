@@ -34,7 +34,8 @@ struct Span {
     id: u64,
     writer: String,
     begin: SystemTime,
-    began: Instant,
+    /// The same by a clock that nobody sets.
+    clock: Instant,
     /// None while it lasts.
     end: Option<SystemTime>,
     /// Whether it may write anywhere, not just to paths that it tells.
@@ -71,8 +72,8 @@ impl Writers {
     pub fn writes(&self, writer: &str, anywhere: bool) -> Writing {
         let mut inner = self.lock();
         inner.next += 1;
-        let (id, begin, began) = (inner.next, SystemTime::now(), Instant::now());
-        let span = Span { id, writer: writer.to_owned(), begin, began, end: None, anywhere };
+        let (id, begin, clock) = (inner.next, SystemTime::now(), Instant::now());
+        let span = Span { id, writer: writer.to_owned(), begin, clock, end: None, anywhere };
         inner.spans.push(span);
         Writing { writers: self.clone(), writer: writer.to_owned(), id }
     }
@@ -154,7 +155,7 @@ impl Drop for Writing {
         let mut inner = self.writers.lock();
         let Some(span) = inner.spans.iter_mut().find(|span| span.id == self.id) else { return };
         // Should the clock have been set meanwhile, the span is as wide as either clock says.
-        let (now, lasted) = (SystemTime::now(), span.began.elapsed());
+        let (now, lasted) = (SystemTime::now(), span.clock.elapsed());
         span.end = Some(now.max(span.begin + lasted));
         span.begin = span.begin.min(now.checked_sub(lasted).unwrap_or(UNIX_EPOCH));
     }
@@ -169,7 +170,7 @@ mod tests {
     }
 
     fn at(seconds: u64) -> Option<SystemTime> {
-        Some(SystemTime::now() + Duration::from_secs(seconds))
+        SystemTime::now().checked_add(Duration::from_secs(seconds))
     }
 
     #[test]
