@@ -6,11 +6,14 @@
 use std::path::Path;
 
 use anyhow::Result;
+use serde::Deserialize as _;
 
-use crate::face::clean::clean;
+use crate::face::history::bytes;
 use crate::face::screen::{Place, Screen, write};
+use crate::face::turn_view::{plural, wrapped};
 use crate::face::{run, views};
 use crate::kernel::session::Session;
+use crate::organs::history::ask::{Ask, Standing};
 use crate::organs::home::Home;
 use crate::organs::host::Settings;
 use crate::organs::link::Link;
@@ -20,28 +23,45 @@ use crate::organs::sessions;
 use crate::organs::verb::Verb;
 
 /// How one check came out.
-enum Found {
+pub enum Found {
+    /// As it should be.
     Good(String),
+    /// Not wrong, and yet to be known.
     Note(String),
+    /// Wrong.
     Bad(String),
+}
+
+/// What the reason says where a file is left out for what is in it.
+const HOLDS_SECRET: &str = " (it holds ";
+/// Files that are named of those left out for one reason.
+const LISTED: usize = 10;
+const NO_BACKUP: &str = "none: `fledgling backup REMOTE|DIR` makes one; `backup` under `[history]` in config.toml makes one after each turn";
+const DRILL: &str = "`fledgling doctor --drill` tries whether all of it can be brought back";
+/// Columns of the screen before what was found.
+const INDENT: usize = 16;
+
+impl Found {
+    /// Print it, after what was looked at.
+    pub fn say(&self, what: &str) -> Result<()> {
+        let screen = Screen::of(Place::Out);
+        let (mark, text) = match self {
+            Self::Good(text) => ("ok  ".to_owned(), text),
+            Self::Note(text) => ("note".to_owned(), text),
+            Self::Bad(text) => (screen.warn("BAD "), text),
+        };
+        let beside = Screen { width: screen.width.saturating_sub(INDENT), ..screen };
+        let text = wrapped(text, beside).replace('\n', &format!("\n{:INDENT$}", ""));
+        Ok(write(Place::Out, &format!("{mark} {what:10} {text}"))?)
+    }
 }
 
 /// Run all checks. The exit code is 0 when nothing is wrong.
 pub async fn doctor(settings: impl FnOnce() -> Result<Settings>) -> Result<u8> {
-    let screen = Screen::of(Place::Out);
     let mut bad = 0;
     let mut report = |what: &str, found: Found| -> Result<()> {
-        let (mark, text) = match found {
-            Found::Good(text) => ("ok  ", text),
-            Found::Note(text) => ("note", text),
-            Found::Bad(text) => {
-                bad += 1;
-                ("BAD ", text)
-            }
-        };
-        let mark = if mark == "BAD " { screen.warn(mark) } else { mark.to_owned() };
-        let text = clean(&text).replace('\n', &format!("\n{:16}", ""));
-        Ok(write(Place::Out, &format!("{mark} {what:10} {text}"))?)
+        bad += u8::from(matches!(found, Found::Bad(_)));
+        found.say(what)
     };
     let settings = match settings() {
         Ok(settings) => settings,
@@ -97,6 +117,12 @@ pub async fn doctor(settings: impl FnOnce() -> Result<Settings>) -> Result<u8> {
             }
         }
     }
+    let standing = views::ask(&link, Verb::History(Ask::Standing)).await;
+    let found = standing.and_then(|answer| Ok(history(&Standing::deserialize(answer)?)));
+    let unknown = |error| vec![("history", Found::Bad(format!("{error:#}")))];
+    for (what, found) in found.unwrap_or_else(unknown) {
+        report(what, found)?;
+    }
     run::leave(&link, false).await?;
     for text in Sources::new(home, safe, limits).prompt().notices {
         report("prompt", Found::Note(text))?;
@@ -128,6 +154,52 @@ async fn hosts_model(link: &Link) -> Result<Found> {
     let about = views::ask(link, Verb::About { session: None }).await?;
     let text = |name: &str| about["model"][name].as_str().map(str::to_owned);
     Ok(text("name").map_or_else(|| Found::Note(text("none").unwrap_or_default()), Found::Good))
+}
+
+/// How the history stands, and what can be done about it.
+fn history(standing: &Standing) -> Vec<(&'static str, Found)> {
+    let Standing { commits, bytes: size, left_out, branches, backup, failure, .. } = standing;
+    let kept = format!("{}, {} on disk", plural(*commits as u64, "change"), bytes(*size));
+    let mut found = vec![("history", Found::Good(kept))];
+    // Files are named first in a line, and what they hold after it.
+    let (secret, other): (Vec<_>, Vec<_>) =
+        left_out.iter().partition(|line| line.contains(HOLDS_SECRET));
+    if !secret.is_empty() {
+        let text = format!(
+            "{}\nTake the secret out of the file; or name the file in `secrets_in` under `[history]` in config.toml, where nothing counts as one.",
+            listed(&secret)
+        );
+        found.push(("left out", Found::Note(text)));
+    }
+    if !other.is_empty() {
+        let text = format!("{}\nUndo cannot bring these back.", listed(&other));
+        found.push(("left out", Found::Note(text)));
+    }
+    if !branches.is_empty() {
+        let text = format!(
+            "{}\nLook with `fledgling diff main NAME`, then `fledgling merge NAME` or `fledgling drop NAME`.",
+            branches.join(", ")
+        );
+        found.push(("branches", Found::Note(text)));
+    }
+    found.push(match (backup, failure) {
+        (_, Some(failure)) => ("backup", Found::Bad(failure.clone())),
+        (Some(to), None) => ("backup", Found::Good(format!("to {to} after each turn"))),
+        (None, None) => ("backup", Found::Note(NO_BACKUP.to_owned())),
+    });
+    found.push(("recovery", Found::Note(DRILL.to_owned())));
+    found
+}
+
+/// One a line, as many as can be taken in.
+fn listed(lines: &[&String]) -> String {
+    let mut shown: Vec<_> =
+        lines.iter().take(LISTED).map(|line| line.as_str().to_owned()).collect();
+    let more = lines.len().saturating_sub(LISTED);
+    if more > 0 {
+        shown.push(format!("… and {more} more"));
+    }
+    shown.join("\n")
 }
 
 fn permissions(home: &Home) -> Found {

@@ -41,7 +41,9 @@ fn say(terminal: &mut Terminal, text: &str, answer: &str) {
     terminal.send(&format!("{text}\r"));
     terminal.wait_for(&format!("{answer:?} and the end of the turn"), |screen| {
         let shown = screen.contents();
-        shown.rsplit_once(answer).is_some_and(|(_, rest)| rest.contains(" tokens\n>"))
+        let after = |text: &str, end| text.rsplit_once(end).map(|(_, rest)| rest.to_owned());
+        let rest = after(&shown, answer).and_then(|rest| after(&rest, " tokens\n"));
+        rest.is_some_and(|rest| rest.lines().any(|line| line.starts_with('>')))
     });
 }
 

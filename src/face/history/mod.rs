@@ -27,6 +27,7 @@ use crate::organs::home::Home;
 use crate::organs::link::Link;
 use crate::organs::verb::{Verb, exit};
 
+pub use diff::bytes;
 pub use git::git;
 
 /// Where an answer is shown.
