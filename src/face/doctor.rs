@@ -8,7 +8,7 @@ use std::path::Path;
 use anyhow::Result;
 use serde::Deserialize as _;
 
-use crate::face::history::bytes;
+use crate::face::history::{bytes, listed};
 use crate::face::screen::{Place, Screen, write};
 use crate::face::turn_view::{plural, wrapped};
 use crate::face::{run, views};
@@ -34,8 +34,10 @@ pub enum Found {
 
 /// What the reason says where a file is left out for what is in it.
 const HOLDS_SECRET: &str = " (it holds ";
-/// Files that are named of those left out for one reason.
-const LISTED: usize = 10;
+const SECRETS: &str = "What looks like a secret is in these files: take it out, or name them in `secrets_in` under `[history]` in config.toml, where nothing counts as one";
+const NOT_KEPT: &str = "Undo cannot bring these back:";
+const BRANCHES: &str =
+    "Look with `fledgling diff main NAME`, then `fledgling merge NAME` or `fledgling drop NAME`.";
 const NO_BACKUP: &str = "none: `fledgling backup REMOTE|DIR` makes one; `backup` under `[history]` in config.toml makes one after each turn";
 const DRILL: &str = "`fledgling doctor --drill` tries whether all of it can be brought back";
 /// Columns of the screen before what was found.
@@ -161,25 +163,14 @@ fn history(standing: &Standing) -> Vec<(&'static str, Found)> {
     let Standing { commits, bytes: size, left_out, branches, backup, failure, .. } = standing;
     let kept = format!("{}, {} on disk", plural(*commits as u64, "change"), bytes(*size));
     let mut found = vec![("history", Found::Good(kept))];
-    // Files are named first in a line, and what they hold after it.
     let (secret, other): (Vec<_>, Vec<_>) =
-        left_out.iter().partition(|line| line.contains(HOLDS_SECRET));
-    if !secret.is_empty() {
-        let text = format!(
-            "{}\nTake the secret out of the file; or name the file in `secrets_in` under `[history]` in config.toml, where nothing counts as one.",
-            listed(&secret)
-        );
-        found.push(("left out", Found::Note(text)));
-    }
-    if !other.is_empty() {
-        let text = format!("{}\nUndo cannot bring these back.", listed(&other));
-        found.push(("left out", Found::Note(text)));
+        left_out.iter().cloned().partition(|line| line.contains(HOLDS_SECRET));
+    for (title, left_out) in [(SECRETS, secret), (NOT_KEPT, other)] {
+        let lines = listed(title, &left_out, Screen::PIPE);
+        found.extend(lines.map(|lines| ("left out", Found::Note(lines))));
     }
     if !branches.is_empty() {
-        let text = format!(
-            "{}\nLook with `fledgling diff main NAME`, then `fledgling merge NAME` or `fledgling drop NAME`.",
-            branches.join(", ")
-        );
+        let text = format!("{}\n{BRANCHES}", branches.join(", "));
         found.push(("branches", Found::Note(text)));
     }
     found.push(match (backup, failure) {
@@ -189,17 +180,6 @@ fn history(standing: &Standing) -> Vec<(&'static str, Found)> {
     });
     found.push(("recovery", Found::Note(DRILL.to_owned())));
     found
-}
-
-/// One a line, as many as can be taken in.
-fn listed(lines: &[&String]) -> String {
-    let mut shown: Vec<_> =
-        lines.iter().take(LISTED).map(|line| line.as_str().to_owned()).collect();
-    let more = lines.len().saturating_sub(LISTED);
-    if more > 0 {
-        shown.push(format!("… and {more} more"));
-    }
-    shown.join("\n")
 }
 
 fn permissions(home: &Home) -> Found {
@@ -230,5 +210,43 @@ fn readable(path: &Path) -> Result<(), String> {
     match session.take_notices() {
         notices if notices.is_empty() => Ok(()),
         notices => Err(notices.join("; ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(standing: &Standing) -> Vec<String> {
+        let line = |(what, found): (&str, Found)| match found {
+            Found::Good(text) => format!("ok {what}: {text}"),
+            Found::Note(text) => format!("note {what}: {text}"),
+            Found::Bad(text) => format!("BAD {what}: {text}"),
+        };
+        history(standing).into_iter().map(line).collect()
+    }
+
+    #[test]
+    fn the_history_says_what_it_lacks_and_what_to_do_about_it() {
+        let mut standing = Standing { commits: 1, bytes: 2048, ..Standing::default() };
+        let kept = "ok history: 1 change, 2.0 KB on disk".to_owned();
+        let drill = format!("note recovery: {DRILL}");
+        let no_backup = format!("note backup: {NO_BACKUP}");
+        assert_eq!(told(&standing), [kept.clone(), no_backup, drill.clone()]);
+        let left_out = ["a.iso (larger than 50 MB)", "config (it holds a token)"];
+        standing.left_out = left_out.map(str::to_owned).to_vec();
+        standing.branches = vec!["x".to_owned(), "y".to_owned()];
+        standing.backup = Some("/b".to_owned());
+        let expected = [
+            kept,
+            format!("note left out: {SECRETS}\n  config (it holds a token)"),
+            format!("note left out: {NOT_KEPT}\n  a.iso (larger than 50 MB)"),
+            format!("note branches: x, y\n{BRANCHES}"),
+            "ok backup: to /b after each turn".to_owned(),
+            drill,
+        ];
+        assert_eq!(told(&standing), expected);
+        standing.failure = Some("no room".to_owned());
+        assert_eq!(told(&standing)[4], "BAD backup: no room");
     }
 }

@@ -141,9 +141,10 @@ impl Tour {
         let answer = views::answer(&mut answers, |_| ()).await?;
         let answer = answer.context("the host ended before it answered")?;
         let text = |screen| history::text(&ask, &answer, Look::slash(screen));
-        let shown = match self.json {
-            true => json_line(&json!({ "typed": line, "answer": answer }))?,
-            false => text(self.screen)?,
+        let shown = if self.json {
+            json_line(&json!({ "typed": line, "answer": answer }))?
+        } else {
+            text(self.screen)?
         };
         write(Place::Out, &shown)?;
         // On a screen its words may be parted.

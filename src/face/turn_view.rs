@@ -321,6 +321,23 @@ mod tests {
     }
 
     #[test]
+    fn what_the_history_leaves_out_is_said_before_the_last_line() {
+        let left_out = "config (it holds what looks like a GitHub token)".to_owned();
+        let ended = Event::TurnEnded {
+            session: String::new(),
+            turn: 1,
+            end: End::Done,
+            why: String::new(),
+            changes: Changes { left_out, ..Changes::default() },
+            usage: Usage::default(),
+            ms: 0,
+        };
+        let said = "Left out of the history: config (it\nholds what looks like a GitHub token)";
+        let shown = TurnView::new(SCREEN).event(&ended);
+        assert_eq!(shown, [aside(said), aside("0.0 s · 0 tokens")].concat());
+    }
+
+    #[test]
     fn files_without_lines_show_none() {
         let changes = |added| Changes { files: 1, added, ..Changes::default() };
         let shown = |added| last_line(&changes(added), Usage::default(), Duration::ZERO);

@@ -29,6 +29,7 @@ use crate::organs::verb::{Verb, exit};
 
 pub use diff::bytes;
 pub use git::git;
+pub use told::listed;
 
 /// Where an answer is shown.
 #[derive(Debug, Clone, Copy)]

@@ -58,7 +58,7 @@ fn entry((path, what): &(String, String)) -> String {
 }
 
 /// A list under its title; nothing where nothing is listed.
-fn listed(title: &str, entries: &[String], screen: Screen) -> Option<String> {
+pub fn listed(title: &str, entries: &[String], screen: Screen) -> Option<String> {
     let title = Some(screen.bold(title)).filter(|title| !title.is_empty());
     let mut shown = Wrap::new(screen.width, false);
     for entry in entries.iter().take(LISTED) {
