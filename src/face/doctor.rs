@@ -34,7 +34,7 @@ pub enum Found {
 
 /// What the reason says where a file is left out for what is in it.
 const HOLDS_SECRET: &str = " (it holds ";
-const SECRETS: &str = "What looks like a secret is in these files: take it out, or name them in `secrets_in` under `[history]` in config.toml, where nothing counts as one";
+const SECRETS: &str = "What looks like a secret is in these files: take it out, or name them in `secrets_in` under `[history]` in config.toml, where nothing counts as one:";
 const NOT_KEPT: &str = "Undo cannot bring these back:";
 const BRANCHES: &str =
     "Look with `fledgling diff main NAME`, then `fledgling merge NAME` or `fledgling drop NAME`.";

@@ -93,7 +93,8 @@ impl Tour {
                     line
                 }
             };
-            self.say(&format!("\nyou> {line}\n"), Screen::bold)?;
+            self.say(&format!("\nyou> {line}"), Screen::bold)?;
+            self.say("", Screen::dim)?;
             let code = match step {
                 Owner::Says(line) => self.turn(line).await?,
                 Owner::Types(typed) => self.command(&typed).await?,

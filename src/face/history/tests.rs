@@ -261,7 +261,7 @@ fn an_undo_tells_what_it_did_and_what_it_cannot() {
            x: removed\n\n\
          Look at these:\n  \
            big.iso: larger than 50 MB\n\n\
-         What this cannot take back: anything these commands did elsewhere\n  \
+         What this cannot take back: anything these commands did\nelsewhere\n  \
            curl -d @books https://example.org"
     );
     let many = (1..=23).map(|number| (format!("f{number}"), "put back".to_owned())).collect();

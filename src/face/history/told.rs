@@ -59,7 +59,7 @@ fn entry((path, what): &(String, String)) -> String {
 
 /// A list under its title; nothing where nothing is listed.
 pub fn listed(title: &str, entries: &[String], screen: Screen) -> Option<String> {
-    let title = Some(screen.bold(title)).filter(|title| !title.is_empty());
+    let title = Some(screen.bold(&wrapped(title, screen))).filter(|title| !title.is_empty());
     let mut shown = Wrap::new(screen.width, false);
     for entry in entries.iter().take(LISTED) {
         shown.begin("  ", "    ");
