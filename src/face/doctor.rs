@@ -6,11 +6,14 @@
 use std::path::Path;
 
 use anyhow::Result;
+use serde::Deserialize as _;
 
-use crate::face::clean::clean;
+use crate::face::history::{bytes, listed};
 use crate::face::screen::{Place, Screen, write};
+use crate::face::turn_view::{plural, wrapped};
 use crate::face::{run, views};
 use crate::kernel::session::Session;
+use crate::organs::history::ask::{Ask, Standing};
 use crate::organs::home::Home;
 use crate::organs::host::Settings;
 use crate::organs::link::Link;
@@ -20,28 +23,47 @@ use crate::organs::sessions;
 use crate::organs::verb::Verb;
 
 /// How one check came out.
-enum Found {
+pub enum Found {
+    /// As it should be.
     Good(String),
+    /// Not wrong, and yet to be known.
     Note(String),
+    /// Wrong.
     Bad(String),
+}
+
+/// What the reason says where a file is left out for what is in it.
+const HOLDS_SECRET: &str = " (it holds ";
+const SECRETS: &str = "What looks like a secret is in these files: take it out, or name them in `secrets_in` under `[history]` in config.toml, where nothing counts as one:";
+const NOT_KEPT: &str = "Undo cannot bring these back:";
+const BRANCHES: &str =
+    "Look with `fledgling diff main NAME`, then `fledgling merge NAME` or `fledgling drop NAME`.";
+const NO_BACKUP: &str = "none: `fledgling backup REMOTE|DIR` makes one; `backup` under `[history]` in config.toml makes one after each turn";
+const DRILL: &str = "`fledgling doctor --drill` tries whether all of it can be brought back";
+/// Columns of the screen before what was found.
+const INDENT: usize = 16;
+
+impl Found {
+    /// Print it, after what was looked at.
+    pub fn say(&self, what: &str) -> Result<()> {
+        let screen = Screen::of(Place::Out);
+        let (mark, text) = match self {
+            Self::Good(text) => ("ok  ".to_owned(), text),
+            Self::Note(text) => ("note".to_owned(), text),
+            Self::Bad(text) => (screen.warn("BAD "), text),
+        };
+        let beside = Screen { width: screen.width.saturating_sub(INDENT), ..screen };
+        let text = wrapped(text, beside).replace('\n', &format!("\n{:INDENT$}", ""));
+        Ok(write(Place::Out, &format!("{mark} {what:10} {text}"))?)
+    }
 }
 
 /// Run all checks. The exit code is 0 when nothing is wrong.
 pub async fn doctor(settings: impl FnOnce() -> Result<Settings>) -> Result<u8> {
-    let screen = Screen::of(Place::Out);
     let mut bad = 0;
     let mut report = |what: &str, found: Found| -> Result<()> {
-        let (mark, text) = match found {
-            Found::Good(text) => ("ok  ", text),
-            Found::Note(text) => ("note", text),
-            Found::Bad(text) => {
-                bad += 1;
-                ("BAD ", text)
-            }
-        };
-        let mark = if mark == "BAD " { screen.warn(mark) } else { mark.to_owned() };
-        let text = clean(&text).replace('\n', &format!("\n{:16}", ""));
-        Ok(write(Place::Out, &format!("{mark} {what:10} {text}"))?)
+        bad += u8::from(matches!(found, Found::Bad(_)));
+        found.say(what)
     };
     let settings = match settings() {
         Ok(settings) => settings,
@@ -97,6 +119,12 @@ pub async fn doctor(settings: impl FnOnce() -> Result<Settings>) -> Result<u8> {
             }
         }
     }
+    let standing = views::ask(&link, Verb::History(Ask::Standing)).await;
+    let found = standing.and_then(|answer| Ok(history(&Standing::deserialize(answer)?)));
+    let unknown = |error| vec![("history", Found::Bad(format!("{error:#}")))];
+    for (what, found) in found.unwrap_or_else(unknown) {
+        report(what, found)?;
+    }
     run::leave(&link, false).await?;
     for text in Sources::new(home, safe, limits).prompt().notices {
         report("prompt", Found::Note(text))?;
@@ -130,6 +158,30 @@ async fn hosts_model(link: &Link) -> Result<Found> {
     Ok(text("name").map_or_else(|| Found::Note(text("none").unwrap_or_default()), Found::Good))
 }
 
+/// How the history stands, and what can be done about it.
+fn history(standing: &Standing) -> Vec<(&'static str, Found)> {
+    let Standing { commits, bytes: size, left_out, branches, backup, failure, .. } = standing;
+    let kept = format!("{}, {} on disk", plural(*commits as u64, "change"), bytes(*size));
+    let mut found = vec![("history", Found::Good(kept))];
+    let (secret, other): (Vec<_>, Vec<_>) =
+        left_out.iter().cloned().partition(|line| line.contains(HOLDS_SECRET));
+    for (title, left_out) in [(SECRETS, secret), (NOT_KEPT, other)] {
+        let lines = listed(title, &left_out, Screen::PIPE);
+        found.extend(lines.map(|lines| ("left out", Found::Note(lines))));
+    }
+    if !branches.is_empty() {
+        let text = format!("{}\n{BRANCHES}", branches.join(", "));
+        found.push(("branches", Found::Note(text)));
+    }
+    found.push(match (backup, failure) {
+        (_, Some(failure)) => ("backup", Found::Bad(failure.clone())),
+        (Some(to), None) => ("backup", Found::Good(format!("to {to} after each turn"))),
+        (None, None) => ("backup", Found::Note(NO_BACKUP.to_owned())),
+    });
+    found.push(("recovery", Found::Note(DRILL.to_owned())));
+    found
+}
+
 fn permissions(home: &Home) -> Found {
     use std::os::unix::fs::PermissionsExt as _;
     for name in ["config.toml", "secrets.toml", "door.key"] {
@@ -158,5 +210,43 @@ fn readable(path: &Path) -> Result<(), String> {
     match session.take_notices() {
         notices if notices.is_empty() => Ok(()),
         notices => Err(notices.join("; ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(standing: &Standing) -> Vec<String> {
+        let line = |(what, found): (&str, Found)| match found {
+            Found::Good(text) => format!("ok {what}: {text}"),
+            Found::Note(text) => format!("note {what}: {text}"),
+            Found::Bad(text) => format!("BAD {what}: {text}"),
+        };
+        history(standing).into_iter().map(line).collect()
+    }
+
+    #[test]
+    fn the_history_says_what_it_lacks_and_what_to_do_about_it() {
+        let mut standing = Standing { commits: 1, bytes: 2048, ..Standing::default() };
+        let kept = "ok history: 1 change, 2.0 KB on disk".to_owned();
+        let drill = format!("note recovery: {DRILL}");
+        let no_backup = format!("note backup: {NO_BACKUP}");
+        assert_eq!(told(&standing), [kept.clone(), no_backup, drill.clone()]);
+        let left_out = ["a.iso (larger than 50 MB)", "config (it holds a token)"];
+        standing.left_out = left_out.map(str::to_owned).to_vec();
+        standing.branches = vec!["x".to_owned(), "y".to_owned()];
+        standing.backup = Some("/b".to_owned());
+        let expected = [
+            kept,
+            format!("note left out: {SECRETS}\n  config (it holds a token)"),
+            format!("note left out: {NOT_KEPT}\n  a.iso (larger than 50 MB)"),
+            format!("note branches: x, y\n{BRANCHES}"),
+            "ok backup: to /b after each turn".to_owned(),
+            drill,
+        ];
+        assert_eq!(told(&standing), expected);
+        standing.failure = Some("no room".to_owned());
+        assert_eq!(told(&standing)[4], "BAD backup: no room");
     }
 }

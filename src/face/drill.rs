@@ -11,20 +11,16 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result, bail, ensure};
 use git2::{ObjectType, Oid, Repository, TreeWalkMode, TreeWalkResult};
 
-use crate::face::clean::clean;
+use crate::face::doctor::Found;
 use crate::face::run::interrupted;
-use crate::face::screen::{Place, Screen, write};
-use crate::face::tour::Folder;
+use crate::face::tour::{Folder, scripted};
 use crate::kernel::event::{Changes, End, Event};
 use crate::kernel::interrupt::{Interrupt, interrupt};
-use crate::organs::config::Config;
 use crate::organs::history::scan::Scan;
 use crate::organs::history::scan::Terms;
 use crate::organs::history::{backup, gitdir};
 use crate::organs::home::{Home, HostLock};
 use crate::organs::host::{Host, Settings};
-use crate::organs::keys::Keys;
-use crate::organs::models::Catalog;
 use crate::organs::verb::{self, Answer, Caller, Verb, exit};
 
 /// The model's side of the turn.
@@ -53,35 +49,28 @@ pub async fn drill(settings: Settings) -> Result<u8> {
         }
     };
     let Err((at, error)) = done else { return Ok(0) };
-    say(true, at, &format!("{error:#}"))?;
+    Found::Bad(format!("{error:#}")).say(at)?;
     Ok(exit::FAILED)
 }
 
 async fn exercise(home: Home, folder: &Path, stop: Interrupt) -> Result<(), Failed> {
     let at = |step| move |error| (step, error);
-    let done = |step, text: &str| say(false, step, text).map_err(at(step));
+    let done = |step, text: String| Found::Good(text).say(step).map_err(at(step));
     let store = folder.join("backup.git");
     let copy = Home::resolve(Some(folder.join("home"))).map_err(at("backup"))?;
 
     let (from, to, stopped) = (home, store.clone(), stop.clone());
     let backed = blocking(move || back_up(&from, &to, &stopped)).await;
     let (before, text) = backed.map_err(at("backup"))?;
-    done("backup", &text)?;
+    done("backup", text)?;
 
     let (into, stopped) = (copy.clone(), stop.clone());
     let restored = blocking(move || bring_back(&store, &into, before, &stopped)).await;
     let (lock, head, text) = restored.map_err(at("restore"))?;
-    done("restore", &text)?;
+    done("restore", text)?;
 
     let text = live(copy, lock, folder, head, &stop).await.map_err(at("turn"))?;
-    done("turn", &text)
-}
-
-/// A line as those of `doctor`.
-fn say(bad: bool, step: &str, text: &str) -> Result<()> {
-    let mark = if bad { Screen::of(Place::Out).warn("BAD ") } else { "ok  ".to_owned() };
-    let text = clean(text).replace('\n', &format!("\n{:16}", ""));
-    Ok(write(Place::Out, &format!("{mark} {step:10} {text}"))?)
+    done("turn", text)
 }
 
 /// The latest commit, which must be in the backup.
@@ -142,12 +131,7 @@ async fn live(
     let file = format!("drill-{:08x}.txt", fastrand::u32(..));
     std::fs::write(&recording, RECORDING.replace(FILE, &file))
         .with_context(|| format!("cannot write {}", recording.display()))?;
-    let config = Config::default();
-    let catalog = Catalog::new(config.clone(), Keys::default());
-    let model = Some(format!("script:{}", text_of(&recording)?));
-    let settings =
-        Settings { home: home.clone(), config, catalog, model, safe: false, resident: false };
-    let host = Host::open(settings, lock).await?;
+    let host = scripted(home.clone(), lock, &recording).await?;
     let ended = tokio::select! {
         ended = turn(&host) => ended,
         () = stop.wait() => Err(anyhow::anyhow!("interrupted")),
@@ -207,7 +191,10 @@ mod tests {
     use std::fs;
 
     use super::*;
+    use crate::organs::config::Config;
     use crate::organs::history::snapshots::{self, Snapshots};
+    use crate::organs::keys::Keys;
+    use crate::organs::models::Catalog;
 
     fn settings(folder: &Path) -> Settings {
         let home = Home::resolve(Some(folder.join("home"))).unwrap();

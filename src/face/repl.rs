@@ -15,13 +15,16 @@ use crate::face::onboard::{Welcome, opening, recall, welcome};
 use crate::face::prompt_line::{PromptLine, Typed};
 use crate::face::screen::{Place, Screen};
 use crate::face::turn_view::{Shown, TurnView, wrapped};
-use crate::face::{commands, help, run, tour, views};
+use crate::face::{Refusal, commands, help, run, tour, views};
 use crate::kernel::event::Event;
 use crate::organs::home::Home;
 use crate::organs::host::Settings;
 use crate::organs::link::Link;
 use crate::organs::sessions;
 use crate::organs::verb::{self, Answer, Verb, exit};
+
+/// Said after the first turn that changes something.
+const UNDO: &str = "/undo takes such a turn back; /log lists what was changed.";
 
 /// Talk. The number is the exit code.
 pub async fn repl(mut settings: Settings, session: Option<String>, json: bool) -> Result<u8> {
@@ -42,6 +45,7 @@ pub async fn repl(mut settings: Settings, session: Option<String>, json: bool) -
     let model = settings.model.clone();
     let link = Link::establish(move || Ok(settings)).await?;
     let screen = Screen::of(Place::Out);
+    let newcomer = sessions::latest(&home)?.is_none();
     let session = opening(&link, &home, session, screen)?;
     let heard = watch(&link, &session).await?;
     let prompt = PromptLine::start(&home, &commands::COMMANDS)?;
@@ -64,6 +68,7 @@ pub async fn repl(mut settings: Settings, session: Option<String>, json: bool) -
         unheard,
         hosts,
         mine,
+        newcomer,
         held,
     };
     let mut ended = repl.talk().await;
@@ -111,6 +116,8 @@ struct Repl {
     hosts: usize,
     /// What was said here and has not been heard of since.
     mine: Vec<String>,
+    /// Whether this home has never heard of undo.
+    newcomer: bool,
     /// Whether the next prompt waits for an answer, as it does on a dumb terminal.
     held: bool,
 }
@@ -259,8 +266,11 @@ impl Repl {
             Event::TurnStarted { .. } | Event::Reply { .. } => {
                 self.prompt.turn = Some(self.prompt.busy.clone());
             }
-            Event::TurnEnded { .. } => {
+            Event::TurnEnded { changes, .. } => {
                 self.prompt.turn = None;
+                if changes.commit.is_some() && std::mem::take(&mut self.newcomer) {
+                    self.aside(UNDO);
+                }
                 self.release();
             }
             _ => {}
@@ -446,7 +456,12 @@ async fn watch(link: &Link, session: &str) -> Result<UnboundedReceiver<Answer>> 
     }
 }
 
-/// What went wrong, ready to print.
+/// What went wrong, ready to print: with commands as they are typed here.
 fn complaint(error: &anyhow::Error, screen: Screen) -> String {
-    screen.warn(&wrapped(&format!("{error:#}"), screen))
+    let said = commands::COMMANDS.iter().fold(format!("{error:#}"), |said, (name, _)| {
+        said.replace(&format!("`fledgling {}", &name[1..]), &format!("`{name}"))
+    });
+    let said = wrapped(&said, screen);
+    let is_help = error.downcast_ref::<Refusal>().is_some_and(|refusal| refusal.exit == 0);
+    if is_help { said } else { screen.warn(&said) }
 }

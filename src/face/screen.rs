@@ -38,6 +38,9 @@ const UNBROKEN: usize = 100_000;
 const NARROWEST: usize = 20;
 
 impl Screen {
+    /// What is no screen at all.
+    pub const PIPE: Self = Self { terminal: false, width: UNBROKEN, colour: false };
+
     /// What a place can show now.
     pub fn of(place: Place) -> Self {
         let (out, err) = (io::stdout(), io::stderr());

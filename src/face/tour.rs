@@ -8,24 +8,26 @@
 use std::fs::DirBuilder;
 use std::io::{BufRead as _, IsTerminal as _};
 use std::os::unix::fs::DirBuilderExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::face::clean::row;
+use crate::face::clean::{json_line, row};
+use crate::face::history::Look;
 use crate::face::run::{Output, interrupted};
 use crate::face::screen::{Place, Screen, write};
 use crate::face::turn_view::{Looked, wrapped};
+use crate::face::{history, views};
 use crate::kernel::event::Event;
 use crate::organs::config::Config;
-use crate::organs::home::Home;
+use crate::organs::home::{Home, HostLock};
 use crate::organs::host::{Host, Settings};
 use crate::organs::keys::Keys;
 use crate::organs::models::Catalog;
 use crate::organs::verb::{self, Answer, Caller, Verb, exit};
-use crate::wires::script;
+use crate::wires::script::{self, Owner, Typed};
 
 /// The recording: what the owner says and what the model replies.
 const RECORDING: &str = include_str!("tour.jsonl");
@@ -45,8 +47,13 @@ const LINES: usize = 24;
 /// Play it. The exit code is 1 when it did not go as recorded.
 pub async fn tour(json: bool) -> Result<u8> {
     let folder = Folder::new("tour")?;
-    let host = host(&folder).await?;
-    let tour = Tour { host: host.clone(), screen: Screen::of(Place::Out), json };
+    let recording = folder.0.join("tour.jsonl");
+    std::fs::write(&recording, RECORDING).context("cannot write the recording")?;
+    let home = Home::resolve(Some(folder.0.join("home")))?;
+    home.create_root()?;
+    let lock = home.lock()?.context("the tour's own home is locked")?;
+    let host = scripted(home.clone(), lock, &recording).await?;
+    let tour = Tour { host: host.clone(), home, screen: Screen::of(Place::Out), json };
     tokio::select! {
         code = tour.play() => code,
         () = interrupted() => {
@@ -56,12 +63,8 @@ pub async fn tour(json: bool) -> Result<u8> {
     }
 }
 
-async fn host(folder: &Folder) -> Result<Arc<Host>> {
-    let recording = folder.0.join("tour.jsonl");
-    std::fs::write(&recording, RECORDING).context("cannot write the recording")?;
-    let home = Home::resolve(Some(folder.0.join("home")))?;
-    home.create_root()?;
-    let lock = home.lock()?.context("the tour's own home is locked")?;
+/// A host of this home, in which a recording plays the model and nothing is the owner's.
+pub async fn scripted(home: Home, lock: HostLock, recording: &Path) -> Result<Arc<Host>> {
     let config = Config::default();
     let catalog = Catalog::new(config.clone(), Keys::default());
     let model = Some(format!("script:{}", recording.display()));
@@ -70,6 +73,7 @@ async fn host(folder: &Folder) -> Result<Arc<Host>> {
 
 struct Tour {
     host: Arc<Host>,
+    home: Home,
     screen: Screen,
     json: bool,
 }
@@ -77,28 +81,38 @@ struct Tour {
 impl Tour {
     async fn play(&self) -> Result<u8> {
         let pauses = self.screen.terminal && std::io::stdin().is_terminal() && !self.json;
-        self.say(INTRO)?;
-        for line in script::owner_lines(RECORDING) {
+        self.say(INTRO, Screen::bold)?;
+        for step in script::owner_lines(RECORDING) {
             if pauses {
                 pause(self.screen).await?;
             }
-            self.say(&format!("\nyou> {line}"))?;
-            self.say("")?;
-            let code = self.turn(line).await?;
+            let line = match &step {
+                Owner::Says(line) => line,
+                Owner::Types(Typed { line, about, .. }) => {
+                    self.say(&format!("\n{about}"), Screen::dim)?;
+                    line
+                }
+            };
+            self.say(&format!("\nyou> {line}"), Screen::bold)?;
+            self.say("", Screen::dim)?;
+            let code = match step {
+                Owner::Says(line) => self.turn(line).await?,
+                Owner::Types(typed) => self.command(&typed).await?,
+            };
             if code != 0 {
                 return Ok(code);
             }
         }
-        self.say(OUTRO)?;
+        self.say(OUTRO, Screen::bold)?;
         Ok(0)
     }
 
     /// Words of the tour's own. Those that read JSON need none.
-    fn say(&self, text: &str) -> Result<()> {
+    fn say(&self, text: &str, style: impl Fn(&Screen, &str) -> String) -> Result<()> {
         if self.json {
             return Ok(());
         }
-        Ok(write(Place::Out, &self.screen.bold(&wrapped(text, self.screen)))?)
+        Ok(write(Place::Out, &style(&self.screen, &wrapped(text, self.screen)))?)
     }
 
     /// One turn. The number is its exit code.
@@ -118,6 +132,29 @@ impl Tour {
             }
         }
         Ok(output.ended.unwrap_or(exit::FAILED))
+    }
+
+    /// A command of the conversation, done and shown as there. The number is an exit code.
+    async fn command(&self, typed: &Typed) -> Result<u8> {
+        let Typed { line, contains, .. } = typed;
+        let ask = history::command::typed(line, &self.home.workspace())?;
+        let mut answers = self.host.ask(Caller::Owner, Verb::History(ask.clone()));
+        let answer = views::answer(&mut answers, |_| ()).await?;
+        let answer = answer.context("the host ended before it answered")?;
+        let text = |screen| history::text(&ask, &answer, Look::slash(screen));
+        let shown = if self.json {
+            json_line(&json!({ "typed": line, "answer": answer }))?
+        } else {
+            text(self.screen)?
+        };
+        write(Place::Out, &shown)?;
+        // On a screen its words may be parted.
+        let said = text(Screen::PIPE)?;
+        anyhow::ensure!(
+            said.contains(contains),
+            "the tour cannot go on: {line} should have told of {contains:?}, and said:\n{said}"
+        );
+        Ok(0)
     }
 
     /// Show a call whole, and let words and deeds stand apart.

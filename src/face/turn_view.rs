@@ -136,6 +136,10 @@ impl TurnView {
                     End::Failed => lines.push(self.warning(&format!("The turn failed: {why}."))),
                     End::Interrupted => lines.push(self.warning("Interrupted.")),
                 }
+                if !changes.left_out.is_empty() {
+                    let left_out = format!("Left out of the history: {}", changes.left_out);
+                    lines.push(self.warning(&left_out));
+                }
                 let last = last_line(changes, *usage, Duration::from_millis(*ms));
                 lines.push(Shown::Aside(self.screen.dim(&line(&last, self.screen.width))));
                 lines
@@ -314,6 +318,23 @@ mod tests {
         let text = "cannot read it: no such file\nmore";
         let shown = failed("read", path, text);
         assert_eq!(shown, aside("✗ read a/p…  0.0 s  cannot read it: no …"));
+    }
+
+    #[test]
+    fn what_the_history_leaves_out_is_said_before_the_last_line() {
+        let left_out = "config (it holds what looks like a GitHub token)".to_owned();
+        let ended = Event::TurnEnded {
+            session: String::new(),
+            turn: 1,
+            end: End::Done,
+            why: String::new(),
+            changes: Changes { left_out, ..Changes::default() },
+            usage: Usage::default(),
+            ms: 0,
+        };
+        let said = "Left out of the history: config (it\nholds what looks like a GitHub token)";
+        let shown = TurnView::new(SCREEN).event(&ended);
+        assert_eq!(shown, [aside(said), aside("0.0 s · 0 tokens")].concat());
     }
 
     #[test]

@@ -79,10 +79,31 @@ enum Fail {
     Overflow(String),
 }
 
-/// What the owner says, and no model.
+/// What the owner does, which no model replies.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// Says something to the agent.
+    Says(String),
+    /// Types a command of the conversation.
+    Types(Typed),
+}
+
+/// A command, and what must come of it.
+#[derive(Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Typed {
+    /// The whole line.
+    #[serde(rename = "type")]
+    pub line: String,
+    /// What it is for, told to whoever watches.
+    pub about: String,
+    /// Something that its answer must hold.
+    pub contains: String,
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Owner {
+struct Said {
     owner: String,
 }
 
@@ -92,10 +113,18 @@ struct Window {
     window: u64,
 }
 
-/// What the owner says in a script, in order.
-pub fn owner_lines(text: &str) -> Vec<String> {
-    let said = |(_, line): (_, &str)| Some(serde_json::from_str::<Owner>(line).ok()?.owner);
-    lines(text).filter_map(said).collect()
+/// What the owner does in a script that was parsed without a mistake, in order.
+pub fn owner_lines(text: &str) -> Vec<Owner> {
+    let done = |(_, line)| owner(&serde_json::from_str(line).ok()?)?.ok();
+    lines(text).filter_map(done).collect()
+}
+
+/// What the owner does in a line; nothing where it is about somebody else.
+fn owner(line: &Value) -> Option<serde_json::Result<Owner>> {
+    if line.get("owner").is_some() {
+        return Some(Said::deserialize(line).map(|said| Owner::Says(said.owner)));
+    }
+    line.get("type").is_some().then(|| Typed::deserialize(line).map(Owner::Types))
 }
 
 /// The lines that are neither blank nor comments, numbered from 1.
@@ -113,8 +142,8 @@ impl Script {
             let value: Value = serde_json::from_str(line)
                 .map_err(|error| format!("{at}: not JSON in column {}", error.column()))?;
             let wrong = |error| format!("{at}: {error}");
-            if value.get("owner").is_some() {
-                serde_json::from_value::<Owner>(value).map_err(wrong)?;
+            if let Some(owner) = owner(&value) {
+                owner.map_err(wrong)?;
             } else if position == 0 && value.get("window").is_some() {
                 window = serde_json::from_value::<Window>(value).map_err(wrong)?.window;
             } else {
@@ -305,6 +334,7 @@ mod tests {
 {"text":"c d","expect":{"contains":"out","not_contains":"err"},"usage":{"input":3,"output":4},"stop":"max_tokens"}
 {"fail":{"transient":"busy"}}
 {"text":"half a","cut":true}
+{"type": "/undo", "about": "a", "contains": "b"}
 {"owner": "bye"}
 {"text":"never","expect":{"contains":"xyz"}}
 "#;
@@ -355,7 +385,7 @@ mod tests {
         );
         assert_eq!(
             ask(&script, &messages).await.0.unwrap_err(),
-            "s:11: expected \"xyz\" in the last message; it is \"out\""
+            "s:12: expected \"xyz\" in the last message; it is \"out\""
         );
         let end = ask(&script, &messages).await.0.unwrap_err();
         assert_eq!(end, "s: the script ends after 5 replies");
@@ -363,7 +393,10 @@ mod tests {
 
     #[test]
     fn the_owners_lines() {
-        assert_eq!(owner_lines(SCRIPT), ["hello", "bye"]);
+        let said = |text: &str| Owner::Says(text.to_owned());
+        let [line, about, contains] = ["/undo", "a", "b"].map(str::to_owned);
+        let typed = Owner::Types(Typed { line, about, contains });
+        assert_eq!(owner_lines(SCRIPT), [said("hello"), typed, said("bye")]);
     }
 
     #[test]
@@ -373,6 +406,7 @@ mod tests {
             ("{\"text\":\"a\",\"expect\":{\"contain\":\"b\"}}", "s:1: unknown field `contain`"),
             ("{\"text\":1}", "s:1: invalid type: integer `1`, expected a string"),
             ("{\"owner\":\"a\",\"text\":\"b\"}", "s:1: unknown field `text`"),
+            ("{\"type\":\"a\",\"about\":\"b\"}", "s:1: missing field `contains`"),
             ("{}\n{\"window\":1}", "s:2: unknown field `window`"),
             ("{\"stop\":\"cut\"}", "s:1: a reply is cut by"),
             ("{\"text\":", "s:1: not JSON in column 8"),

@@ -41,7 +41,9 @@ fn say(terminal: &mut Terminal, text: &str, answer: &str) {
     terminal.send(&format!("{text}\r"));
     terminal.wait_for(&format!("{answer:?} and the end of the turn"), |screen| {
         let shown = screen.contents();
-        shown.rsplit_once(answer).is_some_and(|(_, rest)| rest.contains(" tokens\n>"))
+        let after = |text: &str, end| text.rsplit_once(end).map(|(_, rest)| rest.to_owned());
+        let rest = after(&shown, answer).and_then(|rest| after(&rest, " tokens\n"));
+        rest.is_some_and(|rest| rest.lines().any(|line| line.starts_with('>')))
     });
 }
 
@@ -237,7 +239,7 @@ fn a_call_is_a_line_and_a_slow_one_says_that_it_runs() {
     terminal.wait_text("… bash cat held …  still running");
     let held = OpenOptions::new().write(true).open(home.workspace("held"));
     held.and_then(|mut held| held.write_all(b"let go\n")).expect("the command reads");
-    terminal.wait_text(" tokens\n>");
+    terminal.wait_text(" lists what was changed.\n>");
     let shown = terminal.text();
     let ended = shown.lines().find(|line| line.starts_with("· bash cat held …  "));
     assert!(ended.is_some_and(|line| line.ends_with(" s")), "{shown}");
@@ -611,4 +613,33 @@ fn what_was_said_to_a_host_that_ended_is_said_again() {
     terminal.wait_text("this terminal hosts now");
     terminal.wait_text("I heard.");
     assert_eq!(server.asked(2)[1].heard().matches("second").count(), 1);
+}
+
+#[test]
+fn whoever_is_new_hears_of_undo_once_and_can_use_it() {
+    let server = Server::start();
+    let home = Home::new().with_anthropic(&server);
+    let mut terminal = talk(&home, &[]);
+    terminal.send("/undo\r");
+    terminal.wait_text("`/log` shows all");
+    prompt(&terminal, "");
+    for file in ["a", "b"] {
+        let made = format!("There is {file}.");
+        server.queue(Reply::new().bash(&format!("touch {file}"))).queue(Reply::text(&made));
+        say(&mut terminal, &format!("make {file}"), &made);
+        terminal.wait_text("/undo takes such a turn back");
+        assert_eq!(terminal.text().matches("/undo takes such a turn back").count(), 1);
+        prompt(&terminal, "");
+    }
+    terminal.send("/undo\r");
+    terminal.wait_text("(/redo reverses it)");
+    terminal.wait_text("  b: removed");
+    prompt(&terminal, "");
+    assert!(home.read("a").is_some() && home.read("b").is_none());
+    terminal.send("/redo\r");
+    terminal.wait_text("Brought back by commit");
+    prompt(&terminal, "");
+    assert!(home.read("b").is_some());
+    terminal.send("/undo --help\r");
+    terminal.wait_text("--marks   Both stay in the file");
 }

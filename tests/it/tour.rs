@@ -44,7 +44,19 @@ fn the_bug_is_seen_and_fixed() {
         "1 file +2 −2",
         "    station\t5.60",
         "· write skills/coffee/SKILL.md",
+        "    3 cups, 9 in all",
+        "A change of mind",
+        "you> /undo\n\nTaken back by commit ",
+        "  bin/coffee: put back",
+        "elsewhere\n  coffee total",
+        "you> /why bin/coffee:20\n\n> How much is that so far?",
+        "a whole number of cents divided by a whole 100",
+        "you> /redo\n\nBrought back by commit ",
         "· edit memory/MEMORY.md",
+        "you> /log",
+        "My limit is 20 a week.",
+        "Undo: The cents are noise.",
+        "The workspace as it begins",
         "That was the tour.",
     ] {
         let at =
@@ -60,7 +72,10 @@ fn its_events_are_json() {
     let events: Vec<Value> =
         ran.stdout.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
     let count = |name: &str| events.iter().filter(|event| event["event"] == name).count();
-    assert_eq!((count("turn_started"), count("turn_ended")), (5, 5), "{ran}");
+    assert_eq!((count("turn_started"), count("turn_ended")), (6, 6), "{ran}");
+    let typed: Vec<_> = events.iter().filter_map(|event| event["typed"].as_str()).collect();
+    assert_eq!(typed, ["/undo", "/why bin/coffee:20", "/redo", "/log"]);
+    assert!(events.iter().any(|event| event["answer"]["paths"][0][0] == "bin/coffee"), "{ran}");
     assert_eq!(count("call"), count("result"));
     let ended = events.iter().filter(|event| event["event"] == "turn_ended");
     assert!(ended.map(|event| &event["changes"]["files"]).all(|files| files.as_u64() > Some(0)));

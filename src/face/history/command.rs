@@ -10,6 +10,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::face::Refusal;
 use crate::organs::history::ask::{Ask, Favour, Which};
+use crate::organs::verb::exit;
 
 /// The latest commit.
 const LATEST: &str = "HEAD";
@@ -102,14 +103,17 @@ pub enum Command {
 /// What to do where later changes are in the way.
 #[derive(Debug, Args)]
 #[group(multiple = false)]
+#[command(
+    next_help_heading = "Where later changes are in the way (else nothing is done, and they are shown)"
+)]
 pub struct Favours {
-    /// Where later changes are in the way: what is put back or brought in wins
+    /// What is put back or brought in wins
     #[arg(long)]
     theirs: bool,
-    /// … what is there now stays
+    /// What is there now stays
     #[arg(long)]
     ours: bool,
-    /// … both stay in the file, between marks, for you to edit
+    /// Both stay in the file, between marks, for you to edit
     #[arg(long)]
     marks: bool,
 }
@@ -205,7 +209,8 @@ pub fn typed(line: &str, workspace: &Path) -> Result<Ask> {
     let said = |error: clap::Error| {
         let said = error.render().to_string().replace("Usage:  ", "Usage: /");
         let end = said.find("\n\nFor more information").unwrap_or(said.len());
-        Refusal::usage(said[..end].trim_end())
+        let exit = if error.use_stderr() { exit::USAGE } else { 0 };
+        Refusal { why: said[..end].trim_end().to_owned(), exit }
     };
     slash.map_err(said)?.command.ask(&Folder::of(workspace, workspace))
 }
@@ -256,7 +261,6 @@ impl Folder {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::organs::verb::exit;
 
     fn ask(line: &str) -> Ask {
         typed(line, Path::new("/h/workspace")).unwrap()

@@ -119,7 +119,8 @@ fn became(was: Option<&str>, is: Option<&str>) -> String {
     }
 }
 
-fn bytes(count: u64) -> String {
+/// A size as people say it.
+pub fn bytes(count: u64) -> String {
     let mut size = count as f64;
     let units = ["bytes", "KB", "MB", "GB"];
     let unit = units.into_iter().find(|_| {

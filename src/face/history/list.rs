@@ -72,7 +72,9 @@ fn cells(change: &Logged) -> [String; 6] {
     let undone = if change.undone { "(undone) " } else { "" };
     let cost = change.cost.clone().or_else(|| change.tokens.clone()).unwrap_or_default();
     let subject = format!("{undone}{}", change.subject);
-    [change.id.clone(), change.when.clone(), change.who.clone(), subject, size(change), cost]
+    // Which of its sessions it was tells little here.
+    let who = if change.who.starts_with("agent:") { "agent" } else { &change.who };
+    [change.id.clone(), change.when.clone(), who.to_owned(), subject, size(change), cost]
         .map(|cell| row(&cell, usize::MAX))
 }
 

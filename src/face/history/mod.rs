@@ -27,7 +27,9 @@ use crate::organs::home::Home;
 use crate::organs::link::Link;
 use crate::organs::verb::{Verb, exit};
 
+pub use diff::bytes;
 pub use git::git;
+pub use told::listed;
 
 /// Where an answer is shown.
 #[derive(Debug, Clone, Copy)]

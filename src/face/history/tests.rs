@@ -255,13 +255,13 @@ fn an_undo_tells_what_it_did_and_what_it_cannot() {
     let ask = |favour| Ask::Undo { what: Which::Turns(2), favour };
     assert_eq!(
         told::undone(&ask(None), &taken_back(), Look::slash(screen(60))),
-        "Taken back by commit 9f8e7d6 (/undo 9f8e7d6 reverses it).\n\n\
+        "Taken back by commit 9f8e7d6 (/redo reverses it).\n\n\
          1a2b3c4  2026-11-21 10:36  agent  make a list of the books …\n\n  \
            bin/books: put back\n  \
            x: removed\n\n\
-         Left alone:\n  \
+         Look at these:\n  \
            big.iso: larger than 50 MB\n\n\
-         What this cannot take back:\n  \
+         What this cannot take back: anything these commands did\nelsewhere\n  \
            curl -d @books https://example.org"
     );
     let many = (1..=23).map(|number| (format!("f{number}"), "put back".to_owned())).collect();
@@ -279,7 +279,7 @@ fn an_undo_tells_what_it_did_and_what_it_cannot() {
         Undone { commit: Some("a".to_owned()), conflicts: vec![lines_changed()], ..nothing };
     assert_eq!(
         told::undone(&ask(Some(Favour::Marks)), &marked, Look::slash(screen(80))),
-        "Taken back by commit a (/undo a reverses it).\n\n\
+        "Taken back by commit a (/redo reverses it).\n\n\
          Later changes were in the way in these files, look at them:\n  bin/books"
     );
 }
@@ -293,11 +293,12 @@ fn later_changes_in_the_way_are_shown_with_the_choices() {
     let expected = |command: &str, comes: &str| {
         format!(
             "Nothing was done: later changes are in the way.\n\n\
+             What is there now (-), and what would be\n{comes} (+):\n\n\
              --- a/x\n+++ b/x\n@@ -1,1 +1,1 @@\n-now\n+before\n\n\
              Choose:\n  \
                fledgling {command} --theirs\n    what is {comes} wins\n  \
                fledgling {command} --ours\n    what is there now stays\n  \
-               fledgling {command} --marks\n    both stay in the file, to be edited"
+               fledgling {command} --marks\n    both stay in the file between marks,\n    for you to edit"
         )
     };
     let undo = |what| Ask::Undo { what, favour: None };

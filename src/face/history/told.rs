@@ -8,6 +8,7 @@ use crate::face::history::diff::{file, indented};
 use crate::face::history::{Look, list};
 use crate::face::screen::Screen;
 use crate::face::turn_view::{plural, wrapped};
+use crate::face::wrap::{Style, Wrap};
 use crate::organs::history::ask::{Ask, Culprit, Reason, Undone, Which};
 
 /// Lines of a list that are shown.
@@ -26,9 +27,12 @@ pub fn undone(ask: &Ask, undone: &Undone, look: Look) -> String {
                 _ => "Brought in",
             };
             let commit = clean(commit);
-            let how = format!("{}undo {commit}", look.prompt);
-            blocks
-                .push(wrapped(&format!("{done} by commit {commit} ({how} reverses it)."), screen));
+            let how = match ask {
+                Ask::Undo { what: Which::Turns(_), .. } => "redo".to_owned(),
+                _ => format!("undo {commit}"),
+            };
+            let how = format!("{}{how} reverses it", look.prompt);
+            blocks.push(wrapped(&format!("{done} by commit {commit} ({how})."), screen));
         }
         None if undone.conflicts.is_empty() => blocks.push("There was nothing to do.".to_owned()),
         None => blocks.push("Nothing was done: later changes are in the way.".to_owned()),
@@ -38,9 +42,13 @@ pub fn undone(ask: &Ask, undone: &Undone, look: Look) -> String {
     }
     let entries = |pairs: &[(String, String)]| pairs.iter().map(entry).collect::<Vec<_>>();
     blocks.extend(listed("", &entries(&undone.paths), screen));
-    blocks.extend(listed("Left alone:", &entries(&undone.left_alone), screen));
+    blocks.extend(listed("Look at these:", &entries(&undone.left_alone), screen));
     blocks.extend(conflicts(ask, undone, look));
-    blocks.extend(listed("What this cannot take back:", &undone.commands, screen));
+    blocks.extend(listed(
+        "What this cannot take back: anything these commands did elsewhere",
+        &undone.commands,
+        screen,
+    ));
     blocks.join("\n\n")
 }
 
@@ -50,12 +58,17 @@ fn entry((path, what): &(String, String)) -> String {
 }
 
 /// A list under its title; nothing where nothing is listed.
-fn listed(title: &str, entries: &[String], screen: Screen) -> Option<String> {
-    let title = Some(screen.bold(title)).filter(|title| !title.is_empty());
-    let shown = entries.iter().take(LISTED).map(|entry| format!("  {}", row(entry, usize::MAX)));
+pub fn listed(title: &str, entries: &[String], screen: Screen) -> Option<String> {
+    let title = Some(screen.bold(&wrapped(title, screen))).filter(|title| !title.is_empty());
+    let mut shown = Wrap::new(screen.width, false);
+    for entry in entries.iter().take(LISTED) {
+        shown.begin("  ", "    ");
+        shown.push(Style::PLAIN, &row(entry, usize::MAX));
+        shown.end();
+    }
     let more = entries.len().saturating_sub(LISTED);
     let more = (more > 0).then(|| screen.dim(&format!("  … and {more} more")));
-    let lines: Vec<_> = title.into_iter().chain(shown).chain(more).collect();
+    let lines: Vec<_> = title.into_iter().chain(shown.take()).chain(more).collect();
     (!entries.is_empty()).then(|| lines.join("\n"))
 }
 
@@ -80,9 +93,11 @@ fn conflicts(ask: &Ask, undone: &Undone, look: Look) -> Vec<String> {
     let choices = [
         ("theirs", format!("what is {comes} wins")),
         ("ours", "what is there now stays".to_owned()),
-        ("marks", "both stay in the file, to be edited".to_owned()),
+        ("marks", "both stay in the file between marks, for you to edit".to_owned()),
     ];
-    let mut blocks: Vec<_> = conflicts.iter().map(|one| file(one, screen)).collect();
+    let signs = format!("What is there now (-), and what would be {comes} (+):");
+    let mut blocks = vec![wrapped(&signs, screen)];
+    blocks.extend(conflicts.iter().map(|one| file(one, screen)));
     let choices = choices.map(|(option, what)| {
         let typed = format!("{}{command} --{option}", look.prompt);
         format!("  {typed}\n{}", indented(&what, screen))

@@ -74,7 +74,8 @@ impl Chronicle {
     pub fn find(&self, rev: &str) -> Result<git2::Commit<'_>> {
         let found = self.repository().revparse_single(rev);
         let found = found.and_then(|object| object.peel_to_commit());
-        found.with_context(|| format!("no commit is named {rev:?}; `fledgling log` lists them"))
+        let unknown = format!("no commit is named {rev:?}; `fledgling log` lists them");
+        found.map_err(|error| anyhow::anyhow!("{unknown}: {}", error.message()))
     }
 
     /// All of the branch.
