@@ -136,12 +136,12 @@ fn database(folder: &Path, megabytes: usize) {
     let file = bench.workspace().join("rows.db");
     let connection = rusqlite::Connection::open(&file).expect("a database");
     let rows = megabytes * 1000;
-    let fill = format!(
+    let filling = format!(
         "PRAGMA journal_mode = WAL; CREATE TABLE rows (id INTEGER PRIMARY KEY, text TEXT); \
          WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {rows}) \
          INSERT INTO rows SELECT i, hex(randomblob(480)) FROM n"
     );
-    connection.execute_batch(&fill).expect("it is filled");
+    connection.execute_batch(&filling).expect("it is filled");
     let snapshots = bench.open(true);
     bench.settle(&snapshots);
     let begun = disk_usage(&folder.join("history.git"));
