@@ -14,7 +14,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
+
+mod table;
+
+use table::{Sample, conditions, head, load, millis, row};
 
 /// Rounds that count. One more goes before them, to fill the system's caches.
 const ROUNDS: usize = 40;
@@ -40,10 +44,10 @@ fn main() {
         rounds.push(round(&server, &home, &homes.path().join(number.to_string())));
     }
     rounds.remove(0);
-    conditions(&load_before);
+    conditions(PROGRAM, ROUNDS, &load_before);
 
     let column = |pick: fn(&Round) -> f64| Sample(rounds.iter().map(pick).collect());
-    println!("{:<46}{:>9}{:>9}{:>9}{:>7}", "", "median", "p10", "aim", "ratio");
+    head();
     row("start to first request, ms", &column(|round| round.plain.until_request), None);
     row("one turn without tools, ms", &column(|round| round.plain.whole), Some(20.0));
     row("  the first of a new home, ms", &column(|round| round.newborn.whole), None);
@@ -262,29 +266,6 @@ fn serve(mut stream: &TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
     }
 }
 
-struct Sample(Vec<f64>);
-
-impl Sample {
-    /// The value below which this share lies.
-    fn quantile(&self, share: f64) -> f64 {
-        let mut sorted = self.0.clone();
-        sorted.sort_by(f64::total_cmp);
-        sorted[((sorted.len() - 1) as f64 * share).round() as usize]
-    }
-}
-
-/// One line of the table. The ratio is that of the median to the aim: 1 or less meets it.
-fn row(name: &str, sample: &Sample, aim: Option<f64>) {
-    let [median, low] = [0.5, 0.1].map(|share| sample.quantile(share));
-    let digits = if median.fract() == 0.0 { 0 } else { 2 };
-    let low = if sample.0.len() > 1 { format!("{low:.digits$}") } else { String::new() };
-    let (aim, ratio) = match aim {
-        Some(aim) => (format!("{aim}"), format!("{:.2}", median / aim)),
-        None => Default::default(),
-    };
-    println!("{name:<46}{median:>9.digits$}{low:>9}{aim:>9}{ratio:>7}");
-}
-
 fn size_of(name: &str, file: &Path, aim: Option<f64>) {
     match fs::metadata(file) {
         Ok(metadata) => row(name, &Sample(vec![metadata.len() as f64 / 1e6]), aim),
@@ -295,32 +276,4 @@ fn size_of(name: &str, file: &Path, aim: Option<f64>) {
 /// Where a profile's programs are put, beside the one that is measured.
 fn profile_folder(profile: &str) -> PathBuf {
     Path::new(PROGRAM).ancestors().nth(2).unwrap_or(Path::new("")).join(profile)
-}
-
-/// What the numbers depend on.
-fn conditions(load_before: &str) {
-    let read = |path| fs::read_to_string(path).unwrap_or_default();
-    let kernel = read("/proc/sys/kernel/osrelease");
-    let cpuinfo = read("/proc/cpuinfo");
-    let cpu = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or_default();
-    let cores = thread::available_parallelism().map_or(0, usize::from);
-    let profile = Path::new(PROGRAM).parent().and_then(Path::file_name).unwrap_or_default();
-    println!(
-        "profile {}, {cores} cores{}, {} {}, load {load_before} before and {} after, {ROUNDS} rounds\n",
-        profile.display(),
-        cpu.trim_start().replacen(':', " of", 1),
-        std::env::consts::OS,
-        kernel.trim(),
-        load(),
-    );
-}
-
-/// The processes that ran or waited to, on average over the last minute.
-fn load() -> String {
-    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    load.split(' ').next().unwrap_or_default().to_owned()
-}
-
-fn millis(time: Duration) -> f64 {
-    time.as_secs_f64() * 1e3
 }

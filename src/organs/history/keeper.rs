@@ -28,11 +28,13 @@ const OUTSIDE: &str = "edits outside fledgling";
 
 /// The keeper of one checkout.
 pub struct Keeper {
-    pub(super) git_dir: GitDir,
+    /// Where it keeps it.
+    pub git_dir: GitDir,
     pub(super) archive: Archive,
     pub(super) scan: Scan,
     writers: Writers,
-    pub(super) lookout: Lookout,
+    /// Where it has to look.
+    pub lookout: Lookout,
     /// When the last look at everything began. What is changed but bears an earlier time has
     /// been moved here, and nobody knows when.
     looked: SystemTime,

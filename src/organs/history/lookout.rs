@@ -25,7 +25,7 @@ const MANY: usize = 2_000;
 #[derive(Default)]
 pub struct Lookout {
     watch: Option<Watch>,
-    /// Whether a watcher is needed, and whether one has been asked for.
+    /// Whether a watcher pays, and whether one has been asked for.
     needed: bool,
     asked: bool,
     /// What may have changed since the last look that succeeded.
@@ -44,6 +44,11 @@ impl Lookout {
     /// Whether it is time to start a watcher. Said once.
     pub fn wants_watch(&mut self) -> bool {
         self.needed && !mem::replace(&mut self.asked, true)
+    }
+
+    /// Whether there are so many files that work on all of them is noticed.
+    pub fn is_large(&self) -> bool {
+        self.needed
     }
 
     /// Rely on this watcher from the next look on, which is one at everything.

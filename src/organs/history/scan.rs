@@ -172,6 +172,8 @@ impl Scan {
         let learnt = self.index(repository, Some(tree));
         self.saved = learnt.is_ok_and(|mut index| index.write().is_ok());
         if self.saved {
+            // Otherwise the next commit would have to wait for a large file, too.
+            let _ = fs::File::open(&self.index_file).and_then(|file| file.sync_data());
             self.stamp = Stamp::of_file(&self.index_file);
         } else {
             self.agreed = None;
@@ -183,8 +185,9 @@ impl Scan {
     fn index(&mut self, repository: &Repository, tree: Option<&Tree<'_>>) -> Result<Index> {
         let mut index = repository.index()?;
         let stamp = Stamp::of_file(&self.index_file);
-        let moved = self.agreed.is_none() || self.agreed != tree.map(Tree::id);
-        if moved || self.stamp != stamp {
+        let tree_id = tree.map(Tree::id);
+        let anew = self.agreed.is_none() || self.agreed != tree_id || self.stamp != stamp;
+        if anew {
             self.agreed = None;
             if index.read(true).is_err() {
                 fs::remove_file(&self.index_file).ok();
@@ -194,17 +197,23 @@ impl Scan {
                 Some(tree) => index.read_tree(tree)?,
                 None => index.clear()?,
             }
-            (self.agreed, self.saved, self.stamp) = (tree.map(Tree::id), false, stamp);
+            (self.agreed, self.saved, self.stamp) = (tree_id, false, stamp);
         }
         for (path, entry) in std::mem::take(&mut self.lessons) {
             self.saved = false;
-            // What was learnt of one tree does not hold for another.
-            if moved && !has(tree, &path, entry.as_ref()) {
-                continue;
-            }
+            // Of another tree, maybe: then the index has the last word on contents.
+            let known = index.get_path(&path, 0).filter(|_| anew);
             match entry {
-                Some(entry) => index.add(&entry)?,
-                None => index.remove_path(&path)?,
+                Some(entry)
+                    if !anew
+                        || known.is_some_and(|known| {
+                            (known.id, known.mode) == (entry.id, entry.mode)
+                        }) =>
+                {
+                    index.add(&entry)?;
+                }
+                None if !anew => index.remove_path(&path)?,
+                _ => {}
             }
         }
         Ok(index)
@@ -228,13 +237,6 @@ fn entries_below(
         }
     }
     Ok(())
-}
-
-/// Whether a tree has this entry at this path, or nothing there.
-fn has(tree: Option<&Tree<'_>>, path: &Path, entry: Option<&IndexEntry>) -> bool {
-    let found = tree.and_then(|tree| tree.get_path(path).ok());
-    let found = found.map(|found| (found.id(), found.filemode() as u32));
-    found == entry.map(|entry| (entry.id, entry.mode))
 }
 
 /// Whether an entry belongs to a conflict of a merge in progress.

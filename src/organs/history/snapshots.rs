@@ -6,7 +6,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
@@ -32,6 +35,10 @@ pub const SHORT_ID: usize = 12;
 
 /// Held while the history is packed: one at a time. One process hosts one home.
 static PACKING: Mutex<()> = Mutex::new(());
+
+/// So long nobody must have done anything before the index of a large workspace is written:
+/// that takes a while, and whoever begins or ends a turn meanwhile has to wait for it.
+const QUIET: Duration = Duration::from_millis(500);
 
 /// What the owner says about the history, and what else bears on it.
 #[derive(Debug, Clone, Default)]
@@ -68,6 +75,8 @@ pub struct Snapshots {
     writers: Writers,
     prices: BTreeMap<String, Price>,
     resident: bool,
+    /// How many looks there were.
+    looks: Arc<AtomicUsize>,
     /// What a killed turn left running, until the next turn has ended.
     lingering: Mutex<Vec<Writing>>,
 }
@@ -95,8 +104,8 @@ impl Snapshots {
     /// What this keeper keeps.
     pub fn of(keeper: Keeper, writers: Writers, settings: &Settings) -> Self {
         let (keeper, prices) = (Arc::new(Mutex::new(keeper)), settings.prices.clone());
-        let resident = settings.resident;
-        Self { keeper, writers, prices, resident, lingering: Mutex::default() }
+        let (resident, looks, lingering) = (settings.resident, Arc::default(), Mutex::default());
+        Self { keeper, writers, prices, resident, looks, lingering }
     }
 
     /// Who writes in this checkout: whatever is not the owner says so here.
@@ -179,13 +188,21 @@ impl Snapshots {
     /// packed.
     fn tend(&self, turn_is_over: bool) {
         let (keeper, resident) = (Arc::clone(&self.keeper), self.resident);
+        let looks = Arc::clone(&self.looks);
+        let look = looks.fetch_add(1, Ordering::SeqCst) + 1;
         tokio::task::spawn_blocking(move || {
-            let git_dir = {
-                let mut keeper = lock(&keeper);
-                // It is a cache.
-                let _ = keeper.freshen();
-                keeper.archive().repository().path().to_owned()
+            let (git_dir, is_large) = {
+                let keeper = lock(&keeper);
+                (keeper.archive().repository().path().to_owned(), keeper.lookout.is_large())
             };
+            if is_large && resident {
+                thread::sleep(QUIET);
+            }
+            // A later look has it done, or the end of a process of one turn.
+            if !is_large || resident && looks.load(Ordering::SeqCst) == look {
+                // It is a cache.
+                let _ = lock(&keeper).freshen();
+            }
             if resident {
                 start_watch(&keeper);
             }
