@@ -278,13 +278,14 @@ impl Keeper {
         if changes.is_empty() && base.is_some() {
             return Ok(None);
         }
-        let commit = {
+        let (before, commit) = {
             let parent =
                 base.map(|base| self.archive.repository().find_commit(base)).transpose()?;
             let changed: Vec<Change> = changes.iter().map(|dirty| dirty.change.clone()).collect();
-            self.archive.commit(parent.as_ref(), None, &changed, author, message)?
+            let before = parent.as_ref().map(git2::Commit::tree_id);
+            (before, self.archive.commit(parent.as_ref(), None, &changed, author, message)?)
         };
-        self.scan.settle(changes);
+        self.scan.settle(changes, before, commit.map(|commit| commit.tree).or(before));
         *base = commit.map(|commit| commit.id).or(*base);
         Ok(commit)
     }

@@ -54,6 +54,8 @@ pub struct Scan {
     judge: Repository,
     /// The tree that the index agrees with, when it does with any.
     agreed: Option<Oid>,
+    /// The tree that it agrees with, unwritten, once it has learnt what it is to.
+    settled: Option<Oid>,
     /// The index file as it was read or written last.
     stamp: Option<Stamp>,
     /// Databases with a write-ahead log, as they were when they were read last.
@@ -105,9 +107,20 @@ impl Scan {
         let judge = Repository::open_bare(repository.path())?;
         judge.set_index(&mut Index::new()?)?;
         let ignored = Ignored::open(repository.path())?;
-        let (agreed, stamp, lessons) = (None, None, Vec::new());
+        let (agreed, settled, stamp, lessons) = (None, None, None, Vec::new());
         let logs = BTreeMap::new();
-        Ok(Self { workspace, index_file, terms, ignored, judge, agreed, stamp, logs, lessons })
+        Ok(Self {
+            workspace,
+            index_file,
+            terms,
+            ignored,
+            judge,
+            agreed,
+            settled,
+            stamp,
+            logs,
+            lessons,
+        })
     }
 
     /// All that differs from this tree. Contents that do are stored in the repository.
@@ -146,7 +159,8 @@ impl Scan {
             }
         }
         let mut walk = Walk::new(self, repository, known, IndexTime::new(0, 0))?;
-        for path in paths {
+        let inside = |path: &Path| path.ancestors().skip(1).any(|folder| paths.contains(folder));
+        for path in paths.iter().filter(|path| !inside(path)) {
             walk.named(path, tree)?;
         }
         Ok(walk.end())
@@ -157,9 +171,11 @@ impl Scan {
         self.terms.images.as_ref()
     }
 
-    /// These changes are committed, and made this tree: keep what was learnt, for the next
-    /// look and for plain git. The index itself is left for `freshen`.
-    pub fn settle(&mut self, done: Vec<Dirty>) {
+    /// These changes are committed, and made one tree another: keep what was learnt, for the
+    /// next look and for plain git. The index itself is left for `freshen`.
+    pub fn settle(&mut self, done: Vec<Dirty>, before: Option<Oid>, after: Option<Oid>) {
+        // A step back, or the owner's git, may have gone where nothing was learnt about.
+        self.settled = after.filter(|_| self.settled == before);
         self.lessons.extend(done.into_iter().map(|dirty| (dirty.change.path, dirty.entry)));
     }
 
@@ -197,7 +213,8 @@ impl Scan {
     fn learn(&mut self, repository: &Repository, tree: Option<&Tree<'_>>) -> Result<Index> {
         let mut index = repository.index()?;
         let stamp = Stamp::of_file(&self.index_file);
-        if self.agreed.is_none() || stamp != self.stamp {
+        let settled = self.settled.take();
+        if settled.is_none() || settled != tree.map(Tree::id) || stamp != self.stamp {
             if index.read(true).is_err() {
                 fs::remove_file(&self.index_file).ok();
                 index.clear()?;
@@ -209,11 +226,17 @@ impl Scan {
             self.stamp = stamp;
         }
         for (path, entry) in std::mem::take(&mut self.lessons) {
+            let recorded = tree.and_then(|tree| tree.get_path(&path).ok());
+            let recorded = recorded.filter(|found| found.kind() != Some(ObjectType::Tree));
+            let recorded = recorded.map(|found| (found.id(), found.filemode() as u32));
             match entry {
+                // What was learnt of another tree says nothing of this one.
+                entry if entry.as_ref().map(|entry| (entry.id, entry.mode)) != recorded => {}
                 Some(entry) => index.add(&entry)?,
                 None => index.remove_path(&path)?,
             }
         }
+        self.settled = tree.map(Tree::id);
         Ok(index)
     }
 }
