@@ -246,6 +246,10 @@ fn changes(commit: Option<Commit>, left_out: String) -> Changes {
 mod storm_tests;
 
 #[cfg(test)]
+#[path = "model_tests.rs"]
+mod model_tests;
+
+#[cfg(test)]
 mod tests {
     use std::ffi::{CString, OsStr};
     use std::fs::{self, File, Permissions};
