@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use git2::build::TreeUpdateBuilder;
-use git2::{ErrorCode, FileMode, Oid, Repository, Signature, Tree};
+use git2::{ErrorCode, FileMode, ObjectType, Oid, Repository, Signature, Tree};
 
 /// The branch of the workspace itself.
 pub const MAIN: &str = "refs/heads/main";
@@ -163,18 +163,28 @@ impl Archive {
         Ok(Some(Commit { id, tree: tree.id(), files: changes.len(), added, removed }))
     }
 
-    /// The tree that comes of changes to another. Deletions go first, so that a file can
-    /// become a folder and a folder a file.
+    /// The tree that comes of changes to another. What goes goes first, so that a file can
+    /// become a folder and a folder a file, also where only one half of that is told.
     pub fn tree(&self, before: &git2::Tree<'_>, changes: &[Change]) -> Result<Oid> {
-        let (mut gone, mut here) = (TreeUpdateBuilder::new(), TreeUpdateBuilder::new());
+        let (mut gone, mut here) = (BTreeSet::new(), TreeUpdateBuilder::new());
         for Change { path, now } in changes {
-            match now {
-                Some((id, mode)) => _ = here.upsert(path.as_path(), *id, *mode),
-                None if before.get_path(path).is_ok() => _ = gone.remove(path.as_path()),
-                None => {}
+            if let Some((id, mode)) = now {
+                here.upsert(path.as_path(), *id, *mode);
+                gone.extend(in_the_way(before, path));
+            } else if before
+                .get_path(path)
+                .is_ok_and(|found| found.kind() != Some(ObjectType::Tree))
+            {
+                gone.insert(path.as_path());
             }
         }
-        let between = gone.create_updated(&self.repository, before)?;
+        let mut removal = TreeUpdateBuilder::new();
+        for path in &gone {
+            if !path.ancestors().skip(1).any(|folder| gone.contains(folder)) {
+                removal.remove(*path);
+            }
+        }
+        let between = removal.create_updated(&self.repository, before)?;
         let between = self.repository.find_tree(between)?;
         Ok(here.create_updated(&self.repository, &between)?)
     }
@@ -218,6 +228,14 @@ impl Message {
         let said = paragraphs.iter().map(|text| text.trim_matches('\n'));
         said.filter(|text| !text.is_empty()).collect::<Vec<_>>().join("\n\n") + "\n"
     }
+}
+
+/// What a tree has where a file is to be: a folder there, or a file for a folder above it.
+fn in_the_way<'a>(tree: &Tree<'_>, path: &'a Path) -> Option<&'a Path> {
+    path.ancestors().find(|part| {
+        let kind = tree.get_path(part).ok().and_then(|found| found.kind());
+        kind.is_some_and(|kind| (kind == ObjectType::Tree) == (*part == path))
+    })
 }
 
 /// Lines added and removed between two trees; the older one may be missing.
@@ -324,6 +342,21 @@ mod tests {
         let last = commit(&archive, &[gone("a/b")]).unwrap();
         assert_eq!((last.files, last.added, last.removed), (1, 0, 1));
         assert!(archive.repository().find_tree(last.tree).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_file_and_a_folder_swap_also_where_only_what_comes_is_told() {
+        let (_temp, archive) = home();
+        commit(&archive, &[change(&archive, "a", b"1\n"), change(&archive, "b/c/d", b"1\n")]);
+        let changes = [change(&archive, "a/b/c", b"2\n"), change(&archive, "b", b"2\n")];
+        let last = commit(&archive, &changes).unwrap();
+        let gone = |path: &str| Change { path: path.into(), now: None };
+        assert_eq!(commit(&archive, &[gone("a"), gone("b/c/d")]), None, "told later");
+        let tree = archive.repository().find_tree(last.tree).unwrap();
+        assert!(["a/b/c", "b"].iter().all(|path| tree.get_path(Path::new(path)).is_ok()));
+        let back = [change(&archive, "a", b"1\n"), change(&archive, "b/c/d", b"1\n")];
+        let tree = archive.repository().find_tree(commit(&archive, &back).unwrap().tree).unwrap();
+        assert!(["a", "b/c/d"].iter().all(|path| tree.get_path(Path::new(path)).is_ok()));
     }
 
     #[test]

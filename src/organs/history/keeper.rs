@@ -273,8 +273,8 @@ impl Keeper {
             } else if suspects.is_disjoint(&running) {
                 shares.strangers.extend(suspects);
                 shares.strays.push(dirty);
-            } else if let Some(at) = dirty.at {
-                // For a turn that still runs.
+            } else if let Some(at) = at {
+                // For a turn that still runs. A time that says nothing now never will.
                 self.left.insert(dirty.change.path, at);
             }
         }

@@ -342,6 +342,10 @@ mod storm_tests;
 mod watched_tests;
 
 #[cfg(test)]
+#[path = "model_tests.rs"]
+mod model_tests;
+
+#[cfg(test)]
 mod tests {
     use std::ffi::{CString, OsStr};
     use std::fs::{self, File, Permissions};

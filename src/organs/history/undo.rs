@@ -209,8 +209,11 @@ impl Who {
                 let repository = chronicle.repository();
                 let (head, wanted) = (chronicle.head()?.tree()?, repository.find_tree(wanted)?);
                 let mut conflicts = compare(repository, Some(&head), Some(&wanted), None)?;
+                // Names that are no text are told in the same way on both sides.
+                let paths: Vec<_> = paths.iter().map(|path| path.to_string_lossy()).collect();
                 let within = |file: &FileDiff| {
-                    paths.iter().any(|path| std::path::Path::new(&file.path).starts_with(path))
+                    let path = std::path::Path::new(&file.path);
+                    paths.iter().any(|folder| path.starts_with(&**folder))
                 };
                 conflicts.retain(within);
                 return Ok(Undone { conflicts, ..Undone::default() });
