@@ -117,6 +117,9 @@ impl Keeper {
         let (author, message) = (step.author, &step.message);
         let commit =
             self.archive.commit(Some(&base), merged.as_ref(), &changes, author, message)?;
+        let paths = changes.into_iter().map(|change| change.path).collect();
+        let head = self.archive.head()?.context("the history is empty")?.tree()?;
+        self.scan.relearn(&paths, repository, &head)?;
         Ok((commit, done))
     }
 }
