@@ -121,8 +121,9 @@ impl Host {
         folders.iter().map(|folder| changes[folder].clone()).collect()
     }
 
-    /// Returns when nothing is being written to any history.
+    /// Returns when nothing is being written to any history, nor to a backup of it.
     pub async fn settled(&self) {
+        drop(self.backing_up.lock().await);
         self.snapshots.settled().await;
         for place in self.branches.lock().await.values() {
             place.snapshots.settled().await;
