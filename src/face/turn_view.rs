@@ -136,6 +136,10 @@ impl TurnView {
                     End::Failed => lines.push(self.warning(&format!("The turn failed: {why}."))),
                     End::Interrupted => lines.push(self.warning("Interrupted.")),
                 }
+                if !changes.left_out.is_empty() {
+                    let left_out = format!("Left out of the history: {}", changes.left_out);
+                    lines.push(self.warning(&left_out));
+                }
                 let last = last_line(changes, *usage, Duration::from_millis(*ms));
                 lines.push(Shown::Aside(self.screen.dim(&line(&last, self.screen.width))));
                 lines
