@@ -59,6 +59,7 @@ pub struct Snapshots {
     keeper: Arc<Mutex<Keeper>>,
     writers: Writers,
     prices: BTreeMap<String, Price>,
+    gate: Arc<Gate>,
     /// What a killed turn left running, until the next turn has ended.
     lingering: Mutex<Vec<Writing>>,
 }
@@ -86,7 +87,8 @@ impl Snapshots {
     /// What this keeper keeps.
     pub fn of(keeper: Keeper, writers: Writers, settings: &Settings) -> Self {
         let (keeper, prices) = (Arc::new(Mutex::new(keeper)), settings.prices.clone());
-        Self { keeper, writers, prices, lingering: Mutex::default() }
+        let gate = settings.terms.gate.clone();
+        Self { keeper, writers, prices, gate, lingering: Mutex::default() }
     }
 
     /// Who writes in this checkout: whatever is not the owner says so here.
@@ -185,7 +187,9 @@ impl History for Snapshots {
         Box::pin(async move {
             let session = record.session.clone();
             self.writers.end(&session);
-            let message = message(&record, self.prices.get(&record.model));
+            let mut message = message(&record, self.prices.get(&record.model));
+            message.subject = self.gate.cleared(message.subject);
+            message.body = self.gate.cleared(message.body);
             let lasting = std::mem::take(&mut *self.lingering());
             let killed: Vec<_> = lasting.iter().map(|span| span.writer().to_owned()).collect();
             let taken = self
