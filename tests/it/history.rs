@@ -67,7 +67,7 @@ impl World {
 
     /// What it prints as JSON, one value a line.
     pub fn json(&self, arguments: &[&str]) -> Vec<Value> {
-        let said = self.says(&[arguments, &["--json"]].concat());
+        let said = self.says(&[&["--json"], arguments].concat());
         said.lines().map(|line| serde_json::from_str(line).expect(line)).collect()
     }
 
@@ -566,12 +566,8 @@ fn bisect_finds_the_change_that_broke_it() {
     assert!(ran.stderr.contains("trying"), "{ran}");
     assert_eq!(world.home.git(&["rev-parse", "HEAD"]), before);
     assert_eq!(world.read("check.sh").as_deref(), Some("exit 1\n"));
-    world
-        .home
-        .run(&["bisect", "--json", "--", "sh", "-c", "test ! -e check.sh || sh check.sh"])
-        .stdout_any()
-        .stderr_any()
-        .check();
+    let found = world.json(&["bisect", "--", "sh", "-c", "test ! -e check.sh || sh check.sh"]);
+    assert_eq!(found.last().expect("an answer")["change"]["subject"], "turn 2");
     assert_eq!(fs::read_dir(world.home.path("scratch")).expect("a folder").count(), 0);
     let said = world.refuses(&["bisect", "--", "true"]);
     assert!(said.contains("nothing is broken now"), "{said}");
@@ -674,5 +670,21 @@ fn the_conversation_takes_back_too_and_git_agrees() {
     say("/undo 2", "a: removed");
     say("/log", "Undo: 2 changes");
     assert_eq!(state(), (None, None, None));
+    world.clean();
+}
+
+#[test]
+fn an_undo_that_can_put_nothing_back_says_so() {
+    let world = World::with("[history]\nfile_mb = 1\n");
+    world.turn("one", "echo 1 > a");
+    world.turn("two", "head -c 1500000 /dev/zero > a");
+    let before = world.home.git(&["rev-parse", "HEAD"]);
+    let told = world.says(&["undo"]);
+    assert!(told.contains("There was nothing to do.") && told.contains("a: what is"), "{told}");
+    assert_eq!(world.home.git(&["rev-parse", "HEAD"]), before);
+    // It is not taken back, and can be once nothing is in the way.
+    world.write("a", "1\n");
+    world.says(&["undo"]);
+    assert_eq!(world.read("a"), None);
     world.clean();
 }

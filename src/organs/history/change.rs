@@ -106,6 +106,10 @@ impl Keeper {
             Some(images) => images.put(image, path).map(|()| true).map_err(Into::into),
             None => root.write(path, image, false).map(|()| true).map_err(Into::into),
         })?;
+        // Where all of it is in something's way, nothing was taken back that could be told.
+        if done.done.is_empty() && !done.left_alone.is_empty() {
+            return Ok((None, done));
+        }
         let left: BTreeSet<&PathBuf> = done.left_alone.iter().map(|(path, _)| path).collect();
         let changes = differences(repository, &from, &to)?.into_iter();
         let changes = changes.filter(|one| !left.contains(&one.path)).map(|one| {
