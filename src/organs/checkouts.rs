@@ -121,7 +121,7 @@ impl Host {
         folders.iter().map(|folder| changes[folder].clone()).collect()
     }
 
-    /// Returns when nothing is being written to any history.
+    /// Returns when nothing is being written to any history, nor to a backup of it.
     pub async fn settled(&self) {
         let branches = self.branches.lock().await;
         let all = branches.values().map(|place| &place.snapshots).chain([&self.snapshots]);

@@ -5,6 +5,7 @@
 //! needs which.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fmt;
 use std::path::Path;
 
@@ -18,11 +19,15 @@ pub const VARIABLES: [&str; 3] = ["ANTHROPIC_API_KEY", "OPENAI_API_KEY", "OPENRO
 
 /// Keys by name. Never printed.
 #[derive(Clone, Default)]
-pub struct Keys(BTreeMap<String, String>);
+pub struct Keys {
+    used: BTreeMap<String, String>,
+    /// Those of the file in place of which the environment's are used: secrets all the same.
+    unused: Vec<(String, String)>,
+}
 
 impl fmt::Debug for Keys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set().entries(self.0.keys()).finish()
+        f.debug_set().entries(self.used.keys()).finish()
     }
 }
 
@@ -42,30 +47,34 @@ impl Keys {
             // SAFETY: no other thread reads the environment, as the caller promises.
             unsafe { std::env::remove_var(name) };
         }
-        Self(keys)
+        Self { used: keys, unused: Vec::new() }
     }
 
     /// Add those of `secrets.toml`; what the environment gave stays first.
     pub fn with_file(mut self, path: &Path) -> Result<Self> {
         for (name, value) in read(path)? {
-            self.0.entry(name).or_insert(value);
+            match self.used.entry(name) {
+                Entry::Occupied(used) => self.unused.push((used.key().clone(), value)),
+                Entry::Vacant(free) => _ = free.insert(value),
+            }
         }
         Ok(self)
     }
 
     /// Add one, or put another in its place.
     pub fn insert(&mut self, name: &str, value: &str) {
-        self.0.insert(name.to_owned(), value.to_owned());
+        self.used.insert(name.to_owned(), value.to_owned());
     }
 
     /// The key of this name.
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.0.get(name).map(String::as_str)
+        self.used.get(name).map(String::as_str)
     }
 
-    /// All of them, with their names.
+    /// All that are known, with their names.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+        let unused = self.unused.iter().map(|(name, value)| (name, value));
+        self.used.iter().chain(unused).map(|(name, value)| (name.as_str(), value.as_str()))
     }
 }
 

@@ -3,10 +3,12 @@
 
 use std::time::Duration;
 
+mod backups;
 mod bad_input;
 mod branches;
 mod databases;
 mod doors;
+mod history;
 mod home;
 mod kills;
 mod model_server;

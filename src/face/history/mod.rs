@@ -131,7 +131,7 @@ pub fn text(ask: &Ask, answer: &Value, look: Look) -> Result<String> {
             let text = |name: &str| clean(answer[name].as_str().unwrap_or_default());
             format!("Backed up to {}, up to commit {}.", text("to"), text("commit"))
         }
-        Ask::Drop { branch } => format!("Branch {} is given up.", clean(branch)),
+        Ask::Drop { .. } => clean(answer["said"].as_str().unwrap_or_default()),
         Ask::Standing => views::about_text(answer),
     })
 }

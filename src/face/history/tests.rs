@@ -381,7 +381,8 @@ fn answers_are_read_from_what_the_host_sends() {
     let backed = serde_json::json!({ "to": "/x\u{1b}[2J", "commit": "a1" });
     assert_eq!(shown(Ask::Backup { to: None }, backed), "Backed up to /x, up to commit a1.");
     let drop = Ask::Drop { branch: "b".to_owned() };
-    assert_eq!(shown(drop, Value::Null), "Branch b is given up.");
+    let said = serde_json::json!({ "said": "Branch b\u{1b}[2J is given up." });
+    assert_eq!(shown(drop, said), "Branch b is given up.");
 }
 
 /// Whatever an answer holds, nothing of it reaches a terminal's own language.

@@ -106,6 +106,10 @@ impl Keeper {
             Some(images) => images.put(image, path).map(|()| true).map_err(Into::into),
             None => root.write(path, image, false).map(|()| true).map_err(Into::into),
         })?;
+        // Where all of it is in something's way, nothing was taken back that could be told.
+        if done.done.is_empty() && !done.left_alone.is_empty() {
+            return Ok((None, done));
+        }
         let left: BTreeSet<&PathBuf> = done.left_alone.iter().map(|(path, _)| path).collect();
         let changes = differences(repository, &from, &to)?.into_iter();
         let changes = changes.filter(|one| !left.contains(&one.path)).map(|one| {
@@ -117,6 +121,9 @@ impl Keeper {
         let (author, message) = (step.author, &step.message);
         let commit =
             self.archive.commit(Some(&base), merged.as_ref(), &changes, author, message)?;
+        let paths = changes.into_iter().map(|change| change.path).collect();
+        let head = self.archive.head()?.context("the history is empty")?.tree()?;
+        self.scan.relearn(&paths, repository, &head)?;
         Ok((commit, done))
     }
 }

@@ -45,6 +45,14 @@ impl Gate {
         }
     }
 
+    /// A text that no file is, or what stands in its place where it holds a secret.
+    pub fn cleared(&self, text: String) -> String {
+        match self.finds(Path::new(""), text.as_bytes()) {
+            Some(secret) => format!("(Left out of the history: it holds {secret}.)"),
+            None => text,
+        }
+    }
+
     /// Words for the first secret in a file's content, if there is one.
     pub fn finds(&self, path: &Path, content: &[u8]) -> Option<String> {
         if self.allowed.iter().any(|allowed| path.starts_with(allowed)) {

@@ -175,7 +175,7 @@ impl World {
 
     /// What git says of it all.
     fn is_valid(&mut self) {
-        self.runtime.block_on(self.snapshots.settled());
+        self.runtime.block_on(self.snapshots.settled()).unwrap();
         let (workspace, home) = (self.workspace(), self.temp.path().to_owned());
         let git = |arguments: &[&str]| {
             let mut git = Command::new("git");
@@ -202,7 +202,7 @@ impl World {
     /// As after a kill between turns.
     fn reopen(&mut self) {
         if self.running.is_empty() {
-            self.runtime.block_on(self.snapshots.settled());
+            self.runtime.block_on(self.snapshots.settled()).unwrap();
             self.snapshots = Snapshots::open(self.temp.path(), &Settings::default()).unwrap();
             self.take_in();
         }

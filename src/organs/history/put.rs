@@ -21,7 +21,7 @@ use crate::organs::history::difference::{self, Difference, Entry, differences};
 const DATABASE: &[u8] = b"SQLite format 3\0";
 /// What SQLite keeps beside a database.
 const SIDE_FILES: [&str; 3] = ["-wal", "-shm", "-journal"];
-const CHANGED: &str = "it was changed a moment ago";
+const CHANGED: &str = "what is there now is not what the history has";
 const FOLDER: &str = "a folder is in its place";
 const HOLDS: &str = "it still holds what the history leaves out";
 

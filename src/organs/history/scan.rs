@@ -154,6 +154,18 @@ impl Scan {
         self.agreed = self.agreed.filter(|_| self.agreed == before).map(|_| after);
     }
 
+    /// These paths were made what they are in this tree, whatever was learnt of them before.
+    pub fn relearn(
+        &mut self,
+        paths: &BTreeSet<PathBuf>,
+        repository: &Repository,
+        tree: &Tree<'_>,
+    ) -> Result<()> {
+        self.agreed = None;
+        self.lessons.retain(|(path, _)| !paths.contains(path));
+        self.look_at(paths, repository, Some(tree)).map(drop)
+    }
+
     /// Write down what was learnt. With this tree committed, plain git's `status` is clean.
     pub fn freshen(&mut self, repository: &Repository, tree: &Tree<'_>) {
         if self.saved && self.lessons.is_empty() && self.agreed == Some(tree.id()) {

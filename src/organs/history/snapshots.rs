@@ -77,6 +77,7 @@ pub struct Snapshots {
     resident: bool,
     /// How many looks there were.
     looks: Arc<AtomicUsize>,
+    gate: Arc<Gate>,
     /// What a killed turn left running, until the next turn has ended.
     lingering: Mutex<Vec<Writing>>,
 }
@@ -105,7 +106,8 @@ impl Snapshots {
     pub fn of(keeper: Keeper, writers: Writers, settings: &Settings) -> Self {
         let (keeper, prices) = (Arc::new(Mutex::new(keeper)), settings.prices.clone());
         let (resident, looks, lingering) = (settings.resident, Arc::default(), Mutex::default());
-        Self { keeper, writers, prices, resident, looks, lingering }
+        let gate = settings.terms.gate.clone();
+        Self { keeper, writers, prices, resident, looks, gate, lingering }
     }
 
     /// Who writes in this checkout: whatever is not the owner says so here.
@@ -275,7 +277,9 @@ impl History for Snapshots {
         Box::pin(async move {
             let session = record.session.clone();
             self.writers.end(&session);
-            let message = message(&record, self.prices.get(&record.model));
+            let mut message = message(&record, self.prices.get(&record.model));
+            message.subject = self.gate.cleared(message.subject);
+            message.body = self.gate.cleared(message.body);
             let lasting = std::mem::take(&mut *self.lingering());
             let killed: Vec<_> = lasting.iter().map(|span| span.writer().to_owned()).collect();
             let taken = self

@@ -52,7 +52,8 @@ pub fn undo(
     let message = undo_message(who, &chosen, &changes);
     let mut undone = who.go(keeper, &chronicle, plan, message, None)?;
     // A redo brings them about again rather than leaving them behind.
-    if chosen.iter().all(|entry| entry.cancels().next().is_none()) {
+    let redo = chosen.iter().any(|entry| entry.cancels().next().is_some());
+    if undone.commit.is_some() && !redo {
         undone.commands = commands(&who.home, &chosen);
     }
     undone.changes = changes;
