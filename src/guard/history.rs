@@ -35,6 +35,8 @@ pub const TRAILERS: [&str; 11] = [
 ];
 /// Those that name a commit which this one takes back.
 pub const CANCELS: [&str; 2] = ["Undoes", "Redoes"];
+/// Those that tell what a commit did as a whole, even where nothing of it is to be seen.
+pub const FACTS: [&str; 3] = ["Undoes", "Redoes", "Merges"];
 /// The contents of more changes than this are flushed in one go. That takes one call, but
 /// has to wait for whatever else is being written to the same disk: up to seconds.
 const FLUSHED_ONE_BY_ONE: usize = 32;
@@ -140,8 +142,8 @@ impl Archive {
             None => repository.find_tree(repository.treebuilder(None)?.write()?)?,
         };
         let tree = repository.find_tree(self.tree(&before, changes)?)?;
-        // That something was taken back is told even where nothing of it was left.
-        let tells = message.trailers.iter().any(|(name, _)| CANCELS.contains(name));
+        // That something was taken back or brought in is told even where nothing of it shows.
+        let tells = message.trailers.iter().any(|(name, _)| FACTS.contains(name));
         if base.is_some() && tree.id() == before.id() && !tells {
             return Ok(None);
         }

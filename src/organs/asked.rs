@@ -144,7 +144,8 @@ impl Host {
             merged
         });
         let merged = merged.await?;
-        if merged.commit.is_some() {
+        // What was left alone is still to come.
+        if merged.commit.is_some() && merged.left_alone.is_empty() {
             closed.retire().await?;
         }
         Ok(merged)

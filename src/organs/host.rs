@@ -114,7 +114,10 @@ impl Host {
         let images = Images::new(policy, home.program().join("fledgling"));
         let kept = snapshots::Settings::of(&settings.config, settings.catalog.keys(), images);
         let kept = snapshots::Settings { resident: settings.resident, ..kept };
-        let snapshots = Snapshots::open(home.path(), &kept)?;
+        // Databases are read by other processes, which must not be waited for on this thread.
+        let (root, terms) = (home.path().to_owned(), kept.clone());
+        let opening = tokio::task::spawn_blocking(move || Snapshots::open(&root, &terms));
+        let snapshots = opening.await??;
         let host = Arc::new(Self {
             sources: Sources::new(home, settings.safe, settings.config.limits),
             settings,

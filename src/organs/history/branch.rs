@@ -59,6 +59,7 @@ pub fn open(home: &Path, name: &str, settings: &Settings) -> Result<Snapshots> {
     let Settings { owner, terms, .. } = settings.clone();
     let (mut keeper, writers) = Keeper::open(git_dir, repository, &reference(name), owner, terms)?;
     keeper.heal();
+    keeper.resume();
     keeper.freshen()?;
     Ok(Snapshots::of(keeper, writers, settings))
 }

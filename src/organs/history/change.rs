@@ -6,18 +6,19 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use git2::Oid;
 use serde::{Deserialize, Serialize};
 
-use crate::guard::history::{Author, Change, Commit, Message, TRAILERS};
+use crate::guard::history::{Author, Change, Commit, FACTS, Message, TRAILERS, flush_all};
 use crate::organs::config::is_absent;
 use crate::organs::history::beneath::Root;
 use crate::organs::history::difference::differences;
+use crate::organs::history::image::{Images, NoImage};
 use crate::organs::history::keeper::{Keeper, left_out_line};
-use crate::organs::history::put::{Put, put};
+use crate::organs::history::put::{Databases, Put, put};
 
 /// Where a step is written down while it is taken, beside the index.
 const PLAN: &str = "step.json";
@@ -61,27 +62,41 @@ impl Keeper {
             fs::rename(&aside, &plan)?;
             File::open(self.git_dir.path())?.sync_all()
         };
+        // What it leads to must not be lost before it is.
+        flush_all(self.archive.repository().path()).context("cannot flush the history to disk")?;
         keep().with_context(|| format!("cannot write {}", plan.display()))?;
-        let done = self.carry_out(head, step)?;
+        let done = self.carry_out(head, step);
+        // Who asked is told of a failure, and may ask again.
         fs::remove_file(&plan).with_context(|| format!("cannot remove {}", plan.display()))?;
-        Ok(done)
+        done
     }
 
-    /// Finish a step that a kill cut off. Whether there was one.
-    pub fn resume(&mut self) -> Result<bool> {
+    /// Finish a step that a kill cut off, and have the owner told. One that cannot be
+    /// finished must not keep a home from starting.
+    pub fn resume(&mut self) {
         let path = self.git_dir.path().join(PLAN);
         let written = match fs::read(&path) {
-            Err(error) if is_absent(&error) => return Ok(false),
-            written => written.with_context(|| format!("cannot read {}", path.display()))?,
+            Err(error) if is_absent(&error) => return,
+            written => written,
         };
-        let (base, step) = serde_json::from_slice::<Plan>(&written)?.step()?;
-        // It may have got as far as its commit; and the owner's git may have gone elsewhere.
-        let head = self.archive.head()?.map(|head| head.id());
-        if head == Some(base) {
-            self.carry_out(base, &step)?;
+        let resumed = written.context("it cannot be read").and_then(|written| {
+            let (base, step) = serde_json::from_slice::<Plan>(&written)?.step()?;
+            // It may have got as far as its commit; and the owner's git may have gone elsewhere.
+            let head = self.archive.head()?.map(|head| head.id());
+            if head == Some(base) {
+                self.carry_out(base, &step)?;
+                self.notice(format!("What a kill had cut off is done: {}.", step.message.subject));
+            }
+            Ok(())
+        });
+        if let Err(error) = resumed {
+            self.notice(format!(
+                "An undo that a kill had cut off could not be finished: {error:#}; what it left shows as changes of unknown origin."
+            ));
+            self.suspect_all();
         }
-        fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
-        Ok(head == Some(base))
+        // Should that fail, the next start tries again.
+        let _ = fs::remove_file(&path);
     }
 
     /// The workspace as it is now, as a tree, without a commit; and what is left out of it,
@@ -101,11 +116,8 @@ impl Keeper {
         let workspace = self.git_dir.workspace();
         let root = Root::open(workspace)
             .with_context(|| format!("cannot open the workspace {}", workspace.display()))?;
-        let images = self.scan.images();
-        let done = put(&root, repository, &from, &to, &mut |path, image| match images {
-            Some(images) => images.put(image, path).map(|()| true).map_err(Into::into),
-            None => root.write(path, image, false).map(|()| true).map_err(Into::into),
-        })?;
+        let databases = Live { root: &root, images: self.scan.images() };
+        let done = put(&root, repository, &from, &to, &databases)?;
         // Where all of it is in something's way, nothing was taken back that could be told.
         if done.done.is_empty() && !done.left_alone.is_empty() {
             return Ok((None, done));
@@ -117,14 +129,46 @@ impl Keeper {
             Change { path: one.path, now }
         });
         let changes: Vec<_> = changes.collect();
+        let mut step = step.clone();
+        if !done.left_alone.is_empty() {
+            // What was not done whole does not count as done: it can be asked for again.
+            step.merged = None;
+            step.message.subject += " (in part)";
+            step.message.trailers.retain(|(name, _)| !FACTS.contains(name));
+        }
         let merged = step.merged.map(|merged| repository.find_commit(merged)).transpose()?;
         let (author, message) = (step.author, &step.message);
         let commit =
             self.archive.commit(Some(&base), merged.as_ref(), &changes, author, message)?;
         let paths = changes.into_iter().map(|change| change.path).collect();
         let head = self.archive.head()?.context("the history is empty")?.tree()?;
-        self.scan.relearn(&paths, repository, &head)?;
+        // It is a cache, and the step is done.
+        let _ = self.scan.relearn(&paths, repository, &head);
         Ok((commit, done))
+    }
+}
+
+/// Databases as they are taken in.
+struct Live<'a> {
+    root: &'a Root,
+    images: Option<&'a Images>,
+}
+
+impl Databases for Live<'_> {
+    fn take(&self, path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
+        let Some(images) = self.images else { return Ok(Some(self.root.read(path, limit)?.0)) };
+        match images.take(path, limit) {
+            Err(NoImage::TooLarge) => Ok(None),
+            Err(NoImage::NotADatabase) => Ok(Some(self.root.read(path, limit)?.0)),
+            taken => Ok(Some(taken?)),
+        }
+    }
+
+    fn put(&self, path: &Path, image: &[u8]) -> Result<()> {
+        match self.images {
+            Some(images) => Ok(images.put(image, path)?),
+            None => Ok(self.root.write(path, image, false)?),
+        }
     }
 }
 

@@ -150,6 +150,11 @@ impl Keeper {
         })
     }
 
+    /// Whatever differs at the next look is nobody's in particular.
+    pub(super) fn suspect_all(&mut self) {
+        drop(self.writers.linger(["an unfinished step".to_owned()]));
+    }
+
     /// Write the index, for plain git and the next look: not a thing to wait for.
     pub fn freshen(&mut self) -> Result<()> {
         if let Some(head) = self.archive.head()? {

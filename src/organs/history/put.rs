@@ -25,9 +25,13 @@ const CHANGED: &str = "what is there now is not what the history has";
 const FOLDER: &str = "a folder is in its place";
 const HOLDS: &str = "it still holds what the history leaves out";
 
-/// Puts an image in the place of the content of a database that may be open. False when it
-/// is in use so that this cannot be done now.
-pub type Databases<'a> = dyn FnMut(&Path, &[u8]) -> Result<bool> + 'a;
+/// Reads and writes databases that may be open.
+pub trait Databases {
+    /// An image of what is there now, of so many bytes at most; none when it has more.
+    fn take(&self, path: &Path, limit: u64) -> Result<Option<Vec<u8>>>;
+    /// Put an image in the place of what is there now.
+    fn put(&self, path: &Path, image: &[u8]) -> Result<()>;
+}
 
 /// What came of it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -44,7 +48,7 @@ pub fn put(
     repository: &Repository,
     from: &Tree<'_>,
     to: &Tree<'_>,
-    databases: &mut Databases<'_>,
+    databases: &dyn Databases,
 ) -> Result<Put> {
     let mut job = Job { root, repository, to, databases, put: Put::default() };
     let all = differences(repository, from, to)?;
@@ -61,11 +65,11 @@ pub fn put(
     Ok(job.put)
 }
 
-struct Job<'a, 'b> {
+struct Job<'a> {
     root: &'a Root,
     repository: &'a Repository,
     to: &'a Tree<'a>,
-    databases: &'a mut Databases<'b>,
+    databases: &'a dyn Databases,
     put: Put,
 }
 
@@ -82,7 +86,7 @@ enum Present {
     Other,
 }
 
-impl Job<'_, '_> {
+impl Job<'_> {
     fn path(&mut self, one: &Difference) -> Result<()> {
         let result = if let Some(why) = refusal(one) {
             Err(anyhow!(why))
@@ -122,9 +126,7 @@ impl Job<'_, '_> {
                 self.root.set_executable(path, after.is_executable())?;
             }
             Some(after) if here && was_database && after.is_database() => {
-                if !(self.databases)(path, after.content())? {
-                    bail!("the database is in use; try again when it is not");
-                }
+                self.databases.put(path, after.content())?;
                 self.root.set_executable(path, after.is_executable())?;
             }
             _ => {
@@ -149,7 +151,7 @@ impl Job<'_, '_> {
         path: &Path,
         before: Option<&Version<'_>>,
         after: Option<&Version<'_>>,
-    ) -> io::Result<Present> {
+    ) -> Result<Present> {
         let mode = match self.root.stat(path).map(|stat| stat.mode()) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Present::Nothing),
             // A file or a link is on the way: nothing is at the path, and nothing can be.
@@ -164,17 +166,20 @@ impl Job<'_, '_> {
             libc::S_IFDIR => return Ok(Present::Folder),
             libc::S_IFLNK => self.root.read_link(path)?,
             libc::S_IFREG => {
-                // Bytes of a live database say nothing: images of it differ.
-                if before.is_some_and(Version::is_database)
-                    && self.root.head(path, DATABASE.len() as u64)?.0 == DATABASE
-                {
-                    return Ok(Present::Old);
-                }
-                match self.root.read(path, limit) {
-                    Err(error) if error.kind() == ErrorKind::FileTooLarge => {
-                        return Ok(Present::Other);
+                // The bytes of a live database say nothing: what is recorded are images.
+                let recorded = [before, after].into_iter().flatten().any(Version::is_database);
+                if recorded && self.root.head(path, DATABASE.len() as u64)?.0 == DATABASE {
+                    match self.databases.take(path, limit)? {
+                        None => return Ok(Present::Other),
+                        Some(image) => image,
                     }
-                    read => read?.0,
+                } else {
+                    match self.root.read(path, limit) {
+                        Err(error) if error.kind() == ErrorKind::FileTooLarge => {
+                            return Ok(Present::Other);
+                        }
+                        read => read?.0,
+                    }
                 }
             }
             _ => return Ok(Present::Other),
@@ -278,6 +283,7 @@ fn is_no_folder(error: &io::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
     use std::ffi::{CString, OsStr};
     use std::fs::{self, Permissions};
     use std::os::unix::ffi::OsStrExt;
@@ -342,13 +348,28 @@ mod tests {
         (model, hollow)
     }
 
-    fn no_database(_: &Path, _: &[u8]) -> Result<bool> {
-        panic!("there is none")
+    /// One database, which may be in use.
+    #[derive(Default)]
+    struct Fake {
+        now: Vec<u8>,
+        busy: bool,
+        asked: RefCell<Vec<(PathBuf, Vec<u8>)>>,
+    }
+
+    impl Databases for Fake {
+        fn take(&self, _: &Path, _: u64) -> Result<Option<Vec<u8>>> {
+            Ok(Some(self.now.clone()))
+        }
+
+        fn put(&self, path: &Path, image: &[u8]) -> Result<()> {
+            self.asked.borrow_mut().push((path.to_owned(), image.to_vec()));
+            if self.busy { bail!("it is in use") } else { Ok(()) }
+        }
     }
 
     fn run(folder: &Path, repository: &Repository, from: &Model, to: &Model) -> Put {
         let (from, to) = (tree_of(repository, from), tree_of(repository, to));
-        put(&Root::open(folder).unwrap(), repository, &from, &to, &mut no_database).unwrap()
+        put(&Root::open(folder).unwrap(), repository, &from, &to, &Fake::default()).unwrap()
     }
 
     fn model(files: &[(&str, &str)]) -> Model {
@@ -523,21 +544,23 @@ mod tests {
         fs::write(file("changed"), image("live")).unwrap();
         let (from, to) = (tree_of(&repository, &from), tree_of(&repository, &to));
         let root = Root::open(folder.path()).unwrap();
-        let mut busy = true;
-        for attempt in 0..2 {
-            let mut asked = Vec::new();
-            let mut databases = |path: &Path, image: &[u8]| {
-                asked.push((path.to_owned(), image.to_vec()));
-                Ok(!busy)
-            };
-            let put = put(&root, &repository, &from, &to, &mut databases).unwrap();
-            assert_eq!(asked, [("changed".into(), image("2").into_bytes())]);
-            assert_eq!(put.left_alone.len(), 1 - attempt);
-            busy = false;
+        for busy in [true, false] {
+            let databases = Fake { now: image("1").into_bytes(), busy, asked: RefCell::default() };
+            let put = put(&root, &repository, &from, &to, &databases).unwrap();
+            let asked = databases.asked.into_inner();
+            assert_eq!(asked, [(PathBuf::from("changed"), image("2").into_bytes())]);
+            assert_eq!(put.left_alone.len(), usize::from(busy));
         }
         let mut now: Vec<_> = found(folder.path()).0.into_keys().collect();
         now.retain(|name| !name.starts_with(b"changed"));
         assert_eq!(now, [&b"new"[..], b"text"]);
+        // What is in it now is nowhere in the history.
+        let (now, busy) = (image("3").into_bytes(), false);
+        let databases = Fake { now, busy, asked: RefCell::default() };
+        let put = put(&root, &repository, &to, &from, &databases).unwrap();
+        assert!(put.left_alone.contains(&("changed".into(), CHANGED.to_owned())));
+        assert!(databases.asked.into_inner().is_empty());
+        assert_eq!(fs::read_to_string(file("changed")).unwrap(), image("live"));
     }
 
     #[test]

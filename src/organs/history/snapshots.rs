@@ -97,7 +97,7 @@ impl Snapshots {
             keeper.freshen()?;
         } else {
             keeper.heal();
-            keeper.resume()?;
+            keeper.resume();
         }
         Ok(Self::of(keeper, writers, settings))
     }
