@@ -7,6 +7,7 @@ mod bad_input;
 mod branches;
 mod databases;
 mod doors;
+mod history_torture;
 mod home;
 mod kills;
 mod model_server;
