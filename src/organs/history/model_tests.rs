@@ -195,7 +195,7 @@ impl World {
             let unclean = status.split(|byte| *byte == 0).filter(|line| !line.is_empty());
             // What git refuses to take it still lists, and what is left of nested repositories.
             let unclean = unclean.filter(|line| !is_refused(&line[3..]) && !line.ends_with(b"/"));
-            assert_eq!(unclean.map(|line| text(line)).collect::<Vec<_>>(), [""; 0]);
+            assert_eq!(unclean.map(text).collect::<Vec<_>>(), [""; 0]);
         }
     }
 
@@ -647,8 +647,8 @@ impl World {
             }
         }
         self.disk.retain(|other, _| {
-            !(other == path || parents(other).any(|part| part == path))
-                && !parents(path).any(|part| part == &other[..])
+            let inside = other == path || parents(other).any(|part| part == path);
+            !(inside || parents(path).any(|part| part == &other[..]))
         });
         fs::create_dir_all(self.at(path).parent().unwrap()).unwrap();
     }

@@ -141,8 +141,15 @@ impl Scan {
         repository: &Repository,
         tree: Option<&Tree<'_>>,
     ) -> Result<Found> {
+        // Below what was a file there may be a folder by now; it may still be that file.
+        let is_file = |part: &&Path| {
+            let found = tree.and_then(|tree| tree.get_path(part).ok());
+            found.is_some_and(|found| found.kind() != Some(ObjectType::Tree))
+        };
+        let top = |path: &PathBuf| path.ancestors().find(is_file).unwrap_or(path).to_owned();
+        let paths: BTreeSet<_> = paths.iter().map(top).collect();
         let mut known = BTreeMap::new();
-        for path in paths {
+        for path in &paths {
             for part in path.ancestors().filter(|part| *part != Path::new("")) {
                 let entry = tree.and_then(|tree| tree.get_path(part).ok());
                 match entry.map(|entry| (entry.id(), entry.filemode(), entry.kind())) {
@@ -151,7 +158,6 @@ impl Scan {
                         entries_below(repository, &below, &prefix(part), &mut known)?;
                     }
                     Some((_, _, Some(ObjectType::Tree))) | None => {}
-                    // Of a parent, too: what was a file may be a folder by now.
                     Some((id, mode, _)) => {
                         _ = known.insert(bytes(part).to_vec(), recorded(bytes(part), id, mode));
                     }
