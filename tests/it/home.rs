@@ -121,13 +121,18 @@ impl Home {
 
     /// What plain git says in the workspace, with nothing of the machine's configuration.
     pub fn git(&self, args: &[&str]) -> String {
+        String::from_utf8_lossy(&self.git_bytes(args)).into_owned()
+    }
+
+    /// The same, byte by byte.
+    pub fn git_bytes(&self, args: &[&str]) -> Vec<u8> {
         let mut git = Command::new("git");
         git.args(args).current_dir(self.workspace("")).env_clear();
         git.env("PATH", std::env::var_os("PATH").unwrap_or_default());
         git.env("GIT_CONFIG_NOSYSTEM", "1").env("HOME", self.root.path());
         let output = git.output().expect("git");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8_lossy(&output.stdout).into_owned()
+        output.stdout
     }
 
     /// A run to be checked from its start to its end.
@@ -339,6 +344,16 @@ impl Process {
         ran
     }
 
+    /// Kill it, if it has not ended by itself.
+    #[track_caller]
+    pub fn kill_if_alive(mut self) -> Ran {
+        self.status = self.ended.try_recv().ok();
+        if self.status.is_none() {
+            self.signal(libc::SIGKILL);
+        }
+        self.end_with(BOUND)
+    }
+
     /// Wait until it ends by itself, its stdin open.
     #[track_caller]
     pub fn wait_end(&self) {
@@ -359,7 +374,7 @@ impl Process {
     #[track_caller]
     fn end_with(&mut self, bound: std::time::Duration) -> Ran {
         self.stdin = None;
-        self.status = self.ended.recv_timeout(bound).ok();
+        self.status = self.status.or_else(|| self.ended.recv_timeout(bound).ok());
         let Some(status) = self.status else { panic!("it does not end\n{}", self.seen()) };
         for (done, thread) in self.readers.drain(..) {
             let closed = done.recv_timeout(bound).is_ok();

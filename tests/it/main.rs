@@ -9,6 +9,7 @@ mod branches;
 mod databases;
 mod doors;
 mod history;
+mod history_torture;
 mod home;
 mod kills;
 mod model_server;

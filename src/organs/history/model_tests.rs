@@ -90,7 +90,7 @@ fn the_workspace_and_the_history_are_what_the_model_says() {
     let threads: Vec<_> = threads.collect();
     let operations = threads.into_iter().map(|thread| thread.join().expect("see above"));
     let operations: usize = operations.sum();
-    assert!(operations > 500, "only {operations}");
+    assert!(operations > 100, "only {operations}");
 }
 
 /// Names the seed of a world that failed.
@@ -193,9 +193,9 @@ impl World {
             self.keep(Keeper::freshen);
             let status = git(&["status", "--porcelain", "-z", "--no-renames", "-uall"]);
             let unclean = status.split(|byte| *byte == 0).filter(|line| !line.is_empty());
-            // What git refuses to take it still lists.
-            let unclean = unclean.filter(|line| !is_refused(&line[3..]));
-            assert_eq!(unclean.map(|line| text(line)).collect::<Vec<_>>(), [""; 0]);
+            // What git refuses to take it still lists, and what is left of nested repositories.
+            let unclean = unclean.filter(|line| !is_refused(&line[3..]) && !line.ends_with(b"/"));
+            assert_eq!(unclean.map(text).collect::<Vec<_>>(), [""; 0]);
         }
     }
 
@@ -647,8 +647,8 @@ impl World {
             }
         }
         self.disk.retain(|other, _| {
-            !(other == path || parents(other).any(|part| part == path))
-                && !parents(path).any(|part| part == &other[..])
+            let inside = other == path || parents(other).any(|part| part == path);
+            !(inside || parents(path).any(|part| part == &other[..]))
         });
         fs::create_dir_all(self.at(path).parent().unwrap()).unwrap();
     }

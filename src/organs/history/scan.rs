@@ -114,10 +114,17 @@ impl Scan {
         repository: &Repository,
         tree: Option<&Tree<'_>>,
     ) -> Result<Found> {
-        let mut known = Vec::new();
+        // Below what was a file there may be a folder by now; it may still be that file.
+        let is_file = |part: &&Path| {
+            let found = tree.and_then(|tree| tree.get_path(part).ok());
+            found.is_some_and(|found| found.kind() != Some(ObjectType::Tree))
+        };
+        let top = |path: &PathBuf| path.ancestors().find(is_file).unwrap_or(path).to_owned();
+        let tops: BTreeSet<_> = paths.iter().map(top).collect();
         // What is in a folder that is looked at anyway comes but once.
-        let inner = |path: &Path| path.ancestors().skip(1).any(|folder| paths.contains(folder));
-        let paths = || paths.iter().filter(|path| !inner(path));
+        let inner = |path: &Path| path.ancestors().skip(1).any(|folder| tops.contains(folder));
+        let paths = || tops.iter().filter(|path| !inner(path));
+        let mut known = Vec::new();
         for path in paths() {
             for part in path.ancestors().filter(|part| *part != Path::new("")) {
                 let entry = tree.and_then(|tree| tree.get_path(part).ok());
@@ -127,7 +134,6 @@ impl Scan {
                         entries_below(repository, &below, &prefix(part), &mut known)?;
                     }
                     Some((_, _, Some(ObjectType::Tree))) | None => {}
-                    // Of a parent, too: what was a file may be a folder by now.
                     Some((id, mode, _)) => {
                         known.push(recorded(bytes(part), id, mode));
                     }

@@ -986,4 +986,34 @@ mod tests {
         assert!(loose(&home) < 10, "only what nothing refers to stays");
         home.git(&["fsck", "--strict", "--no-dangling"]);
     }
+
+    #[test]
+    fn what_a_hand_moved_is_not_the_owners_however_often_one_looks() {
+        let home = Home::new();
+        home.turn(|home| home.write("d/f", "x"));
+        home.later();
+        assert_eq!((home.before("one"), home.before("two")), (None, None));
+        home.call("one", |home| fs::rename(home.path("d"), home.path("e")).unwrap());
+        for session in ["three", "four", "five"] {
+            home.before(session);
+        }
+        assert_eq!(home.git(&["log", "--author=owner@localhost", "--format=%s", "--", "e"]), "");
+        home.after(record("one"));
+        assert!(home.git(&["ls-tree", "-r", "--name-only", "HEAD"]).contains("e/f"));
+    }
+
+    #[test]
+    fn a_link_or_file_above_a_told_path_stays() {
+        let home = Home::new();
+        home.turn(|home| {
+            home.write("v1/x", "1");
+            symlink("v1", home.path("current")).unwrap();
+        });
+        home.before("main");
+        let writing = home.snapshots.writers().writes("main", false);
+        home.write("current/x", "2");
+        writing.wrote([PathBuf::from("current/x")]);
+        home.after(record("main"));
+        assert!(home.git(&["ls-tree", "--name-only", "HEAD"]).contains("current"));
+    }
 }
