@@ -181,7 +181,10 @@ impl Host {
                     "Turn {turn} of session {session} was interrupted: {why}. What it had finished is kept; say \"go on\" to continue."
                 ));
             }
-            self.state.finish(&session)?;
+            // What could not be saved is the next start's to take in.
+            if !self.snapshots.writers().owes(&session) {
+                self.state.finish(&session)?;
+            }
         }
         for (session, _) in self.state.backlog()? {
             self.drop_answered(&session)?;

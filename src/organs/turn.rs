@@ -152,7 +152,8 @@ impl Host {
         let ended = agent.turn(&mut transcript, first).await;
         hand.leave().await;
         self.state.used(name, turn, &origin, model.name(), heard.usage)?;
-        if ended.is_ok() {
+        // Where its changes could not be saved, the next start still has to know whose they are.
+        if ended.is_ok() && !place.snapshots.writers().owes(name) {
             self.state.finish(name)?;
         }
         self.back_up_soon();
@@ -310,7 +311,7 @@ impl Watched<'_> {
             return;
         };
         if beside.snapshots.blocking(take_in).await.is_ok() {
-            beside.snapshots.writers().settle(self.writer);
+            beside.snapshots.writers().settle(self.writer, None);
         }
     }
 }
@@ -343,6 +344,9 @@ impl Hands for Watched<'_> {
                 let wrote = outcome.wrote.iter();
                 let inside = wrote.filter_map(|path| path.strip_prefix(&place.folder).ok());
                 writing.wrote(inside.map(Path::to_owned));
+                if anywhere {
+                    place.snapshots.glance();
+                }
             }
             outcome
         })

@@ -23,6 +23,10 @@ use crate::organs::history::writers::{TICK, Writers};
 const NAMED: usize = 20;
 /// How often a snapshot starts anew because the owner's git moved the branch under it.
 const ATTEMPTS: usize = 3;
+/// Where it is kept what is left out, beside the index.
+const LEFT_OUT: &str = "left-out.json";
+/// Stands for whoever made what was left out before.
+const LET_IN: &str = "what was left out before";
 /// Stands for the owner among those who may have changed something.
 const OUTSIDE: &str = "edits outside fledgling";
 
@@ -88,6 +92,9 @@ impl Keeper {
         let scan = Scan::new(git_dir.workspace().to_owned(), &repository, index, terms)?;
         let archive = Archive::new(repository, branch, owner);
         let writers = Writers::default();
+        // Lost or torn, it is what it was before the first look.
+        let left_out = std::fs::read(git_dir.path().join(LEFT_OUT)).unwrap_or_default();
+        let left_out = serde_json::from_slice(&left_out).unwrap_or_default();
         let keeper = Self {
             git_dir,
             archive,
@@ -98,7 +105,7 @@ impl Keeper {
             thorough: false,
             met: None,
             left: BTreeMap::new(),
-            left_out: BTreeMap::new(),
+            left_out,
             news: String::new(),
             notices: Vec::new(),
         };
@@ -134,10 +141,34 @@ impl Keeper {
     /// Commit what a turn changed that is over, and what others did meanwhile. Its commit,
     /// and what is newly left out, as a list.
     pub fn conclude(&mut self, turn: &Turn<'_>) -> Result<(Option<Commit>, String)> {
-        let commit = self.snapshot(Some(turn))?;
-        self.writers.settle(turn.writer);
+        let commit = self.snapshot(Some(turn));
+        // Not before: meanwhile nobody else may take its changes for those of nobody.
+        self.writers.end(turn.writer);
+        let commit = commit?;
+        self.writers.settle(turn.writer, None);
         self.lookout.settle(turn.writer);
         Ok((commit, std::mem::take(&mut self.news)))
+    }
+
+    /// After a call that may have written anywhere: find out what has changed, so that it is
+    /// known whose it is, whatever is done to it later. Reads no content.
+    pub fn glance(&mut self) -> Result<()> {
+        let begin = SystemTime::now();
+        let Some(head) = self.archive.head()? else { return Ok(()) };
+        let tree = head.tree()?;
+        let paths = self.lookout.places(Some(head.id()));
+        let repository = self.archive.repository();
+        for dirty in self.scan.glance(repository, &tree, paths)? {
+            let path = &dirty.change.path;
+            let known =
+                |at: &SystemTime| *at + TICK >= self.looked || self.left.get(path) == Some(at);
+            let suspects = self.writers.suspects(path, dirty.at.filter(known));
+            if !suspects.is_empty() {
+                self.writers.claim(path, suspects);
+            }
+        }
+        self.writers.seen(begin);
+        Ok(())
     }
 
     /// Commit everything there is under this message, whoever made it.
@@ -174,10 +205,20 @@ impl Keeper {
     fn snapshot(&mut self, turn: Option<&Turn<'_>>) -> Result<Option<Commit>> {
         self.retrying(|keeper, base| {
             let told = turn.and_then(|turn| keeper.writers.told(turn.writer));
+            let begin = SystemTime::now();
             let look = keeper.look(*base, told)?;
-            let news = look.news;
-            let shares = keeper.share(look.changes, turn.map(|turn| turn.writer), look.since);
-            keeper.commit_shares(base, shares, turn, &news)
+            let news = look.news.clone();
+            let shares = keeper.share(look, turn.map(|turn| turn.writer));
+            let strangers = shares.strangers.clone();
+            let commit = keeper.commit_shares(base, shares, turn, &news)?;
+            // Of those whose turns are over nothing is left.
+            let running = keeper.writers.running();
+            if keeper.thorough {
+                for stranger in strangers.difference(&running) {
+                    keeper.writers.settle(stranger, Some(begin));
+                }
+            }
+            Ok(commit)
         })
     }
 
@@ -197,6 +238,7 @@ impl Keeper {
                 Ok(commit) => {
                     if std::mem::take(&mut self.thorough) {
                         self.looked = begin;
+                        self.writers.seen(begin);
                         self.lookout.seen(base, self.met);
                     }
                     return Ok(commit);
@@ -240,16 +282,25 @@ impl Keeper {
         let rules = paths.filter(|path| path.file_name().is_some_and(|name| name == ".gitignore"));
         news.extend(rules.map(|path| format!("new files that {} names", path.display())));
         let news = list(&news);
+        let let_in = changes.iter().map(|dirty| &dirty.change.path);
+        let let_in = let_in.filter(|path| self.left_out.contains_key(*path)).cloned().collect();
+        let before = self.left_out.clone();
         self.left_out.retain(|path, _| !looked_at(path));
         self.left_out.extend(left_out);
+        if self.left_out != before {
+            // It is for the next start. Should it fail, more may pass for the owner's then.
+            let kept = self.git_dir.path().join(LEFT_OUT);
+            let _ = serde_json::to_vec(&self.left_out).map(|text| std::fs::write(kept, text));
+        }
         if !news.is_empty() {
             self.news.clone_from(&news);
         }
-        Ok(Look { changes, news, since: self.looked })
+        Ok(Look { changes, let_in, news, since: self.looked })
     }
 
     /// Tell whose each change is.
-    fn share(&mut self, changes: Vec<Dirty>, writer: Option<&str>, since: SystemTime) -> Shares {
+    fn share(&mut self, look: Look, writer: Option<&str>) -> Shares {
+        let Look { changes, let_in, since, .. } = look;
         let running = self.writers.running();
         let mut shares = Shares::default();
         let left_before = self.left.clone();
@@ -262,6 +313,10 @@ impl Keeper {
             let known = |at: &SystemTime| *at + TICK >= since || left_before.get(path) == Some(at);
             let at = dirty.at.filter(known);
             let mut suspects = self.writers.suspects(path, at);
+            if suspects.is_empty() && let_in.contains(path) {
+                // Who made what was not let in so far is forgotten by now.
+                suspects.insert(LET_IN.to_owned());
+            }
             let missed = self.lookout.missed(path).filter(|_| at.is_none());
             if let Some(earlier) = missed {
                 shares.strangers.extend(suspects);
@@ -270,7 +325,7 @@ impl Keeper {
             } else if suspects.is_empty() {
                 shares.owners.push(dirty);
             } else if writer.is_some_and(|writer| suspects.remove(writer)) {
-                if self.writers.came_after(path, at) {
+                if self.writers.came_after(at) {
                     suspects.insert(OUTSIDE.to_owned());
                 }
                 shares.beside.extend(suspects);
@@ -278,9 +333,12 @@ impl Keeper {
             } else if suspects.is_disjoint(&running) {
                 shares.strangers.extend(suspects);
                 shares.strays.push(dirty);
-            } else if let Some(at) = at {
-                // For a turn that still runs. A time that says nothing now never will.
-                self.left.insert(dirty.change.path, at);
+            } else {
+                self.writers.claim(path, suspects);
+                if let Some(at) = at {
+                    // For a turn that still runs. A time that says nothing now never will.
+                    self.left.insert(dirty.change.path, at);
+                }
             }
         }
         shares
@@ -337,6 +395,8 @@ impl Keeper {
 /// What a look brought.
 struct Look {
     changes: Vec<Dirty>,
+    /// Those that were left out before.
+    let_in: BTreeSet<PathBuf>,
     /// What is newly left out, as a list.
     news: String,
     /// Since when a time of change can be relied upon.

@@ -44,6 +44,8 @@ pub struct Scan {
     agreed: Option<Oid>,
     /// Whether the index file holds all that the index does.
     saved: bool,
+    /// Whether stamps are all that is looked at.
+    pub(super) glancing: bool,
     /// The index file as it was read or written last.
     stamp: Option<Stamp>,
     /// What the index is to learn: an entry, or that a path is gone.
@@ -93,8 +95,18 @@ impl Scan {
         repository.set_index(&mut index?)?;
         let contents = Contents::new(repository.path(), terms)?;
         let ignored = Ignored::open(repository.path())?;
-        let (agreed, saved, stamp, lessons) = (None, false, None, Vec::new());
-        Ok(Self { workspace, index_file, contents, ignored, agreed, saved, stamp, lessons })
+        let (agreed, saved, glancing, stamp, lessons) = (None, false, false, None, Vec::new());
+        Ok(Self {
+            workspace,
+            index_file,
+            contents,
+            ignored,
+            agreed,
+            saved,
+            glancing,
+            stamp,
+            lessons,
+        })
     }
 
     /// All that differs from this tree. Contents that do are stored in the repository.
@@ -146,6 +158,23 @@ impl Scan {
             walk.named(path, tree)?;
         }
         Ok(walk.end())
+    }
+
+    /// What bears another stamp than what is recorded, at these paths or anywhere. No content
+    /// is read, so some of it may be the same.
+    pub fn glance(
+        &mut self,
+        repository: &Repository,
+        tree: &Tree<'_>,
+        paths: Option<&BTreeSet<PathBuf>>,
+    ) -> Result<Vec<Dirty>> {
+        self.glancing = true;
+        let found = match paths {
+            Some(paths) => self.look_at(paths, repository, Some(tree)),
+            None => self.look(repository, Some(tree)),
+        };
+        self.glancing = false;
+        Ok(found?.changes)
     }
 
     /// How databases are read and put back, if it is said.

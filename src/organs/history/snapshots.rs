@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -78,6 +78,8 @@ pub struct Snapshots {
     /// How many looks there were.
     looks: Arc<AtomicUsize>,
     gate: Arc<Gate>,
+    /// Whether a glance is about to be taken.
+    glancing: Arc<AtomicBool>,
     /// What a killed turn left running, until the next turn has ended.
     lingering: Mutex<Vec<Writing>>,
 }
@@ -107,7 +109,8 @@ impl Snapshots {
         let (keeper, prices) = (Arc::new(Mutex::new(keeper)), settings.prices.clone());
         let (resident, looks, lingering) = (settings.resident, Arc::default(), Mutex::default());
         let gate = settings.terms.gate.clone();
-        Self { keeper, writers, prices, resident, looks, gate, lingering }
+        let glancing = Arc::default();
+        Self { keeper, writers, prices, resident, looks, gate, glancing, lingering }
     }
 
     /// Who writes in this checkout: whatever is not the owner says so here.
@@ -146,13 +149,29 @@ impl Snapshots {
             if over && taken.is_ok() {
                 drop(lasting);
                 for (session, _) in &turns {
-                    writers.settle(session);
+                    writers.settle(session, None);
                 }
             } else {
                 self.lingering().extend(lasting);
             }
             taken.map(|commit| changes(commit, String::new()))
         })
+    }
+
+    /// After a call that may have written anywhere: it is found out what it wrote, when nobody
+    /// waits.
+    pub fn glance(&self) {
+        if self.glancing.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let (keeper, glancing) = (Arc::clone(&self.keeper), Arc::clone(&self.glancing));
+        tokio::task::spawn_blocking(move || {
+            let mut keeper = lock(&keeper);
+            // What ends from now on is for the next one.
+            glancing.store(false, Ordering::Release);
+            // Should it fail, more is suspected than need be.
+            let _ = keeper.glance();
+        });
     }
 
     /// Have this done by the keeper, on a thread that may block.
@@ -275,8 +294,6 @@ impl History for Snapshots {
 
     fn after(&self, record: Record) -> Boxed<'_, Result<Changes>> {
         Box::pin(async move {
-            let session = record.session.clone();
-            self.writers.end(&session);
             let mut message = message(&record, self.prices.get(&record.model));
             message.subject = self.gate.cleared(message.subject);
             message.body = self.gate.cleared(message.body);
@@ -288,7 +305,7 @@ impl History for Snapshots {
             if taken.is_ok() {
                 drop(lasting);
                 for writer in &killed {
-                    self.writers.settle(writer);
+                    self.writers.settle(writer, None);
                 }
             } else {
                 self.lingering().extend(lasting);
@@ -411,8 +428,10 @@ mod tests {
 
         /// A call of this session's, which writes what it likes.
         fn call(&self, session: &str, act: impl FnOnce(&Self)) {
-            let _writing = self.snapshots.writers().writes(session, true);
+            let writing = self.snapshots.writers().writes(session, true);
             act(self);
+            drop(writing);
+            self.runtime.block_on(self.snapshots.blocking(Keeper::glance)).unwrap();
         }
 
         /// Time goes by: what is written now can be told from what was written before.

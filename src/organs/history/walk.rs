@@ -21,7 +21,7 @@ use crate::organs::history::content::{LOG, Taken};
 use crate::organs::history::ignored;
 use crate::organs::history::known::Known;
 use crate::organs::history::scan::{Dirty, Found, Scan};
-use crate::organs::history::stamp::{Stamp, mode};
+use crate::organs::history::stamp::{Stamp, changed_at, mode};
 
 /// The file in which a folder of the workspace says what is to be kept out.
 const RULES: &str = ".gitignore";
@@ -182,6 +182,13 @@ impl<'a> Walk<'a> {
         let log = self.logged.contains(&path).then(|| contents.log_of(&self.root, &path)).flatten();
         if unchanged && contents.is_as_read(&path, stat, log) {
             self.known.meet(bytes(&path));
+            return Ok(());
+        }
+        if self.scan.glancing {
+            self.known.meet(bytes(&path));
+            let at = log.map_or(changed_at(stat), |log| log.time().max(changed_at(stat)));
+            let change = Change { path, now: None };
+            self.found.changes.push(Dirty { change, at: Some(at), entry: None });
             return Ok(());
         }
         match contents.take(&self.root, self.repository, &path, stat, log)? {

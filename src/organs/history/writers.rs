@@ -40,6 +40,8 @@ struct Span {
     end: Option<SystemTime>,
     /// Whether it may write anywhere, not just to paths that it tells.
     anywhere: bool,
+    /// Whether somebody looked since it ended, so that what it wrote is known by its paths.
+    seen: bool,
 }
 
 /// A span that lasts. Dropping it ends it.
@@ -61,11 +63,16 @@ impl Writers {
         self.lock().running.remove(writer);
     }
 
-    /// What this writer did is committed: it did nothing any more.
-    pub fn settle(&self, writer: &str) {
+    /// What this writer did is committed, all of it or what was over by then: it did nothing
+    /// any more.
+    pub fn settle(&self, writer: &str, then: Option<SystemTime>) {
         let mut inner = self.lock();
-        inner.spans.retain(|span| span.writer != writer || span.end.is_none());
-        inner.wrote.retain(|_, writers| !(writers.remove(writer) && writers.is_empty()));
+        let by_then = |end| then.is_none_or(|then| end <= then);
+        let over = |span: &Span| span.writer == writer && span.end.is_some_and(by_then);
+        inner.spans.retain(|span| !over(span));
+        if !inner.spans.iter().any(|span| span.writer == writer) {
+            inner.wrote.retain(|_, writers| !(writers.remove(writer) && writers.is_empty()));
+        }
     }
 
     /// Something begins that may write: anywhere, or only to paths that it tells in the end.
@@ -73,7 +80,8 @@ impl Writers {
         let mut inner = self.lock();
         inner.next += 1;
         let (id, begin, clock) = (inner.next, SystemTime::now(), Instant::now());
-        let span = Span { id, writer: writer.to_owned(), begin, clock, end: None, anywhere };
+        let span =
+            Span { id, writer: writer.to_owned(), begin, clock, end: None, anywhere, seen: false };
         inner.spans.push(span);
         Writing { writers: self.clone(), writer: writer.to_owned(), id }
     }
@@ -97,21 +105,38 @@ impl Writers {
     }
 
     /// Who may have made a change of this path that bears this time; everybody who wrote at
-    /// all where no time is known. Nobody means: the owner.
+    /// all where no time is known. Nobody means: the owner. A later touch gives a file
+    /// another time: so until somebody has looked, a time after a span clears nobody.
     pub fn suspects(&self, path: &Path, changed: Option<SystemTime>) -> BTreeSet<String> {
         let inner = self.lock();
-        let spans = inner.spans.iter().filter(|span| changed.is_none_or(|at| span.holds(at)));
+        let may = |span: &&Span| changed.is_none_or(|at| span.holds(at) || span.hides(at));
+        let spans = inner.spans.iter().filter(may);
         let mut suspects: BTreeSet<_> = spans.map(|span| span.writer.clone()).collect();
         suspects.extend(inner.wrote.get(path).into_iter().flatten().cloned());
         suspects
     }
 
-    /// Whether no span holds this time though file tools wrote to the path: then somebody
-    /// else came after them.
-    pub fn came_after(&self, path: &Path, changed: Option<SystemTime>) -> bool {
+    /// Whether no span holds this time: then somebody else came after those who are suspected.
+    pub fn came_after(&self, changed: Option<SystemTime>) -> bool {
         let inner = self.lock();
-        let outside = |at| !inner.spans.iter().any(|span| span.holds(at));
-        inner.wrote.contains_key(path) && changed.is_some_and(outside)
+        changed.is_some_and(|at| !inner.spans.iter().any(|span| span.holds(at)))
+    }
+
+    /// These may have written this path, whatever comes after them.
+    pub fn claim(&self, path: &Path, suspects: impl IntoIterator<Item = String>) {
+        self.lock().wrote.entry(path.to_owned()).or_default().extend(suspects);
+    }
+
+    /// All that differs has been looked at since this time, and is claimed.
+    pub fn seen(&self, since: SystemTime) {
+        for span in &mut self.lock().spans {
+            span.seen |= span.end.is_some_and(|end| end <= since);
+        }
+    }
+
+    /// Whether this writer did something that is not settled yet.
+    pub fn owes(&self, writer: &str) -> bool {
+        self.lock().spans.iter().any(|span| span.writer == writer)
     }
 
     /// The only paths that can have been written since this writer began; none when it may
@@ -132,6 +157,11 @@ impl Writers {
 impl Span {
     fn holds(&self, at: SystemTime) -> bool {
         at + TICK >= self.begin && self.end.is_none_or(|end| at <= end)
+    }
+
+    /// Whether it may have written what bears a later time by now.
+    fn hides(&self, at: SystemTime) -> bool {
+        self.anywhere && !self.seen && at + TICK >= self.begin
     }
 }
 
@@ -183,10 +213,14 @@ mod tests {
         let two = writers.writes("two", true);
         assert_eq!(names(writers.suspects(path, at(0))), ["one", "two"]);
         drop((one, two));
+        // Until somebody has looked, it may be theirs and have been touched since.
+        assert_eq!(names(writers.suspects(path, at(60))), ["one", "two"]);
+        assert!(writers.came_after(at(60)) && !writers.came_after(None));
+        writers.seen(SystemTime::now());
         assert!(writers.suspects(path, at(60)).is_empty());
         // A deletion bears no time.
         assert_eq!(names(writers.suspects(path, None)), ["one", "two"]);
-        writers.settle("one");
+        writers.settle("one", None);
         assert_eq!(names(writers.suspects(path, None)), ["two"]);
     }
 
@@ -197,13 +231,12 @@ mod tests {
         let during = at(0);
         writing.wrote([PathBuf::from("a")]);
         assert_eq!(names(writers.suspects(Path::new("a"), at(60))), ["one"]);
-        assert!(writers.came_after(Path::new("a"), at(60)));
-        assert!(!writers.came_after(Path::new("a"), during));
+        assert!(writers.came_after(at(60)) && !writers.came_after(during));
         assert!(writers.suspects(Path::new("b"), at(60)).is_empty());
         assert_eq!(writers.told("one"), Some(BTreeSet::from([PathBuf::from("a")])));
         drop(writers.writes("one", true));
         assert_eq!(writers.told("one"), None);
-        writers.settle("one");
+        writers.settle("one", None);
         assert!(writers.suspects(Path::new("a"), None).is_empty());
     }
 
@@ -213,10 +246,10 @@ mod tests {
         let lasting = writers.linger(["killed".to_owned()]);
         assert_eq!(names(writers.suspects(Path::new("a"), Some(UNIX_EPOCH))), ["killed"]);
         // What lasts is not settled by a commit of what it did so far.
-        writers.settle("killed");
+        writers.settle("killed", None);
         assert_eq!(names(writers.suspects(Path::new("a"), at(60))), ["killed"]);
         drop(lasting);
-        writers.settle("killed");
+        writers.settle("killed", None);
         assert!(writers.suspects(Path::new("a"), None).is_empty());
     }
 }
