@@ -88,7 +88,9 @@ impl Host {
                 serde_json::to_value(self.merge(who, branch, favour).await?)?
             }
             Ask::Drop { branch } => {
-                serde_json::json!({ "said": self.close_branch(&branch).await?.retire().await? })
+                let gone = self.close_branch(&branch).await?.retire().await?;
+                let said = [Some(gone.branch), gone.aside].into_iter().flatten();
+                serde_json::json!({ "said": said.collect::<Vec<_>>().join("\n") })
             }
             Ask::Standing => serde_json::to_value(self.standing().await?)?,
         })
@@ -143,10 +145,13 @@ impl Host {
             keeper.freshen()?;
             merged
         });
-        let merged = merged.await?;
+        let mut merged = merged.await?;
         // What was left alone is still to come.
         if merged.commit.is_some() && merged.left_alone.is_empty() {
-            closed.retire().await?;
+            let gone = closed.retire().await?;
+            // Only what was edited meanwhile is not in main.
+            let edited = Some(gone.branch).filter(|_| gone.kept);
+            merged.said = edited.into_iter().chain(gone.aside).collect::<Vec<_>>().join("\n");
         }
         Ok(merged)
     }

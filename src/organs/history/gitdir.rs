@@ -23,6 +23,9 @@ use crate::organs::history::pack;
 pub(super) const POINTER: &str = "gitdir: ../history.git\n";
 /// Where the checkouts of branches are, in the home.
 const BRANCHES: &str = "branches";
+/// Stands in the name of a checkout that is kept for what the history leaves out of it; in
+/// no branch's.
+pub const LEFT_OUT: &str = ".left-out";
 /// Names that mean `.git` on another system are refused: with one of them in it, history
 /// would fail `git fsck` and every push, for good. Plain git must not pack beside us.
 const CONFIG: &str = "[core]
@@ -156,9 +159,22 @@ pub fn branch_of<'a>(home: &Path, folder: &'a Path) -> Option<&'a str> {
     folder.file_name()?.to_str().filter(|_| inside)
 }
 
-/// Take away the checkout of a branch, and that git knows of it. No link is followed.
-pub fn remove_checkout(home: &Path, name: &str) -> Result<()> {
-    let remove = || -> io::Result<()> {
+/// Take away the checkout of a branch, and that git knows of it. No link is followed. Where
+/// it is to be kept, it is put aside without git, and its new place is returned.
+pub fn remove_checkout(home: &Path, name: &str, keep: bool) -> Result<Option<PathBuf>> {
+    let put_aside = || -> io::Result<PathBuf> {
+        let first = format!("{name}{LEFT_OUT}");
+        let numbered = (2..).map(|number| format!("{first}-{number}"));
+        let mut free = std::iter::once(first.clone()).chain(numbered);
+        let free = free.find(|name| checkout(home, name).symlink_metadata().is_err());
+        let (from, to) = (checkout(home, name), checkout(home, &free.unwrap_or(first)));
+        // A kill after this leaves a checkout whose pointer is put back when it is opened.
+        fs::remove_file(from.join(".git"))?;
+        fs::rename(&from, &to)?;
+        Ok(to)
+    };
+    let remove = || -> io::Result<Option<PathBuf>> {
+        let kept = if keep { Some(put_aside()?) } else { None };
         // Out of the way at once, so that a kill leaves it whole or gone.
         let gone = aside(home, name, "gone")?;
         for (from, to) in [(checkout(home, name), "files"), (linked(home, name), "git")] {
@@ -167,7 +183,8 @@ pub fn remove_checkout(home: &Path, name: &str) -> Result<()> {
                 _ => {}
             }
         }
-        remove_all(&gone)
+        remove_all(&gone)?;
+        Ok(kept)
     };
     remove().with_context(|| format!("cannot remove the checkout of the branch {name}"))
 }

@@ -17,6 +17,7 @@ use crate::guard::history::{Archive, Author, Change, Commit, Message};
 use crate::organs::history::gitdir::GitDir;
 use crate::organs::history::lookout::Lookout;
 use crate::organs::history::scan::{Dirty, Found, Scan, Terms};
+use crate::organs::history::walk::{EXCLUDED, is_excluded};
 use crate::organs::history::writers::{TICK, Writers};
 
 /// Names of files left out, in one list.
@@ -215,7 +216,9 @@ impl Keeper {
         let paths = heard.map(|heard| {
             // What waits for another turn is looked at until it is that one's, and what could
             // not be read until it can.
-            let again = self.left.keys().chain(self.left_out.keys().take(NAMED));
+            let unread = self.left_out.iter().filter(|(_, why)| *why != EXCLUDED);
+            let unread = unread.map(|(path, _)| path);
+            let again = self.left.keys().chain(unread.take(NAMED));
             heard.iter().chain(again).cloned().collect::<BTreeSet<_>>()
         });
         let paths = match (paths, told) {
@@ -233,8 +236,13 @@ impl Keeper {
             paths.as_ref().is_none_or(|paths| path.ancestors().any(|part| paths.contains(part)))
         };
         let Found { changes, left_out, .. } = found;
-        let is_new = |(path, why): &(&PathBuf, &String)| self.left_out.get(*path) != Some(*why);
+        // What the owner wants out is no news where it was there before this process.
+        let is_new = |(path, why): &(&PathBuf, &String)| {
+            self.left_out.get(*path) != Some(*why)
+                && (*why != EXCLUDED || self.looked > SystemTime::UNIX_EPOCH)
+        };
         let mut news: Vec<_> = left_out.iter().filter(is_new).map(left_out_line).collect();
+        news.sort_by_key(|line| is_excluded(line));
         let paths = changes.iter().filter(|dirty| dirty.change.now.is_some());
         let paths = paths.map(|dirty| &dirty.change.path);
         let rules = paths.filter(|path| path.file_name().is_some_and(|name| name == ".gitignore"));

@@ -6,7 +6,7 @@
 //! file is read.
 
 use std::collections::BTreeSet;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, Metadata};
 use std::io::{self, ErrorKind};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -25,6 +25,10 @@ use crate::organs::history::stamp::{Stamp, mode};
 
 /// The file in which a folder of the workspace says what is to be kept out.
 const RULES: &str = ".gitignore";
+/// Why something is left out that the owner wants out.
+pub const EXCLUDED: &str = "in the owner's exclude file";
+/// What the names of the files end with that `SQLite` keeps beside a database.
+const BESIDE: [&[u8]; 3] = [LOG.as_bytes(), b"-shm", b"-journal"];
 
 /// One look.
 pub struct Walk<'a> {
@@ -132,6 +136,9 @@ impl<'a> Walk<'a> {
         // The files of a repository in the workspace are history like any others; what it
         // keeps for itself is not.
         if is_gits(&path) {
+            if path.components().count() > 1 {
+                self.leave_out(&path, "what a repository keeps for itself".to_owned());
+            }
             return Ok(());
         }
         match stat {
@@ -156,10 +163,13 @@ impl<'a> Walk<'a> {
         !self.known.has_below(&prefix(folder)) && self.is_kept_out(folder, true)
     }
 
-    /// Whether what is new is kept out. What only the workspace's own rules keep out is named:
-    /// a hand wrote them.
+    /// Whether what is new is kept out. It is named, but for what is in the image of the
+    /// database beside it.
     fn is_kept_out(&mut self, path: &Path, is_folder: bool) -> bool {
         if self.scan.ignored.by_owner(path, is_folder) {
+            if is_folder || !self.is_beside_a_database(path) {
+                self.leave_out(path, EXCLUDED.to_owned());
+            }
             return true;
         }
         // The rules themselves are always history.
@@ -169,6 +179,12 @@ impl<'a> Walk<'a> {
             self.leave_out(path, "named in a .gitignore".to_owned());
         }
         kept_out
+    }
+
+    fn is_beside_a_database(&self, path: &Path) -> bool {
+        let database = BESIDE.iter().find_map(|end| bytes(path).strip_suffix(*end));
+        let database = database.map(|path| Path::new(OsStr::from_bytes(path)));
+        database.is_some_and(|path| self.root.stat(path).is_ok_and(|stat| stat.is_file()))
     }
 
     fn file(&mut self, path: PathBuf, stat: &Metadata) -> Result<()> {
@@ -214,6 +230,11 @@ fn is_unchanged(known: &IndexEntry, stat: &Metadata, written: IndexTime) -> bool
     Stamp::of_entry(known) == Stamp::of(stat)
         && known.mode == u32::from(mode(stat))
         && known.ctime < written
+}
+
+/// Whether a line about what is left out tells of what the owner wants out.
+pub fn is_excluded(line: &str) -> bool {
+    line.strip_suffix(')').is_some_and(|line| line.ends_with(EXCLUDED))
 }
 
 /// Whether a path leads into what a repository keeps for itself.
