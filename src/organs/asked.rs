@@ -24,10 +24,15 @@ use crate::organs::history::keeper::Keeper;
 use crate::organs::history::snapshots::Snapshots;
 use crate::organs::history::{backup, branch, compare, gitdir, pack, undo, why};
 use crate::organs::host::Host;
+use crate::organs::sessions;
 use crate::organs::verb::{Answer, Caller};
 
 /// The file that says that the last backup failed, in the home.
 const FAILED: &str = "backup.failed";
+/// Paths that a session is told of at most.
+const NAMED: usize = 20;
+/// What a session is told besides.
+const LOOK: &str = "Look before you rely on what you remember.";
 
 impl Host {
     /// Answer a request about the history.
@@ -37,7 +42,7 @@ impl Host {
         ask: Ask,
         answers: &UnboundedSender<Answer>,
     ) -> Result<Value> {
-        let (home, who) = (self.home().clone(), self.who(caller));
+        let (home, who) = (self.home().clone(), self.who(caller)?);
         let (snapshots, branch) = self.checkout(caller).await?;
         let chronicle = move || Chronicle::on(home.path(), &branch);
         let home = self.home().clone();
@@ -65,12 +70,15 @@ impl Host {
                 serde_json::to_value(undone)?
             }
             Ask::Restore { rev, paths } => {
+                let what = format!("put files back as they were in {}", rev.escape_debug());
                 let restored = snapshots.blocking(move |keeper| {
                     let restored = undo::restore(keeper, &who, &rev, &paths);
                     keeper.freshen()?;
                     restored
                 });
-                serde_json::to_value(restored.await?)?
+                let restored = restored.await?;
+                self.tell_latest(caller, &what, &restored).await?;
+                serde_json::to_value(restored)?
             }
             Ask::Why { file, line, full } => {
                 let reasons = move || why::why(&chronicle()?, &home, Path::new(&file), line, full);
@@ -85,7 +93,10 @@ impl Host {
             }
             Ask::Backup { to } => serde_json::to_value(self.back_up(to, answers).await?)?,
             Ask::Merge { branch, favour } => {
-                serde_json::to_value(self.merge(who, branch, favour).await?)?
+                let what = format!("brought in the branch {branch}");
+                let merged = self.merge(who, branch, favour).await?;
+                self.tell_latest(caller, &what, &merged).await?;
+                serde_json::to_value(merged)?
             }
             Ask::Drop { branch } => {
                 let gone = self.close_branch(&branch).await?.retire().await?;
@@ -96,8 +107,15 @@ impl Host {
         })
     }
 
-    fn who(&self, caller: &Caller) -> undo::Who {
-        undo::Who { home: self.home().clone(), caller: caller.clone() }
+    fn who(&self, caller: &Caller) -> Result<undo::Who> {
+        let turn = match caller {
+            Caller::Owner => None,
+            Caller::Hand(own) => {
+                let running = self.state.unfinished()?;
+                running.into_iter().find(|(session, _)| session == own).map(|(_, turn)| turn)
+            }
+        };
+        Ok(undo::Who { home: self.home().clone(), caller: caller.clone(), turn })
     }
 
     /// The checkout that a request is about, and its branch: a hand's is where its session
@@ -173,49 +191,68 @@ impl Host {
             Caller::Owner => "The owner".to_owned(),
             Caller::Hand(session) => format!("Session {session}"),
         };
-        let mut told: BTreeMap<&str, BTreeSet<u64>> = BTreeMap::new();
-        let cancelled = self.turns_of(undone).await?;
-        for (session, turn) in &cancelled {
-            told.entry(session).or_default().insert(*turn);
+        let (turns, redo) = self.turns_of(undone).await?;
+        let mut told: BTreeMap<String, BTreeSet<u64>> = BTreeMap::new();
+        for (session, turn) in turns {
+            told.entry(session).or_default().insert(turn);
         }
-        let redo = undone.changes.iter().all(|change| change.turn.is_none());
-        let paths: Vec<_> =
-            undone.paths.iter().map(|(path, what)| format!("{path} ({what})")).collect();
+        let paths = paths_of(undone);
         for (session, turns) in told {
             let turns: Vec<_> = turns.iter().map(u64::to_string).collect();
             let what = if redo { "put back again what was undone of" } else { "undid" };
             let text = format!(
-                "{by} {what} turn {} of this session in the workspace (commit {commit}): {}. Look before you rely on what you remember.",
+                "{by} {what} turn {} of this session in the workspace (commit {commit}): {paths}. {LOOK}",
                 turns.join(", "),
-                if paths.is_empty() { "no file changed".to_owned() } else { paths.join(", ") }
             );
-            self.note(session.to_owned(), text).await;
+            self.note(session, text).await;
         }
         Ok(())
     }
 
-    /// The turns that an undo, or the undoing of one, is about.
-    async fn turns_of(&self, undone: &Undone) -> Result<BTreeSet<(String, u64)>> {
-        let mut turns: BTreeSet<_> =
-            undone.changes.iter().filter_map(|change| change.turn.clone()).collect();
+    /// Tell the latest session what was put back or brought in beneath it.
+    async fn tell_latest(
+        self: &Arc<Self>,
+        caller: &Caller,
+        what: &str,
+        undone: &Undone,
+    ) -> Result<()> {
+        let Some(commit) = &undone.commit else { return Ok(()) };
+        let latest = match caller {
+            Caller::Owner => sessions::latest(self.home())?,
+            // It sees the answer itself.
+            Caller::Hand(_) => None,
+        };
+        if let Some(session) = latest {
+            let paths = paths_of(undone);
+            let text =
+                format!("The owner {what} in the workspace (commit {commit}): {paths}. {LOOK}");
+            self.note(session, text).await;
+        }
+        Ok(())
+    }
+
+    /// The turns that an undo is about, or the undoing of one; and whether it is that.
+    async fn turns_of(&self, undone: &Undone) -> Result<(BTreeSet<(String, u64)>, bool)> {
         let home = self.home().clone();
-        let rest = undone.changes.iter().filter(|change| change.turn.is_none());
-        let rest: Vec<_> = rest.map(|change| change.id.clone()).collect();
-        let found = blocking(move || {
+        let ids: Vec<_> = undone.changes.iter().map(|change| change.id.clone()).collect();
+        blocking(move || {
             let chronicle = Chronicle::open(home.path())?;
-            let mut found = Vec::new();
-            let mut open = rest;
-            while let Some(id) = open.pop() {
-                let entry = Entry::read(chronicle.find(&id)?);
-                match entry.turn() {
-                    Some((session, turn)) => found.push((session.to_owned(), turn)),
-                    None => open.extend(entry.cancels().map(|id| id.to_string())),
+            let read = |id: &String| chronicle.find(id).map(Entry::read);
+            let mut open = ids.iter().map(read).collect::<Result<Vec<_>>>()?;
+            let redo = open.iter().all(Entry::takes_back);
+            let mut found = BTreeSet::new();
+            while let Some(entry) = open.pop() {
+                if redo && entry.takes_back() {
+                    for id in entry.cancels() {
+                        open.push(read(&id.to_string())?);
+                    }
+                } else if let Some((session, turn)) = entry.turn() {
+                    found.insert((session.to_owned(), turn));
                 }
             }
-            Ok(found)
-        });
-        turns.extend(found.await?);
-        Ok(turns)
+            Ok((found, redo))
+        })
+        .await
     }
 
     /// Put a remark into a transcript, after the turn that is under way.
@@ -359,6 +396,18 @@ impl Host {
             () = answers.closed() => interrupter.raise(),
         }
         work.await
+    }
+}
+
+/// What was put back or brought in, for a model: names may be a hand's, or very many.
+fn paths_of(undone: &Undone) -> String {
+    let entry = |(path, what): &(String, String)| format!("{} ({what})", path.escape_debug());
+    let named: Vec<_> = undone.paths.iter().take(NAMED).map(entry).collect();
+    let more = undone.paths.len().saturating_sub(NAMED);
+    match (&*named, more) {
+        ([], _) => "no file changed".to_owned(),
+        (named, 0) => named.join(", "),
+        (named, more) => format!("{} and {more} more", named.join(", ")),
     }
 }
 
