@@ -16,7 +16,6 @@ use crate::guard::history::MAIN;
 use crate::kernel::event::Event;
 use crate::kernel::interrupt::{Interrupt, interrupt};
 use crate::kernel::session::Session;
-use crate::organs::hand_door::HandDoor;
 use crate::organs::history::ask::{Ask, Backed, Culprit, Favour, Reason, Shown, Standing, Undone};
 use crate::organs::history::bisect::{self, Search};
 use crate::organs::history::chronicle::{Chronicle, Entry};
@@ -103,7 +102,14 @@ impl Host {
                 let said = [Some(gone.branch), gone.aside].into_iter().flatten();
                 serde_json::json!({ "said": said.collect::<Vec<_>>().join("\n") })
             }
-            Ask::Standing => serde_json::to_value(self.standing().await?)?,
+            Ask::Standing => {
+                let mut standing = self.standing().await?;
+                if *caller != Caller::Owner {
+                    // An address may hold a key.
+                    (standing.backup, standing.failure) = (None, None);
+                }
+                serde_json::to_value(standing)?
+            }
         })
     }
 
@@ -282,18 +288,23 @@ impl Host {
         good: Option<String>,
         answers: &UnboundedSender<Answer>,
     ) -> Result<Culprit> {
-        let session = match caller {
-            Caller::Owner => "bisect",
-            Caller::Hand(session) => session,
+        let (snapshots, branch) = self.checkout(caller).await?;
+        // What it does elsewhere is its session's.
+        let writing = match caller {
+            Caller::Owner => None,
+            Caller::Hand(session) => Some(snapshots.writers().writes(session, true)),
         };
-        let door = HandDoor::open(self.clone(), session)?;
         let home = self.home().clone();
-        let policy = self.policy(&door, &home.workspace())?;
+        // No door is there: in its commands `fledgling` reaches nobody, and not the owner's door
+        // either.
+        let policy = self.policy(&home.doors().join(".none"), &home.workspace())?;
         let heard = answers.clone();
         self.until_left(answers, move |interrupt| {
-            let chronicle = Chronicle::open(home.path())?;
+            let _writing = writing;
+            let chronicle = Chronicle::on(home.path(), &branch)?;
             let search = Search {
                 repository: chronicle.repository(),
+                branch: &branch,
                 policy: &policy,
                 command: &command,
                 good: good.as_deref(),
@@ -338,8 +349,16 @@ impl Host {
             loop {
                 host.again.store(false, std::sync::atomic::Ordering::Release);
                 let (home, hands, to) = (host.home().clone(), host.hands.clone(), to.clone());
-                let (_never, interrupt) = interrupt();
-                let pushed = blocking(move || backup::backup(&home, &to, &hands, &interrupt)).await;
+                let (interrupter, interrupt) = interrupt();
+                let pushing = blocking(move || backup::backup(&home, &to, &hands, &interrupt));
+                tokio::pin!(pushing);
+                let (pushed, over) = tokio::select! {
+                    pushed = &mut pushing => (pushed, false),
+                    () = host.stop_backup.notified() => {
+                        interrupter.raise();
+                        (pushing.await.context("it took too long for the end of the program"), true)
+                    }
+                };
                 let failed = host.home().file(FAILED);
                 let kept = match pushed {
                     Ok(_) if failed.exists() => std::fs::remove_file(&failed),
@@ -348,11 +367,16 @@ impl Host {
                 };
                 // It is told by the next start; a disk that is full tells itself elsewhere.
                 let _ = kept;
-                if !host.again.load(std::sync::atomic::Ordering::Acquire) {
+                if over || !host.again.load(std::sync::atomic::Ordering::Acquire) {
                     return;
                 }
             }
         });
+    }
+
+    /// Whether a backup is under way.
+    pub fn backs_up(&self) -> bool {
+        self.backing_up.try_lock().is_err()
     }
 
     /// Why the last backup failed, if it did.
@@ -365,7 +389,7 @@ impl Host {
         // What the look finds stays for the next snapshot.
         let (_, left_out) = self.snapshots.blocking(Keeper::tree_now).await?;
         let home = self.home().clone();
-        let backup = self.settings.config.history.backup.clone();
+        let backup = self.settings.config.history.backup.as_deref().map(backup::without_key);
         let failure = self.backup_failure();
         blocking(move || {
             let chronicle = Chronicle::open(home.path())?;

@@ -82,6 +82,8 @@ pub struct Host {
     pub(super) backing_up: Arc<tokio::sync::Mutex<()>>,
     /// Whether another one is due.
     pub(super) again: AtomicBool,
+    /// Told when this process will not wait for a backup any longer.
+    pub(super) stop_backup: tokio::sync::Notify,
     pub(super) bash_path: String,
     /// What the supervisors of its tool calls hold open, see `hands_lock`.
     pub(super) hands: Arc<File>,
@@ -128,6 +130,7 @@ impl Host {
             hands,
             backing_up: Arc::default(),
             again: AtomicBool::new(false),
+            stop_backup: tokio::sync::Notify::new(),
             bash_path: std::env::var("PATH").unwrap_or_default(),
             models: Mutex::default(),
             lanes: Mutex::default(),

@@ -602,6 +602,13 @@ fn bisect_finds_the_change_that_broke_it() {
     let found = world.json(&["bisect", "--", "sh", "-c", "test ! -e check.sh || sh check.sh"]);
     assert_eq!(found.last().expect("an answer")["change"]["subject"], "turn 2");
     assert_eq!(fs::read_dir(world.home.path("scratch")).expect("a folder").count(), 0);
+    // Its command has no door: neither this one nor the owner's, also where a hand asks.
+    let command = "! fledgling undo > /dev/null && { test ! -e check.sh || sh check.sh; }";
+    let found = world.json(&["bisect", "--", command]);
+    assert_eq!(found.last().expect("an answer")["change"]["subject"], "turn 2");
+    let said = world.result("find it", &format!("fledgling bisect -- {command:?} 2>&1"));
+    assert!(said.contains("turn 2"), "{said}");
+    assert_eq!(world.read("check.sh").as_deref(), Some("exit 1\n"));
     let said = world.refuses(&["bisect", "--", "true"]);
     assert!(said.contains("nothing is broken now"), "{said}");
 }
@@ -712,8 +719,9 @@ fn an_undo_that_can_put_nothing_back_says_so() {
     world.turn("one", "echo 1 > a");
     world.turn("two", "head -c 1500000 /dev/zero > a");
     let before = world.home.git(&["rev-parse", "HEAD"]);
-    let told = world.says(&["undo"]);
+    let told = world.refuses(&["undo"]);
     assert!(told.contains("There was nothing to do.") && told.contains("a: what is"), "{told}");
+    assert!(world.says(&["log", "never"]).contains("never has never been in the history"));
     assert_eq!(world.home.git(&["rev-parse", "HEAD"]), before);
     // It is not taken back, and can be once nothing is in the way.
     world.write("a", "1\n");

@@ -88,7 +88,7 @@ pub async fn restore(home: &Home, from: String) -> Result<()> {
         }
     };
     done.context("bringing it back was broken off")??;
-    Ok(write(Place::Err, &clean(&format!("Brought back from {from}.")))?)
+    Ok(write(Place::Err, &clean(&format!("Brought back from {}.", backup::without_key(&from))))?)
 }
 
 /// Whether the answer may be something to read at leisure.

@@ -20,6 +20,7 @@ use crate::organs::history::beneath::Root;
 use crate::organs::history::content::{LOG, Taken};
 use crate::organs::history::ignored;
 use crate::organs::history::known::Known;
+use crate::organs::history::put::SIDE_FILES;
 use crate::organs::history::scan::{Dirty, Found, Scan};
 use crate::organs::history::stamp::{Stamp, mode};
 
@@ -27,8 +28,6 @@ use crate::organs::history::stamp::{Stamp, mode};
 const RULES: &str = ".gitignore";
 /// Why something is left out that the owner wants out.
 pub const EXCLUDED: &str = "in the owner's exclude file";
-/// What the names of the files end with that `SQLite` keeps beside a database.
-const BESIDE: [&[u8]; 3] = [LOG.as_bytes(), b"-shm", b"-journal"];
 
 /// One look.
 pub struct Walk<'a> {
@@ -182,7 +181,7 @@ impl<'a> Walk<'a> {
     }
 
     fn is_beside_a_database(&self, path: &Path) -> bool {
-        let database = BESIDE.iter().find_map(|end| bytes(path).strip_suffix(*end));
+        let database = SIDE_FILES.iter().find_map(|end| bytes(path).strip_suffix(end.as_bytes()));
         let database = database.map(|path| Path::new(OsStr::from_bytes(path)));
         database.is_some_and(|path| self.root.stat(path).is_ok_and(|stat| stat.is_file()))
     }
