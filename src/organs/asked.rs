@@ -16,7 +16,7 @@ use crate::guard::history::MAIN;
 use crate::kernel::event::Event;
 use crate::kernel::interrupt::{Interrupt, interrupt};
 use crate::kernel::session::Session;
-use crate::organs::history::ask::{Ask, Backed, Culprit, Favour, Reason, Shown, Standing, Undone};
+use crate::organs::history::ask::{Ask, Culprit, Favour, Reason, Shown, Standing, Undone};
 use crate::organs::history::bisect::{self, Search};
 use crate::organs::history::chronicle::{Chronicle, Entry};
 use crate::organs::history::keeper::Keeper;
@@ -26,8 +26,6 @@ use crate::organs::host::Host;
 use crate::organs::sessions;
 use crate::organs::verb::{Answer, Caller};
 
-/// The file that says that the last backup failed, in the home.
-const FAILED: &str = "backup.failed";
 /// Paths that a session is told of at most.
 const NAMED: usize = 20;
 /// What a session is told besides.
@@ -316,73 +314,6 @@ impl Host {
             })
         })
         .await
-    }
-
-    async fn back_up(
-        self: &Arc<Self>,
-        to: Option<String>,
-        answers: &UnboundedSender<Answer>,
-    ) -> Result<Backed> {
-        let to = to.or_else(|| self.settings.config.history.backup.clone());
-        let to = to.context(
-            "nowhere to back up to: name a git remote or a folder, or set backup under [history] in config.toml",
-        )?;
-        let (home, hands) = (self.home().clone(), self.hands.clone());
-        let _one = self.backing_up.lock().await;
-        self.until_left(answers, move |interrupt| backup::backup(&home, &to, &hands, interrupt))
-            .await
-    }
-
-    /// After a turn: push to where config.toml says, if it does. Nobody waits for it but the
-    /// end of this process.
-    pub(super) fn back_up_soon(self: &Arc<Self>) {
-        let Some(to) = self.settings.config.history.backup.clone() else { return };
-        let host = self.clone();
-        // Taken here, so that whoever ends this process waits.
-        let Ok(one) = self.backing_up.clone().try_lock_owned() else {
-            // The one under way may have begun before this turn's commit: once more after it.
-            self.again.store(true, std::sync::atomic::Ordering::Release);
-            return;
-        };
-        tokio::spawn(async move {
-            let _one = one;
-            loop {
-                host.again.store(false, std::sync::atomic::Ordering::Release);
-                let (home, hands, to) = (host.home().clone(), host.hands.clone(), to.clone());
-                let (interrupter, interrupt) = interrupt();
-                let pushing = blocking(move || backup::backup(&home, &to, &hands, &interrupt));
-                tokio::pin!(pushing);
-                let (pushed, over) = tokio::select! {
-                    pushed = &mut pushing => (pushed, false),
-                    () = host.stop_backup.notified() => {
-                        interrupter.raise();
-                        (pushing.await.context("it took too long for the end of the program"), true)
-                    }
-                };
-                let failed = host.home().file(FAILED);
-                let kept = match pushed {
-                    Ok(_) if failed.exists() => std::fs::remove_file(&failed),
-                    Ok(_) => Ok(()),
-                    Err(error) => std::fs::write(&failed, format!("{error:#}\n")),
-                };
-                // It is told by the next start; a disk that is full tells itself elsewhere.
-                let _ = kept;
-                if over || !host.again.load(std::sync::atomic::Ordering::Acquire) {
-                    return;
-                }
-            }
-        });
-    }
-
-    /// Whether a backup is under way.
-    pub fn backs_up(&self) -> bool {
-        self.backing_up.try_lock().is_err()
-    }
-
-    /// Why the last backup failed, if it did.
-    pub(super) fn backup_failure(&self) -> Option<String> {
-        let said = std::fs::read_to_string(self.home().file(FAILED)).ok()?;
-        Some(format!("The last backup failed: {}", said.trim_end()))
     }
 
     async fn standing(&self) -> Result<Standing> {

@@ -7,7 +7,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use tokio::sync::{Mutex, MutexGuard};
@@ -21,9 +20,6 @@ use crate::organs::history::walk::is_excluded;
 use crate::organs::history::{branch, gitdir};
 use crate::organs::host::Host;
 use crate::organs::sessions;
-
-/// How long a backup under way is waited for when this process ends.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The branches that are open, by name.
 pub(super) type Branches = Mutex<BTreeMap<String, Place>>;
@@ -136,11 +132,7 @@ impl Host {
                 self.notice(format!("The history could not be packed: {error:#}."));
             }
         }
-        // A backup under way is waited for as well, but not for ever: a remote may hang.
-        if tokio::time::timeout(PATIENCE, self.backing_up.lock()).await.is_err() {
-            self.stop_backup.notify_one();
-            let _ = self.backing_up.lock().await;
-        }
+        self.backed_up().await;
     }
 
     async fn opened(&self, open: &mut BTreeMap<String, Place>, name: &str) -> Result<Place> {

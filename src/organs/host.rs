@@ -6,7 +6,6 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, Weak};
 
 use anyhow::Result;
@@ -17,6 +16,7 @@ use crate::kernel::event::End;
 use crate::kernel::message::Usage;
 use crate::kernel::model::Model;
 use crate::kernel::session::Session;
+use crate::organs::backups::Backups;
 use crate::organs::checkouts::Branches;
 use crate::organs::config::Config;
 use crate::organs::hand_door;
@@ -78,12 +78,7 @@ pub struct Host {
     pub(super) branches: Branches,
     /// What the owner says about the history.
     pub(super) kept: snapshots::Settings,
-    /// One backup at a time.
-    pub(super) backing_up: Arc<tokio::sync::Mutex<()>>,
-    /// Whether another one is due.
-    pub(super) again: AtomicBool,
-    /// Told when this process will not wait for a backup any longer.
-    pub(super) stop_backup: tokio::sync::Notify,
+    pub(super) backups: Backups,
     pub(super) bash_path: String,
     /// What the supervisors of its tool calls hold open, see `hands_lock`.
     pub(super) hands: Arc<File>,
@@ -128,9 +123,7 @@ impl Host {
             branches: Branches::default(),
             kept,
             hands,
-            backing_up: Arc::default(),
-            again: AtomicBool::new(false),
-            stop_backup: tokio::sync::Notify::new(),
+            backups: Backups::default(),
             bash_path: std::env::var("PATH").unwrap_or_default(),
             models: Mutex::default(),
             lanes: Mutex::default(),
