@@ -205,7 +205,7 @@ impl Cli {
                 run::run(settings, task, session, model.clone(), branch, json).await
             }
             Some(Command::History(command)) => {
-                let ask = command.ask(&Folder::here(&home.workspace()))?;
+                let ask = command.ask(&Folder::here(&home))?;
                 history::once(Link::establish(settings).await?, ask, json).await
             }
             Some(Command::Backup { to }) => {

@@ -14,6 +14,7 @@ use crate::face::turn_view::{plural, wrapped};
 use crate::face::{run, views};
 use crate::kernel::session::Session;
 use crate::organs::history::ask::{Ask, Standing};
+use crate::organs::history::left_out::is_excluded;
 use crate::organs::home::Home;
 use crate::organs::host::Settings;
 use crate::organs::link::Link;
@@ -36,6 +37,7 @@ pub enum Found {
 const HOLDS_SECRET: &str = " (it holds ";
 const SECRETS: &str = "What looks like a secret is in these files: take it out, or name them in `secrets_in` under `[history]` in config.toml, where nothing counts as one:";
 const NOT_KEPT: &str = "Undo cannot bring these back:";
+const EXCLUDED: &str = "Nor these, which history.git/info/exclude names:";
 const BRANCHES: &str =
     "Look with `fledgling diff main NAME`, then `fledgling merge NAME` or `fledgling drop NAME`.";
 const NO_BACKUP: &str = "none: `fledgling backup REMOTE|DIR` makes one; `backup` under `[history]` in config.toml makes one after each turn";
@@ -165,7 +167,8 @@ fn history(standing: &Standing) -> Vec<(&'static str, Found)> {
     let mut found = vec![("history", Found::Good(kept))];
     let (secret, other): (Vec<_>, Vec<_>) =
         left_out.iter().cloned().partition(|line| line.contains(HOLDS_SECRET));
-    for (title, left_out) in [(SECRETS, secret), (NOT_KEPT, other)] {
+    let (excluded, other) = other.into_iter().partition(|line| is_excluded(line));
+    for (title, left_out) in [(SECRETS, secret), (NOT_KEPT, other), (EXCLUDED, excluded)] {
         let lines = listed(title, &left_out, Screen::PIPE);
         found.extend(lines.map(|lines| ("left out", Found::Note(lines))));
     }
@@ -233,7 +236,8 @@ mod tests {
         let drill = format!("note recovery: {DRILL}");
         let no_backup = format!("note backup: {NO_BACKUP}");
         assert_eq!(told(&standing), [kept.clone(), no_backup, drill.clone()]);
-        let left_out = ["a.iso (larger than 50 MB)", "config (it holds a token)"];
+        let venv = ".venv (in the owner's exclude file)";
+        let left_out = [venv, "a.iso (larger than 50 MB)", "config (it holds a token)"];
         standing.left_out = left_out.map(str::to_owned).to_vec();
         standing.branches = vec!["x".to_owned(), "y".to_owned()];
         standing.backup = Some("/b".to_owned());
@@ -241,12 +245,13 @@ mod tests {
             kept,
             format!("note left out: {SECRETS}\n  config (it holds a token)"),
             format!("note left out: {NOT_KEPT}\n  a.iso (larger than 50 MB)"),
+            format!("note left out: {EXCLUDED}\n  {venv}"),
             format!("note branches: x, y\n{BRANCHES}"),
             "ok backup: to /b after each turn".to_owned(),
             drill,
         ];
         assert_eq!(told(&standing), expected);
         standing.failure = Some("no room".to_owned());
-        assert_eq!(told(&standing)[4], "BAD backup: no room");
+        assert_eq!(told(&standing)[5], "BAD backup: no room");
     }
 }

@@ -14,6 +14,7 @@ use git2::{ObjectType, Oid, Repository, TreeWalkMode, TreeWalkResult};
 use crate::face::doctor::Found;
 use crate::face::run::interrupted;
 use crate::face::tour::{Folder, scripted};
+use crate::guard::history::MAIN;
 use crate::kernel::event::{Changes, End, Event};
 use crate::kernel::interrupt::{Interrupt, interrupt};
 use crate::organs::history::scan::Scan;
@@ -29,7 +30,6 @@ const RECORDING: &str = include_str!("drill.jsonl");
 const FILE: &str = "drill.txt";
 const CONTENT: &[u8] = b"brought back\n";
 const ASKED: &str = "Are you all there? Write a file and read it.";
-const MAIN: &str = "refs/heads/main";
 
 /// The step at which it went wrong, and why.
 type Failed = (&'static str, anyhow::Error);

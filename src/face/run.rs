@@ -5,6 +5,7 @@
 //! turn is drawn.
 
 use std::io::{BufRead as _, IsTerminal as _, Read as _};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use tokio::sync::mpsc::{Receiver, channel};
@@ -19,6 +20,9 @@ use crate::organs::link::Link;
 use crate::organs::prompt::RIGHTS;
 use crate::organs::sessions;
 use crate::organs::verb::{self, Answer, Verb, exit};
+
+/// So long a backup is waited for without a word.
+const SILENCE: Duration = Duration::from_secs(2);
 
 /// Run the turn. The number is the exit code.
 pub async fn run(
@@ -129,8 +133,19 @@ pub async fn leave(link: &Link, json: bool) -> Result<()> {
         let text = format!("Asked for from elsewhere and still running here: {names}. Waiting.");
         Output::new(json).notice(text)?;
     }
+    let waited_for = async {
+        tokio::time::sleep(SILENCE).await;
+        while !host.backs_up() {
+            tokio::time::sleep(SILENCE).await;
+        }
+        let text = "Waiting for a backup to end, at most half a minute.";
+        // Nobody may be there to read it.
+        let _ = Output::new(json).notice(text.to_owned());
+        std::future::pending::<()>().await;
+    };
     tokio::select! {
         () = link.settle() => {}
+        () = waited_for => {}
         () = interrupted() => tokio::select! {
             () = link.stop_all() => {}
             () = interrupted() => return Err(left().into()),

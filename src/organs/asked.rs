@@ -16,18 +16,20 @@ use crate::guard::history::MAIN;
 use crate::kernel::event::Event;
 use crate::kernel::interrupt::{Interrupt, interrupt};
 use crate::kernel::session::Session;
-use crate::organs::hand_door::HandDoor;
-use crate::organs::history::ask::{Ask, Backed, Culprit, Favour, Reason, Shown, Standing, Undone};
+use crate::organs::history::ask::{Ask, Culprit, Favour, Reason, Shown, Standing, Undone};
 use crate::organs::history::bisect::{self, Search};
 use crate::organs::history::chronicle::{Chronicle, Entry};
 use crate::organs::history::keeper::Keeper;
 use crate::organs::history::snapshots::Snapshots;
 use crate::organs::history::{backup, branch, compare, gitdir, pack, undo, why};
 use crate::organs::host::Host;
+use crate::organs::sessions;
 use crate::organs::verb::{Answer, Caller};
 
-/// The file that says that the last backup failed, in the home.
-const FAILED: &str = "backup.failed";
+/// Paths that a session is told of at most.
+const NAMED: usize = 20;
+/// What a session is told besides.
+const LOOK: &str = "Look before you rely on what you remember.";
 
 impl Host {
     /// Answer a request about the history.
@@ -37,7 +39,7 @@ impl Host {
         ask: Ask,
         answers: &UnboundedSender<Answer>,
     ) -> Result<Value> {
-        let (home, who) = (self.home().clone(), self.who(caller));
+        let (home, who) = (self.home().clone(), self.who(caller)?);
         let (snapshots, branch) = self.checkout(caller).await?;
         let chronicle = move || Chronicle::on(home.path(), &branch);
         let home = self.home().clone();
@@ -65,12 +67,15 @@ impl Host {
                 serde_json::to_value(undone)?
             }
             Ask::Restore { rev, paths } => {
+                let what = format!("put files back as they were in {}", rev.escape_debug());
                 let restored = snapshots.blocking(move |keeper| {
                     let restored = undo::restore(keeper, &who, &rev, &paths);
                     keeper.freshen()?;
                     restored
                 });
-                serde_json::to_value(restored.await?)?
+                let restored = restored.await?;
+                self.tell_latest(caller, &what, &restored).await?;
+                serde_json::to_value(restored)?
             }
             Ask::Why { file, line, full } => {
                 let reasons = move || why::why(&chronicle()?, &home, Path::new(&file), line, full);
@@ -85,17 +90,36 @@ impl Host {
             }
             Ask::Backup { to } => serde_json::to_value(self.back_up(to, answers).await?)?,
             Ask::Merge { branch, favour } => {
-                serde_json::to_value(self.merge(who, branch, favour).await?)?
+                let what = format!("brought in the branch {branch}");
+                let merged = self.merge(who, branch, favour).await?;
+                self.tell_latest(caller, &what, &merged).await?;
+                serde_json::to_value(merged)?
             }
             Ask::Drop { branch } => {
-                serde_json::json!({ "said": self.close_branch(&branch).await?.retire().await? })
+                let gone = self.close_branch(&branch).await?.retire().await?;
+                let said = [Some(gone.branch), gone.aside].into_iter().flatten();
+                serde_json::json!({ "said": said.collect::<Vec<_>>().join("\n") })
             }
-            Ask::Standing => serde_json::to_value(self.standing().await?)?,
+            Ask::Standing => {
+                let mut standing = self.standing().await?;
+                if *caller != Caller::Owner {
+                    // An address may hold a key.
+                    (standing.backup, standing.failure) = (None, None);
+                }
+                serde_json::to_value(standing)?
+            }
         })
     }
 
-    fn who(&self, caller: &Caller) -> undo::Who {
-        undo::Who { home: self.home().clone(), caller: caller.clone() }
+    fn who(&self, caller: &Caller) -> Result<undo::Who> {
+        let turn = match caller {
+            Caller::Owner => None,
+            Caller::Hand(own) => {
+                let running = self.state.unfinished()?;
+                running.into_iter().find(|(session, _)| session == own).map(|(_, turn)| turn)
+            }
+        };
+        Ok(undo::Who { home: self.home().clone(), caller: caller.clone(), turn })
     }
 
     /// The checkout that a request is about, and its branch: a hand's is where its session
@@ -143,10 +167,13 @@ impl Host {
             keeper.freshen()?;
             merged
         });
-        let merged = merged.await?;
+        let mut merged = merged.await?;
         // What was left alone is still to come.
         if merged.commit.is_some() && merged.left_alone.is_empty() {
-            closed.retire().await?;
+            let gone = closed.retire().await?;
+            // Only what was edited meanwhile is not in main.
+            let edited = Some(gone.branch).filter(|_| gone.kept);
+            merged.said = edited.into_iter().chain(gone.aside).collect::<Vec<_>>().join("\n");
         }
         Ok(merged)
     }
@@ -168,49 +195,68 @@ impl Host {
             Caller::Owner => "The owner".to_owned(),
             Caller::Hand(session) => format!("Session {session}"),
         };
-        let mut told: BTreeMap<&str, BTreeSet<u64>> = BTreeMap::new();
-        let cancelled = self.turns_of(undone).await?;
-        for (session, turn) in &cancelled {
-            told.entry(session).or_default().insert(*turn);
+        let (turns, redo) = self.turns_of(undone).await?;
+        let mut told: BTreeMap<String, BTreeSet<u64>> = BTreeMap::new();
+        for (session, turn) in turns {
+            told.entry(session).or_default().insert(turn);
         }
-        let redo = undone.changes.iter().all(|change| change.turn.is_none());
-        let paths: Vec<_> =
-            undone.paths.iter().map(|(path, what)| format!("{path} ({what})")).collect();
+        let paths = paths_of(undone);
         for (session, turns) in told {
             let turns: Vec<_> = turns.iter().map(u64::to_string).collect();
             let what = if redo { "put back again what was undone of" } else { "undid" };
             let text = format!(
-                "{by} {what} turn {} of this session in the workspace (commit {commit}): {}. Look before you rely on what you remember.",
+                "{by} {what} turn {} of this session in the workspace (commit {commit}): {paths}. {LOOK}",
                 turns.join(", "),
-                if paths.is_empty() { "no file changed".to_owned() } else { paths.join(", ") }
             );
-            self.note(session.to_owned(), text).await;
+            self.note(session, text).await;
         }
         Ok(())
     }
 
-    /// The turns that an undo, or the undoing of one, is about.
-    async fn turns_of(&self, undone: &Undone) -> Result<BTreeSet<(String, u64)>> {
-        let mut turns: BTreeSet<_> =
-            undone.changes.iter().filter_map(|change| change.turn.clone()).collect();
+    /// Tell the latest session what was put back or brought in beneath it.
+    async fn tell_latest(
+        self: &Arc<Self>,
+        caller: &Caller,
+        what: &str,
+        undone: &Undone,
+    ) -> Result<()> {
+        let Some(commit) = &undone.commit else { return Ok(()) };
+        let latest = match caller {
+            Caller::Owner => sessions::latest(self.home())?,
+            // It sees the answer itself.
+            Caller::Hand(_) => None,
+        };
+        if let Some(session) = latest {
+            let paths = paths_of(undone);
+            let text =
+                format!("The owner {what} in the workspace (commit {commit}): {paths}. {LOOK}");
+            self.note(session, text).await;
+        }
+        Ok(())
+    }
+
+    /// The turns that an undo is about, or the undoing of one; and whether it is that.
+    async fn turns_of(&self, undone: &Undone) -> Result<(BTreeSet<(String, u64)>, bool)> {
         let home = self.home().clone();
-        let rest = undone.changes.iter().filter(|change| change.turn.is_none());
-        let rest: Vec<_> = rest.map(|change| change.id.clone()).collect();
-        let found = blocking(move || {
+        let ids: Vec<_> = undone.changes.iter().map(|change| change.id.clone()).collect();
+        blocking(move || {
             let chronicle = Chronicle::open(home.path())?;
-            let mut found = Vec::new();
-            let mut open = rest;
-            while let Some(id) = open.pop() {
-                let entry = Entry::read(chronicle.find(&id)?);
-                match entry.turn() {
-                    Some((session, turn)) => found.push((session.to_owned(), turn)),
-                    None => open.extend(entry.cancels().map(|id| id.to_string())),
+            let read = |id: &String| chronicle.find(id).map(Entry::read);
+            let mut open = ids.iter().map(read).collect::<Result<Vec<_>>>()?;
+            let redo = open.iter().all(Entry::takes_back);
+            let mut found = BTreeSet::new();
+            while let Some(entry) = open.pop() {
+                if redo && entry.takes_back() {
+                    for id in entry.cancels() {
+                        open.push(read(&id.to_string())?);
+                    }
+                } else if let Some((session, turn)) = entry.turn() {
+                    found.insert((session.to_owned(), turn));
                 }
             }
-            Ok(found)
-        });
-        turns.extend(found.await?);
-        Ok(turns)
+            Ok((found, redo))
+        })
+        .await
     }
 
     /// Put a remark into a transcript, after the turn that is under way.
@@ -240,18 +286,23 @@ impl Host {
         good: Option<String>,
         answers: &UnboundedSender<Answer>,
     ) -> Result<Culprit> {
-        let session = match caller {
-            Caller::Owner => "bisect",
-            Caller::Hand(session) => session,
+        let (snapshots, branch) = self.checkout(caller).await?;
+        // What it does elsewhere is its session's.
+        let writing = match caller {
+            Caller::Owner => None,
+            Caller::Hand(session) => Some(snapshots.writers().writes(session, true)),
         };
-        let door = HandDoor::open(self.clone(), session)?;
         let home = self.home().clone();
-        let policy = self.policy(&door, &home.workspace())?;
+        // No door is there: in its commands `fledgling` reaches nobody, and not the owner's door
+        // either.
+        let policy = self.policy(&home.doors().join(".none"), &home.workspace())?;
         let heard = answers.clone();
         self.until_left(answers, move |interrupt| {
-            let chronicle = Chronicle::open(home.path())?;
+            let _writing = writing;
+            let chronicle = Chronicle::on(home.path(), &branch)?;
             let search = Search {
                 repository: chronicle.repository(),
+                branch: &branch,
                 policy: &policy,
                 command: &command,
                 good: good.as_deref(),
@@ -265,65 +316,11 @@ impl Host {
         .await
     }
 
-    async fn back_up(
-        self: &Arc<Self>,
-        to: Option<String>,
-        answers: &UnboundedSender<Answer>,
-    ) -> Result<Backed> {
-        let to = to.or_else(|| self.settings.config.history.backup.clone());
-        let to = to.context(
-            "nowhere to back up to: name a git remote or a folder, or set backup under [history] in config.toml",
-        )?;
-        let (home, hands) = (self.home().clone(), self.hands.clone());
-        let _one = self.backing_up.lock().await;
-        self.until_left(answers, move |interrupt| backup::backup(&home, &to, &hands, interrupt))
-            .await
-    }
-
-    /// After a turn: push to where config.toml says, if it does. Nobody waits for it but the
-    /// end of this process.
-    pub(super) fn back_up_soon(self: &Arc<Self>) {
-        let Some(to) = self.settings.config.history.backup.clone() else { return };
-        let host = self.clone();
-        // Taken here, so that whoever ends this process waits.
-        let Ok(one) = self.backing_up.clone().try_lock_owned() else {
-            // The one under way may have begun before this turn's commit: once more after it.
-            self.again.store(true, std::sync::atomic::Ordering::Release);
-            return;
-        };
-        tokio::spawn(async move {
-            let _one = one;
-            loop {
-                host.again.store(false, std::sync::atomic::Ordering::Release);
-                let (home, hands, to) = (host.home().clone(), host.hands.clone(), to.clone());
-                let (_never, interrupt) = interrupt();
-                let pushed = blocking(move || backup::backup(&home, &to, &hands, &interrupt)).await;
-                let failed = host.home().file(FAILED);
-                let kept = match pushed {
-                    Ok(_) if failed.exists() => std::fs::remove_file(&failed),
-                    Ok(_) => Ok(()),
-                    Err(error) => std::fs::write(&failed, format!("{error:#}\n")),
-                };
-                // It is told by the next start; a disk that is full tells itself elsewhere.
-                let _ = kept;
-                if !host.again.load(std::sync::atomic::Ordering::Acquire) {
-                    return;
-                }
-            }
-        });
-    }
-
-    /// Why the last backup failed, if it did.
-    pub(super) fn backup_failure(&self) -> Option<String> {
-        let said = std::fs::read_to_string(self.home().file(FAILED)).ok()?;
-        Some(format!("The last backup failed: {}", said.trim_end()))
-    }
-
     async fn standing(&self) -> Result<Standing> {
         // What the look finds stays for the next snapshot.
         let (_, left_out) = self.snapshots.blocking(Keeper::tree_now).await?;
         let home = self.home().clone();
-        let backup = self.settings.config.history.backup.clone();
+        let backup = self.settings.config.history.backup.as_deref().map(backup::without_key);
         let failure = self.backup_failure();
         blocking(move || {
             let chronicle = Chronicle::open(home.path())?;
@@ -354,6 +351,18 @@ impl Host {
             () = answers.closed() => interrupter.raise(),
         }
         work.await
+    }
+}
+
+/// What was put back or brought in, for a model: names may be a hand's, or very many.
+fn paths_of(undone: &Undone) -> String {
+    let entry = |(path, what): &(String, String)| format!("{} ({what})", path.escape_debug());
+    let named: Vec<_> = undone.paths.iter().take(NAMED).map(entry).collect();
+    let more = undone.paths.len().saturating_sub(NAMED);
+    match (&*named, more) {
+        ([], _) => "no file changed".to_owned(),
+        (named, 0) => named.join(", "),
+        (named, more) => format!("{} and {more} more", named.join(", ")),
     }
 }
 

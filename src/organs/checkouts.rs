@@ -13,7 +13,9 @@ use tokio::sync::{Mutex, MutexGuard};
 
 use crate::kernel::event::Changes;
 use crate::kernel::session::Session;
+use crate::organs::history::branch::Gone;
 use crate::organs::history::keeper::Keeper;
+use crate::organs::history::left_out::is_excluded;
 use crate::organs::history::snapshots::Snapshots;
 use crate::organs::history::{branch, gitdir};
 use crate::organs::host::Host;
@@ -130,8 +132,7 @@ impl Host {
                 self.notice(format!("The history could not be packed: {error:#}."));
             }
         }
-        // A backup under way is waited for as well.
-        let _ = self.backing_up.lock().await;
+        self.backed_up().await;
     }
 
     async fn opened(&self, open: &mut BTreeMap<String, Place>, name: &str) -> Result<Place> {
@@ -151,11 +152,20 @@ impl Host {
 
 impl Closed<'_> {
     /// Give the branch up, or let it go once main holds it: its sessions end, its checkout
-    /// goes, and what main does not hold is kept aside. Says what has become of it.
-    pub async fn retire(mut self) -> Result<String> {
+    /// goes, and what main or the history does not hold is kept aside. Says what has become
+    /// of it.
+    pub async fn retire(mut self) -> Result<Gone> {
         let home = &self.host.settings.home;
         // Whatever comes of it, the next to ask for the branch looks anew.
-        self.open.remove(&self.name);
+        let place = self.open.remove(&self.name).context("it is not open")?;
+        // It may have been edited since it was closed.
+        let left_out = place.snapshots.blocking(|keeper| {
+            keeper.take_in()?;
+            Ok(keeper.tree_now()?.1)
+        });
+        let mut left_out = left_out.await?;
+        left_out.retain(|line| !is_excluded(line));
+        drop(place);
         for one in sessions::list(home)?.into_iter().filter(|one| !one.ended) {
             let path = home.transcript(&one.name);
             let root = sessions::header(&path).map(|header| header.root).unwrap_or_default();
@@ -170,7 +180,7 @@ impl Closed<'_> {
         let (home, name) = (home.path().to_owned(), self.name.clone());
         let drop = move || {
             let repository = gitdir::look(&home.join("history.git"))?;
-            branch::drop(&home, &name, &repository)
+            branch::drop(&home, &name, &repository, &left_out)
         };
         tokio::task::spawn_blocking(drop).await.context("broken off")?
     }
@@ -244,7 +254,7 @@ mod tests {
         let checkout = gitdir::checkout(host.home().path(), "idea");
         assert_eq!(turn(&host, None, Some("idea")).await.unwrap(), "idea");
         fs::write(checkout.join("edited"), "by the owner").unwrap();
-        let said = host.close_branch("idea").await.unwrap().retire().await.unwrap();
+        let said = host.close_branch("idea").await.unwrap().retire().await.unwrap().branch;
         assert!(said.contains("refs/dropped/idea"), "{said}");
         let repository = gitdir::look(&host.home().file("history.git")).unwrap();
         let kept = repository.revparse_single("refs/dropped/idea:edited").unwrap();
@@ -255,9 +265,43 @@ mod tests {
         // Another one of that name begins with what main has, and a conversation of its own.
         assert_eq!(turn(&host, None, Some("idea")).await.unwrap(), "idea.2");
         assert!(checkout.exists() && !checkout.join("made").exists());
-        let said = host.close_branch("idea").await.unwrap().retire().await.unwrap();
+        let said = host.close_branch("idea").await.unwrap().retire().await.unwrap().branch;
         assert!(said.contains("main holds"), "{said}");
         assert!(host.close_branch("idea").await.is_err());
+        host.stop_all().await;
+    }
+
+    #[tokio::test]
+    async fn what_the_history_leaves_out_of_a_branch_is_put_aside_with_its_folder() {
+        let temp = tempfile::tempdir().unwrap();
+        let host = host(temp.path()).await;
+        let branches = host.home().path().join("branches");
+        for (round, aside) in ["idea.left-out", "idea.left-out-2"].iter().enumerate() {
+            host.begin_branch("idea").await.unwrap();
+            let checkout = gitdir::checkout(host.home().path(), "idea");
+            fs::write(checkout.join(".gitignore"), "data\n").unwrap();
+            fs::create_dir(checkout.join("node_modules")).unwrap();
+            let closed = host.close_branch("idea").await.unwrap();
+            // After it was closed.
+            fs::write(checkout.join("data"), round.to_string()).unwrap();
+            fs::write(checkout.join("late"), round.to_string()).unwrap();
+            let gone = closed.retire().await.unwrap();
+            assert!(gone.branch.contains("refs/dropped/idea"), "{gone:?}");
+            let said = gone.aside.unwrap();
+            assert!(said.ends_with(&format!("{aside}: data (named in a .gitignore).")), "{said}");
+            let aside = branches.join(aside);
+            assert_eq!(fs::read_to_string(aside.join("data")).unwrap(), round.to_string());
+            assert!(!aside.join(".git").exists() && !checkout.exists());
+        }
+        let repository = gitdir::look(&host.home().file("history.git")).unwrap();
+        let late = repository.revparse_single("refs/dropped/idea-2:late").unwrap();
+        assert_eq!(late.as_blob().unwrap().content(), b"1");
+        // What the owner wants out goes.
+        host.begin_branch("idea").await.unwrap();
+        let checkout = gitdir::checkout(host.home().path(), "idea");
+        fs::create_dir(checkout.join("node_modules")).unwrap();
+        let gone = host.close_branch("idea").await.unwrap().retire().await.unwrap();
+        assert!(gone.aside.is_none() && !checkout.exists(), "{gone:?}");
         host.stop_all().await;
     }
 

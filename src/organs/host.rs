@@ -6,7 +6,6 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, Weak};
 
 use anyhow::Result;
@@ -17,6 +16,7 @@ use crate::kernel::event::End;
 use crate::kernel::message::Usage;
 use crate::kernel::model::Model;
 use crate::kernel::session::Session;
+use crate::organs::backups::Backups;
 use crate::organs::checkouts::Branches;
 use crate::organs::config::Config;
 use crate::organs::hand_door;
@@ -78,10 +78,7 @@ pub struct Host {
     pub(super) branches: Branches,
     /// What the owner says about the history.
     pub(super) kept: snapshots::Settings,
-    /// One backup at a time.
-    pub(super) backing_up: Arc<tokio::sync::Mutex<()>>,
-    /// Whether another one is due.
-    pub(super) again: AtomicBool,
+    pub(super) backups: Backups,
     pub(super) bash_path: String,
     /// What the supervisors of its tool calls hold open, see `hands_lock`.
     pub(super) hands: Arc<File>,
@@ -126,8 +123,7 @@ impl Host {
             branches: Branches::default(),
             kept,
             hands,
-            backing_up: Arc::default(),
-            again: AtomicBool::new(false),
+            backups: Backups::default(),
             bash_path: std::env::var("PATH").unwrap_or_default(),
             models: Mutex::default(),
             lanes: Mutex::default(),
@@ -213,13 +209,6 @@ impl Host {
         waiting.iter().try_for_each(|one| self.state.taken(&one.incoming.key))
     }
 
-    /// Drop all that waits for a session, and tell those who asked. How many it were.
-    pub(super) fn drop_waiting(&self, session: &str) -> Result<usize> {
-        let waiting = self.state.waiting(session)?;
-        waiting.iter().try_for_each(|one| self.take_back(&one.incoming.key))?;
-        Ok(waiting.len())
-    }
-
     /// Answer a request. The receiver gets `Done` or `Refused` last.
     pub fn ask(self: &Arc<Self>, caller: Caller, verb: Verb) -> UnboundedReceiver<Answer> {
         let (answers, receiver) = unbounded_channel();
@@ -277,16 +266,10 @@ impl Host {
                 return Ok(());
             }
             Verb::Stop { session } => {
-                let wanted = self.lanes().into_iter().filter(|(name, _)| match &session {
+                let stopped = self.stop(|name| match &session {
                     Some(session) => name == session,
                     None => self.reaches(caller, name),
                 });
-                let mut stopped: Vec<String> =
-                    wanted.filter(|(_, lane)| lane.stop()).map(|(name, _)| name).collect();
-                stopped.extend(self.withdraw_from(|name| match &session {
-                    Some(session) => name == session,
-                    None => self.reaches(caller, name),
-                }));
                 serde_json::json!({ "stopped": stopped })
             }
             Verb::Sessions => {

@@ -144,8 +144,25 @@ impl Host {
         lock(&self.askers).iter().filter_map(Weak::upgrade).any(|asker| asker.key == key)
     }
 
+    /// Stop these sessions' turns, and take back what is on its way into them. The names of
+    /// those that had any.
+    pub(super) fn stop(&self, wanted: impl Fn(&str) -> bool) -> Vec<String> {
+        let lanes = self.lanes().into_iter();
+        let stopped = lanes.filter(|(name, lane)| wanted(name) && lane.stop());
+        let mut stopped: Vec<_> = stopped.map(|(name, _)| name).collect();
+        stopped.extend(self.withdraw_from(wanted));
+        stopped
+    }
+
+    /// Drop all that waits for a session, and tell those who asked. How many it were.
+    pub(super) fn drop_waiting(&self, session: &str) -> Result<usize> {
+        let waiting = self.state.waiting(session)?;
+        waiting.iter().try_for_each(|one| self.take_back(&one.incoming.key))?;
+        Ok(waiting.len())
+    }
+
     /// Take back what is on its way into these sessions. The sessions' names.
-    pub(super) fn withdraw_from(&self, wanted: impl Fn(&str) -> bool) -> Vec<String> {
+    fn withdraw_from(&self, wanted: impl Fn(&str) -> bool) -> Vec<String> {
         let askers = lock(&self.askers);
         let named = askers.iter().filter_map(Weak::upgrade).filter_map(|asker| {
             let session = asker.session.clone()?;

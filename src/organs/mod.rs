@@ -3,6 +3,7 @@
 
 pub mod asked;
 pub mod authority;
+pub mod backups;
 pub mod checkouts;
 pub mod compact;
 pub mod config;

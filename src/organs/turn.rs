@@ -233,7 +233,7 @@ impl Host {
         place: &'a Place,
         writer: &'a str,
     ) -> Result<Watched<'a>> {
-        let hand = Hand::new(self.policy(door, &place.folder)?);
+        let hand = Hand::new(self.policy(door.folder(), &place.folder)?);
         let workspace = self.settings.home.workspace();
         let main = Place { folder: workspace, snapshots: self.snapshots.clone() };
         let beside = Some(main).filter(|main| main.folder != place.folder);
@@ -241,7 +241,7 @@ impl Host {
     }
 
     /// What hands in this folder are given.
-    pub(super) fn policy(&self, door: &HandDoor, folder: &Path) -> Result<Policy> {
+    pub(super) fn policy(&self, door: &Path, folder: &Path) -> Result<Policy> {
         let home = &self.settings.home;
         let bin = folder.join("bin");
         let folders =
@@ -257,7 +257,7 @@ impl Host {
             ("HOME".into(), folder.into()),
             ("TMPDIR".into(), home.scratch().into()),
             ("FLEDGLING_HOME".into(), home.path().into()),
-            ("FLEDGLING_DOOR".into(), door.folder().into()),
+            ("FLEDGLING_DOOR".into(), door.into()),
         ];
         let fixed = [
             ("LANG", "C.UTF-8"),

@@ -204,6 +204,19 @@ fn what_lies_in_a_checkout_goes_with_the_branch() {
         "{told}"
     );
     assert_eq!(world.home.git(&["show", "refs/dropped/other:unsaved"]), "more\n");
+    // What is typed in a branch's folder is about that folder.
+    on_branch("fourth", "mkdir d; echo 4 > d/x");
+    let at = |arguments: &[&str]| {
+        let mut command = world.home.command(arguments);
+        let output = command.current_dir(world.home.path("branches/fourth/d")).output();
+        let output = output.expect("it runs");
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).expect("a text")
+    };
+    assert_eq!(at(&["git", "branch", "--show-current"]), "fourth\n");
+    assert_eq!(at(&["git", "status", "--porcelain"]), "");
+    assert!(at(&["diff", "main", "fourth", "--", "x"]).contains("d/x"));
+    world.says(&["drop", "fourth"]);
     // An agent on a branch takes back what it did there.
     on_branch("third", "echo 4 > a");
     on_branch("third", "fledgling undo; cat a; fledgling log -n 3");

@@ -375,8 +375,9 @@ fn what_cannot_be_taken_back_is_named_and_the_session_knows() {
     assert!(told.contains("dir: a folder is in its place"), "{told}");
     assert_eq!(world.read("a").as_deref(), Some("hi\n"));
     assert!(world.home.workspace("dir/node_modules/y").exists());
-    world.turn("three", "head -c 1500000 /dev/zero > a");
-    let told = world.says(&["undo"]);
+    world.turn("three", "echo 3 > a");
+    world.turn("four", "head -c 1500000 /dev/zero > a");
+    let told = world.refuses(&["undo"]);
     assert!(told.contains("a: what is there now is not what the history has"), "{told}");
     assert_eq!(world.home.workspace("a").metadata().expect("a file").len(), 1_500_000);
 }
@@ -439,6 +440,38 @@ fn the_agent_looks_and_takes_back_what_it_did_itself() {
     let said = world.result("again", "echo more >> own; fledgling undo 2>&1");
     assert!(said.contains("own: what is there now is not what the history has"), "{said}");
     assert_eq!(world.read("own").as_deref(), Some("mine\nmore\n"));
+    world.clean();
+}
+
+#[test]
+fn what_a_turn_took_back_and_put_back_itself_goes_with_it() {
+    let world = World::new();
+    world.turn("one", "echo 1 > a");
+    world.turn("two", "echo 2 > a");
+    world.turn("back", "fledgling undo; echo b > b");
+    assert_eq!(
+        [world.read("a").as_deref(), world.read("b").as_deref()],
+        [Some("1\n"), Some("b\n")]
+    );
+    let rev = world.home.git(&["log", "-1", "--format=%H", "--grep=^Undo"]);
+    let told = world.home.git(&["log", "-1", "--format=%B", rev.trim()]);
+    assert!(told.contains("\nTurn: 3\nOrigin: agent:"), "{told}");
+    world.says(&["undo"]);
+    assert_eq!([world.read("a").as_deref(), world.read("b").as_deref()], [Some("2\n"), None]);
+    world.says(&["redo"]);
+    assert_eq!(
+        [world.read("a").as_deref(), world.read("b").as_deref()],
+        [Some("1\n"), Some("b\n")]
+    );
+    world.says(&["undo"]);
+    // Put back, taken back and put back once more, and nothing besides.
+    let two = world.home.git(&["log", "--format=%H", "--grep=^one", "--", "a"]);
+    let restore = format!("fledgling restore {} a 2>&1", two.trim());
+    let said =
+        world.result("both", &format!("{restore}; fledgling undo 2>&1; cat a; {restore}; cat a"));
+    assert!(said.contains("\n2\n") && said.ends_with("1\n"), "{said}");
+    world.says(&["undo"]);
+    assert_eq!(world.read("a").as_deref(), Some("2\n"));
     world.clean();
 }
 
@@ -569,6 +602,13 @@ fn bisect_finds_the_change_that_broke_it() {
     let found = world.json(&["bisect", "--", "sh", "-c", "test ! -e check.sh || sh check.sh"]);
     assert_eq!(found.last().expect("an answer")["change"]["subject"], "turn 2");
     assert_eq!(fs::read_dir(world.home.path("scratch")).expect("a folder").count(), 0);
+    // Its command has no door: neither this one nor the owner's, also where a hand asks.
+    let command = "! fledgling undo > /dev/null && { test ! -e check.sh || sh check.sh; }";
+    let found = world.json(&["bisect", "--", command]);
+    assert_eq!(found.last().expect("an answer")["change"]["subject"], "turn 2");
+    let said = world.result("find it", &format!("fledgling bisect -- {command:?} 2>&1"));
+    assert!(said.contains("turn 2"), "{said}");
+    assert_eq!(world.read("check.sh").as_deref(), Some("exit 1\n"));
     let said = world.refuses(&["bisect", "--", "true"]);
     assert!(said.contains("nothing is broken now"), "{said}");
 }
@@ -679,8 +719,9 @@ fn an_undo_that_can_put_nothing_back_says_so() {
     world.turn("one", "echo 1 > a");
     world.turn("two", "head -c 1500000 /dev/zero > a");
     let before = world.home.git(&["rev-parse", "HEAD"]);
-    let told = world.says(&["undo"]);
+    let told = world.refuses(&["undo"]);
     assert!(told.contains("There was nothing to do.") && told.contains("a: what is"), "{told}");
+    assert!(world.says(&["log", "never"]).contains("never has never been in the history"));
     assert_eq!(world.home.git(&["rev-parse", "HEAD"]), before);
     // It is not taken back, and can be once nothing is in the way.
     world.write("a", "1\n");

@@ -10,6 +10,8 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::face::Refusal;
 use crate::organs::history::ask::{Ask, Favour, Which};
+use crate::organs::history::gitdir;
+use crate::organs::home::Home;
 use crate::organs::verb::exit;
 
 /// The latest commit.
@@ -131,6 +133,9 @@ impl Command {
     pub fn ask(self, folder: &Folder) -> Result<Ask> {
         let within = |path: Option<String>| path.map_or(Ok(None), |path| folder.within(&path));
         Ok(match self {
+            Self::Log { limit: 0, .. } => {
+                return Err(Refusal::usage("0 changes are nothing to list").into());
+            }
             Self::Log { limit, path } => Ask::Log { limit, path: within(path)? },
             Self::Show { rev, path } => Ask::Show { rev, path: within(path)? },
             Self::Diff { revs, path } => {
@@ -231,9 +236,12 @@ impl Folder {
         Self { at: if inside { at.to_owned() } else { workspace[0].clone() }, workspace }
     }
 
-    /// Where this process stands.
-    pub fn here(workspace: &Path) -> Self {
-        Self::of(workspace, &std::env::current_dir().unwrap_or_default())
+    /// Where this process stands: in the workspace, or in the checkout of a branch.
+    pub fn here(home: &Home) -> Self {
+        let at = std::env::current_dir().unwrap_or_default();
+        let branch = gitdir::branch_at(home.path(), &at);
+        let root = branch.map(|branch| gitdir::checkout(home.path(), &branch));
+        Self::of(&root.unwrap_or_else(|| home.workspace()), &at)
     }
 
     /// A typed path, relative to the workspace; nothing when it is the workspace itself. The
@@ -254,12 +262,22 @@ impl Folder {
                 format!("{typed} is not in the workspace {workspace}, and only that has a history");
             return Err(Refusal::usage(why).into());
         };
-        Ok(path.to_str().filter(|path| !path.is_empty()).map(str::to_owned))
+        let Some(path) = path.to_str() else {
+            let why = format!(
+                "{} is not UTF-8, and such names cannot be asked for; use `fledgling git`",
+                path.display()
+            );
+            return Err(Refusal::usage(why).into());
+        };
+        Ok(Some(path).filter(|path| !path.is_empty()).map(str::to_owned))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt as _;
+
     use super::*;
 
     fn ask(line: &str) -> Ask {
@@ -328,6 +346,7 @@ mod tests {
     #[test]
     fn what_cannot_be_meant_is_refused_in_a_few_words() {
         assert_eq!(refused("/undo 0"), "0 turns are nothing to take back");
+        assert_eq!(refused("/log -n 0"), "0 changes are nothing to list");
         assert_eq!(refused("/why a:0"), "lines are counted from 1");
         assert_eq!(refused("/why ."), "why tells about a file: name one");
         assert_eq!(refused("/why 'a"), "a quote is opened and not closed");
@@ -365,5 +384,9 @@ mod tests {
         let outside = Folder::of(&called, Path::new("/"));
         assert_eq!(outside.within("bin/books").unwrap(), some("bin/books"));
         assert!(outside.within("/etc/passwd").is_err());
+        // Never the same as everything.
+        let odd = real.join(OsStr::from_bytes(b"od\xffd"));
+        assert!(Folder::of(&called, &odd).within("x").is_err());
+        assert!(Folder::of(&called, &odd).within(".").is_err());
     }
 }

@@ -10,9 +10,9 @@ use std::io::ErrorKind;
 use std::os::unix::process::ExitStatusExt as _;
 
 use anyhow::{Context as _, Result, ensure};
-use git2::Config;
 
 use crate::guard::supervisor;
+use crate::organs::history::gitdir;
 use crate::organs::home::Home;
 
 /// Settings that count in place of any other. No hook is the owner's here: a `hooksPath` of
@@ -23,25 +23,6 @@ const SHUT: [&str; 4] = [
     "submodule.recurse=false",
     "protocol.ext.allow=never",
 ];
-/// What the repository's settings may be about: the first parts of their names, and whole
-/// names. None of these is a program to run.
-const HARMLESS_PARTS: [&str; 4] = ["user.", "branch.", "color.", "index."];
-const HARMLESS: [&str; 12] = [
-    "core.repositoryformatversion",
-    "core.filemode",
-    "core.bare",
-    "core.worktree",
-    "core.protectntfs",
-    "core.protecthfs",
-    "core.logallrefupdates",
-    "core.quotepath",
-    "core.untrackedcache",
-    "gc.auto",
-    "maintenance.auto",
-    "push.default",
-];
-/// And of a remote, the last parts.
-const HARMLESS_OF_REMOTES: [&str; 3] = [".url", ".pushurl", ".fetch"];
 /// A tree without files: attributes are read from it and not from the workspace, so that
 /// none there can choose a filter or a way to show a file.
 const EMPTY_TREE: &str = "4b825dc642cb6eb9a060e54bf8d69288fbee4904";
@@ -60,21 +41,9 @@ pub fn git(home: &Home, arguments: &[OsString]) -> Result<u8> {
     let git_dir = home.file("history.git");
     let shown = git_dir.display();
     ensure!(git_dir.exists(), "there is no history {shown} yet; `fledgling init` begins it");
-    let settings = git_dir.join("config");
-    let odd =
-        odd_settings(&settings).with_context(|| format!("cannot read {}", settings.display()))?;
-    ensure!(
-        odd.is_empty(),
-        "{} sets {}, with which git could be made to run programs; take it out of there, or set it in your own ~/.gitconfig",
-        settings.display(),
-        odd.join(", ")
-    );
-    let option = |name: &str, path: &std::path::Path| {
-        let mut option = OsString::from(name);
-        option.push(path);
-        option
-    };
-    let mut words = vec![option("--git-dir=", &git_dir), option("--work-tree=", &home.workspace())];
+    gitdir::check_settings(&git_dir)?;
+    let here = std::env::current_dir().unwrap_or_default();
+    let mut words = Vec::from(gitdir::options_at(home.path(), &here));
     words.extend(SHUT.into_iter().flat_map(|setting| ["-c".into(), setting.into()]));
     words.extend_from_slice(arguments);
     let mut variables: Vec<_> = LEADING_AWAY.into_iter().map(|name| (name, None)).collect();
@@ -91,42 +60,11 @@ pub fn git(home: &Home, arguments: &[OsString]) -> Result<u8> {
     }
 }
 
-/// Names of settings in a repository's file that may not stand there.
-fn odd_settings(file: &std::path::Path) -> Result<Vec<String>, git2::Error> {
-    let settings = Config::open(file)?;
-    let mut odd = Vec::new();
-    settings.entries(None)?.for_each(|entry| {
-        let name = entry.name().unwrap_or("something unreadable");
-        let harmless = HARMLESS.contains(&name)
-            || HARMLESS_PARTS.iter().any(|part| name.starts_with(part))
-            || (name.starts_with("remote.")
-                && HARMLESS_OF_REMOTES.iter().any(|part| name.ends_with(part)));
-        if !harmless {
-            odd.push(name.to_owned());
-        }
-    })?;
-    Ok(odd)
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs;
 
     use super::*;
-
-    #[test]
-    fn settings_that_could_run_something_are_found() {
-        let temp = tempfile::tempdir().unwrap();
-        let file = temp.path().join("config");
-        let usual = "[core]\n\tbare = false\n\tworktree = ../workspace\n[gc]\n\tauto = 0\n[remote \"x\"]\n\turl = /x\n[user]\n\tname = x\n";
-        fs::write(&file, usual).unwrap();
-        assert_eq!(odd_settings(&file).unwrap(), Vec::<String>::new());
-        let worse = "[core]\n\tpager = x\n[diff \"y\"]\n\ttextconv = x\n[include]\n\tpath = x\n[remote \"x\"]\n\tuploadpack = x\n[alias]\n\tlog = !x\n";
-        fs::write(&file, format!("{usual}{worse}")).unwrap();
-        let odd =
-            ["core.pager", "diff.y.textconv", "include.path", "remote.x.uploadpack", "alias.log"];
-        assert_eq!(odd_settings(&file).unwrap(), odd);
-    }
 
     /// In a real git, with everything in the way that a workspace can hold.
     #[test]

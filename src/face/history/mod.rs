@@ -55,10 +55,11 @@ impl Look {
 /// Ask, as all that this process does, and print the answer. The number is the exit code.
 pub async fn once(link: Link, ask: Ask, json: bool) -> Result<u8> {
     let answer = views::once(link, Verb::History(ask.clone())).await?;
-    // Later changes were in the way, and nothing was done.
-    let stuck = matches!(ask, Ask::Undo { .. } | Ask::Merge { .. })
+    // Something was in the way of all that was to be done.
+    let any = |name: &str| answer[name].as_array().is_some_and(|those| !those.is_empty());
+    let stuck = matches!(ask, Ask::Undo { .. } | Ask::Restore { .. } | Ask::Merge { .. })
         && answer["commit"].is_null()
-        && answer["conflicts"].as_array().is_some_and(|conflicts| !conflicts.is_empty());
+        && (any("conflicts") || any("left_alone"));
     let code = if stuck { exit::FAILED } else { 0 };
     if json {
         views::print(&answer, true, |_, _| Ok(String::new()))?;
@@ -87,7 +88,7 @@ pub async fn restore(home: &Home, from: String) -> Result<()> {
         }
     };
     done.context("bringing it back was broken off")??;
-    Ok(write(Place::Err, &clean(&format!("Brought back from {from}.")))?)
+    Ok(write(Place::Err, &clean(&format!("Brought back from {}.", backup::without_key(&from))))?)
 }
 
 /// Whether the answer may be something to read at leisure.
@@ -117,9 +118,10 @@ fn page(text: &str) -> Result<bool> {
 pub fn text(ask: &Ask, answer: &Value, look: Look) -> Result<String> {
     let screen = look.screen;
     Ok(match ask {
-        Ask::Log { .. } => match read::<Vec<Logged>>(answer)?.as_slice() {
-            [] => "No change yet.".to_owned(),
-            changes => list::changes(changes, screen),
+        Ask::Log { path, .. } => match (read::<Vec<Logged>>(answer)?.as_slice(), path) {
+            ([], None) => "No change yet.".to_owned(),
+            ([], Some(path)) => format!("{} has never been in the history.", clean(path)),
+            (changes, _) => list::changes(changes, screen),
         },
         Ask::Show { .. } | Ask::Diff { .. } => diff::shown(&read::<Shown>(answer)?, screen),
         Ask::Undo { .. } | Ask::Restore { .. } | Ask::Merge { .. } => {

@@ -241,6 +241,7 @@ fn taken_back() -> Undone {
         pairs.iter().map(|[one, other]| ((*one).to_owned(), (*other).to_owned())).collect()
     };
     Undone {
+        said: String::new(),
         commit: Some("9f8e7d6".to_owned()),
         changes: changes()[..1].to_vec(),
         paths: pairs(&[["bin/books", "put back"], ["x", "removed"]]),

@@ -44,6 +44,7 @@ pub fn undone(ask: &Ask, undone: &Undone, look: Look) -> String {
     blocks.extend(listed("", &entries(&undone.paths), screen));
     blocks.extend(listed("Look at these:", &entries(&undone.left_alone), screen));
     blocks.extend(conflicts(ask, undone, look));
+    blocks.extend(Some(wrapped(&undone.said, screen)).filter(|said| !said.is_empty()));
     blocks.extend(listed(
         "What this cannot take back: anything these commands did elsewhere",
         &undone.commands,

@@ -220,6 +220,9 @@ pub struct Undone {
     pub conflicts: Vec<FileDiff>,
     /// Commands of those turns, the effects of which outside of the workspace stay.
     pub commands: Vec<String>,
+    /// What has become of the branch that was brought in, where that is to be known.
+    #[serde(default)]
+    pub said: String,
 }
 
 /// Why something is as it is.

@@ -17,23 +17,23 @@ use anyhow::{Context as _, Result, bail, ensure};
 use git2::build::CheckoutBuilder;
 use git2::{Repository, Tree};
 
-use crate::guard::history::flush_all;
+use crate::guard::history::{MAIN, flush_all};
 use crate::guard::policy::Policy;
 use crate::guard::supervisor::End;
 use crate::kernel::interrupt::Interrupt;
 use crate::organs::history::ask::Backed;
 use crate::organs::history::gitdir;
 use crate::organs::history::shell::{self, Job};
+use crate::organs::history::snapshots::SHORT_ID;
 use crate::organs::home::{Home, HostLock};
 
 /// A first backup of a large history over a slow line takes long; one that hangs must end.
 const TIMEOUT: Duration = Duration::from_secs(60 * 60);
 /// Lines of git's own words in an error: the last ones say what went wrong.
 const WORDS: usize = 8;
-/// Digits of a commit's id where it is shown.
-const SHORT_ID: usize = 12;
-const MAIN: &str = "refs/heads/main";
-const BRANCHES: &str = "refs/heads/*:refs/heads/*";
+const MAIN_TO_MAIN: &str = "refs/heads/main:refs/heads/main";
+/// The other branches, and what was done on those that were given up.
+const BESIDE: [&str; 2] = ["refs/heads/*:refs/heads/*", "refs/dropped/*:refs/dropped/*"];
 /// What is brought back, complete and on disk, but not yet at its place.
 const BROUGHT: &str = "restored";
 
@@ -91,11 +91,27 @@ pub fn absolute(place: &str, current: &Path) -> Result<String> {
     })
 }
 
-/// Push all branches to a git remote, or to an absolute folder: one that does not exist or
-/// is empty becomes a bare repository. `held` stays open while git runs. Blocks.
+/// A text in which no address tells name and password.
+pub fn without_key(text: &str) -> String {
+    let (mut shown, mut rest) = (String::new(), text);
+    while let Some((before, after)) = rest.split_once("://") {
+        let end = after.find(|c: char| "/?#'\"".contains(c) || c.is_whitespace());
+        let (host, beyond) = after.split_at(end.unwrap_or(after.len()));
+        let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
+        shown += &format!("{before}://{host}");
+        rest = beyond;
+    }
+    shown + rest
+}
+
+/// Push the history to a git remote, or to an absolute folder: one that does not exist or is
+/// empty becomes a bare repository. What counts is main; a branch that has become something
+/// else there stays as it is there. `held` stays open while git runs. Blocks.
 pub fn backup(home: &Home, to: &str, held: &Arc<File>, interrupt: &Interrupt) -> Result<Backed> {
     let store = home.file("history.git");
+    gitdir::check_settings(&store)?;
     let git = Git { home, held, interrupt };
+    let shown = without_key(to);
     let commit = gitdir::look(&store)?.refname_to_id(MAIN).context("there is no history yet")?;
     let mut arguments = words(&["push", "--quiet", "--no-verify", "--no-signed"]);
     arguments.insert(0, option("--git-dir=", &store));
@@ -106,14 +122,16 @@ pub fn backup(home: &Home, to: &str, held: &Arc<File>, interrupt: &Interrupt) ->
         let receiver = "--receive-pack=git -c core.hooksPath=/dev/null -c gc.autoDetach=false -c maintenance.autoDetach=false receive-pack";
         arguments.push(receiver.into());
     }
-    arguments.extend(words(&["--", to, BRANCHES]));
-    git.run(&arguments).map_err(|error| {
+    arguments.extend(words(&["--", to]));
+    let push = |references: &[&str]| git.run(&[&arguments[..], &words(references)].concat());
+    push(&[MAIN_TO_MAIN]).map_err(|error| {
         if format!("{error:#}").contains("[rejected]") {
-            return error.context(format!("{to} holds something that is not in this history, and a backup overwrites nothing; back up to an empty folder or a new repository"));
+            return error.context(format!("{shown} holds something that is not in this history, and a backup overwrites nothing; back up to an empty folder or a new repository"));
         }
-        error.context(format!("cannot back up to {to}"))
+        error.context(format!("cannot back up to {shown}"))
     })?;
-    Ok(Backed { to: to.to_owned(), commit: commit.to_string()[..SHORT_ID].to_owned() })
+    let _ = push(&BESIDE);
+    Ok(Backed { to: shown, commit: commit.to_string()[..SHORT_ID].to_owned() })
 }
 
 /// Bring a home back from a backup, only where there is neither history nor workspace yet.
@@ -137,7 +155,9 @@ pub fn restore_home(home: &Home, from: &str, interrupt: &Interrupt) -> Result<Ho
     remove(&fresh)?;
     let held = Arc::new(File::open("/dev/null").context("cannot open /dev/null")?);
     let brought = bring(&Git { home, held: &held, interrupt }, from, &fresh);
-    if let Err(error) = brought.with_context(|| format!("cannot bring a home back from {from}")) {
+    if let Err(error) =
+        brought.with_context(|| format!("cannot bring a home back from {}", without_key(from)))
+    {
         let _ = remove(&fresh);
         return Err(error);
     }
@@ -188,7 +208,8 @@ fn bring(git: &Git<'_>, from: &str, fresh: &Path) -> Result<()> {
     let mut arguments = words(&["-c", "fetch.fsckObjects=true", "-c", "fetch.unpackLimit=1"]);
     arguments.push(option("--git-dir=", &store));
     arguments.extend(words(&["fetch", "--quiet", "--no-tags", "--update-head-ok"]));
-    arguments.extend(words(&["--recurse-submodules=no", "--", from, BRANCHES]));
+    arguments.extend(words(&["--recurse-submodules=no", "--", from]));
+    arguments.extend(words(&BESIDE));
     git.run(&arguments)?;
     let _ = fs::remove_file(store.join("FETCH_HEAD"));
     let repository = gitdir::look(&store)?;
@@ -225,7 +246,7 @@ impl Git<'_> {
                 let lines: Vec<_> = said.lines().filter(|line| !line.trim().is_empty()).collect();
                 let last = lines[lines.len().saturating_sub(WORDS)..].join("\n");
                 ensure!(!last.is_empty(), "git failed ({status})");
-                bail!("{last}")
+                bail!("{}", without_key(&last))
             }
             End::TimedOut => bail!("git took longer than {} minutes", TIMEOUT.as_secs() / 60),
             End::Interrupted => bail!("interrupted"),
@@ -468,6 +489,50 @@ mod tests {
         let error = format!("{:#}", other.backup(&to).unwrap_err());
         assert!(error.contains("a backup overwrites nothing; back up to an empty"), "{error}");
         assert_eq!(head(&to), before);
+    }
+
+    #[test]
+    fn a_branch_that_is_refused_holds_nothing_up_and_what_was_dropped_is_kept() {
+        let world = World::new();
+        let to = world.path("backup");
+        world.git(&world.home, &["branch", "aside"]);
+        world.backup(&to).unwrap();
+        world.git(&world.home, &["commit", "--allow-empty", "-qm", "more"]);
+        world.git(&world.home, &["commit", "--allow-empty", "-qm", "left"]);
+        world.git(&world.home, &["update-ref", "refs/dropped/left", "HEAD"]);
+        world.git(&world.home, &["reset", "-q", "--soft", "HEAD~1"]);
+        let other = world.git(&world.home, &["commit-tree", "-m", "x", "HEAD^{tree}"]);
+        world.git(&world.home, &["update-ref", "refs/heads/aside", &other]);
+        world.backup(&to).unwrap();
+        let there = Repository::open_bare(&to).unwrap();
+        let id = |repository: &Repository, name| repository.refname_to_id(name).unwrap();
+        let here = gitdir::look(&world.home.file("history.git")).unwrap();
+        for name in [MAIN, "refs/dropped/left"] {
+            assert_eq!(id(&there, name), id(&here, name));
+        }
+        assert_ne!(id(&there, "refs/heads/aside"), id(&here, "refs/heads/aside"));
+        let restored = world.restore("second", &to).unwrap();
+        let restored = gitdir::look(&restored.file("history.git")).unwrap();
+        assert_eq!(id(&restored, "refs/dropped/left"), id(&here, "refs/dropped/left"));
+        // Nothing of the history's own settings may run.
+        world.git(&world.home, &["config", "core.sshCommand", "touch ran"]);
+        let error = world.backup(&to).unwrap_err().to_string();
+        assert!(error.contains("sets core.sshcommand"), "{error}");
+    }
+
+    #[test]
+    fn no_address_tells_a_password() {
+        for (text, expected) in [
+            ("https://me:key@host/x.git", "https://host/x.git"),
+            ("at 'https://k@e:y@host', ssh://git@a:2/b", "at 'https://host', ssh://a:2/b"),
+            ("git@host:x.git", "git@host:x.git"),
+            ("http://host/@x", "http://host/@x"),
+        ] {
+            assert_eq!(without_key(text), expected);
+        }
+        let world = World::new();
+        let error = format!("{:#}", world.backup("https://me:key@127.0.0.1:1/x").unwrap_err());
+        assert!(error.contains("https://127.0.0.1:1/x") && !error.contains("key"), "{error}");
     }
 
     #[test]

@@ -19,6 +19,7 @@ use crate::kernel::interrupt::Interrupt;
 use crate::organs::history::ask::{Culprit, Logged};
 use crate::organs::history::backup::fill;
 use crate::organs::history::shell::Job;
+use crate::organs::history::snapshots::SHORT_ID;
 
 /// As long as a bash call of the agent may take.
 const TIMEOUT: Duration = Duration::from_secs(600);
@@ -28,13 +29,13 @@ const UNTOLD: i32 = 125;
 const BROKEN: i32 = 127;
 /// Lines of a command's output that are shown.
 const SHOWN: usize = 20;
-/// Digits of a commit's id in a sentence.
-const SHORT_ID: usize = 7;
 
 /// What to look for.
 pub struct Search<'a> {
     /// Where the commits are.
     pub repository: &'a Repository,
+    /// The branch, by its full name.
+    pub branch: &'a str,
     /// What the command is given, but for the workspace: that is another for each try, and
     /// so is what in `HOME` and `PATH` points to it. Tries happen below its scratch folder.
     pub policy: &'a Policy,
@@ -111,8 +112,9 @@ fn middle(good: usize, bad: usize, untold: &[usize]) -> Option<usize> {
 impl<'a> Search<'a> {
     /// From the good one to the latest, each the first parent of the next.
     fn commits(&self) -> Result<Vec<Commit<'a>>> {
-        let head = self.repository.find_reference("refs/heads/main");
-        let mut commit = head.and_then(|head| head.peel_to_commit()).context("cannot read main")?;
+        let head = self.repository.find_reference(self.branch);
+        let head = head.and_then(|head| head.peel_to_commit());
+        let mut commit = head.with_context(|| format!("cannot read {}", self.branch))?;
         let good = match self.good {
             Some(rev) => {
                 let found = self.repository.revparse_single(rev);
@@ -249,6 +251,7 @@ mod tests {
     use git2::{FileMode, Signature};
 
     use super::*;
+    use crate::guard::history::MAIN;
     use crate::kernel::interrupt::interrupt;
 
     struct Home {
@@ -310,6 +313,7 @@ mod tests {
                 Ok(Logged { subject, ..Logged::default() })
             };
             let search = Search {
+                branch: MAIN,
                 repository: &self.repository,
                 policy: &policy,
                 command,

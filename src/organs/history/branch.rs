@@ -12,19 +12,32 @@ use crate::guard::history::{MAIN, flush_all};
 use crate::organs::history::backup;
 use crate::organs::history::gitdir::{self, GitDir};
 use crate::organs::history::keeper::Keeper;
+use crate::organs::history::left_out::list;
 use crate::organs::history::snapshots::{Settings, Snapshots};
 use crate::organs::sessions;
+
+/// What has become of a branch, in sentences.
+#[derive(Debug)]
+pub struct Gone {
+    /// Of what was done on it.
+    pub branch: String,
+    /// Whether more was done on it than main holds.
+    pub kept: bool,
+    /// Of its folder, where that was put aside.
+    pub aside: Option<String>,
+}
 
 /// A name no branch may have.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "bad branch name {0:?}: up to 64 letters, digits, dots, dashes and underscores, the first a letter or digit, no two dots in a row and none at the end, and not main, HEAD or *.lock"
+    "bad branch name {0:?}: up to 64 letters, digits, dots, dashes and underscores, the first a letter or digit, no two dots in a row and none at the end, and not main, HEAD, *.lock or *.left-out*"
 )]
 pub struct BadName(String);
 
 /// A name a branch may have: that of a folder, of a session and of a git reference.
 pub fn check_name(name: &str) -> Result<()> {
     let taken = ["main", "HEAD"].iter().any(|taken| name.eq_ignore_ascii_case(taken));
+    let taken = taken || name.contains(gitdir::LEFT_OUT);
     let good =
         sessions::check_name(name).is_ok() && !taken && Reference::is_valid_name(&reference(name));
     if good { Ok(()) } else { Err(BadName(name.to_owned()).into()) }
@@ -92,23 +105,35 @@ pub fn tip<'a>(repository: &'a Repository, name: &str) -> Result<git2::Commit<'a
 }
 
 /// Give a branch up, with its checkout. What the main branch does not hold of it is kept
-/// under another reference. Says what has become of it. Nobody may work on it meanwhile.
-pub fn drop(home: &Path, name: &str, repository: &Repository) -> Result<String> {
+/// under another reference; so is the checkout, where the history leaves something out of it
+/// (`left_out`). Says what has become of it. Nobody may work on it meanwhile.
+pub fn drop(home: &Path, name: &str, repository: &Repository, left_out: &[String]) -> Result<Gone> {
     let tip = tip(repository, name)?.id();
     let mut branch = repository.find_reference(&reference(name))?;
     let main = repository.refname_to_id(MAIN).context("cannot read the branch main")?;
     let held = main == tip || repository.graph_descendant_of(main, tip)?;
     let kept = if held { None } else { Some(keep(repository, name, tip)?) };
     // The branch goes last: killed before, it is still there and is given up again.
-    gitdir::remove_checkout(home, name)?;
+    let folder = gitdir::remove_checkout(home, name, !left_out.is_empty())?;
     branch.delete().with_context(|| format!("cannot remove the branch {name}"))?;
     flush(repository)?;
-    Ok(match kept {
+    let aside = folder.map(|folder| aside(&folder, left_out));
+    let branch = match &kept {
         None => format!("Branch {name} is gone; main holds all that was done on it."),
         Some(kept) => format!(
             "Branch {name} is given up. What was done on it is kept; `fledgling git branch {name} {kept}` brings it back."
         ),
-    })
+    };
+    Ok(Gone { branch, kept: kept.is_some(), aside })
+}
+
+/// Where a checkout is that was put aside, and what for.
+fn aside(folder: &Path, left_out: &[String]) -> String {
+    let names = list(left_out);
+    format!(
+        "The history leaves out some of what was in its folder, so that is now {}: {names}.",
+        folder.display()
+    )
 }
 
 /// Keep this commit under a name of its own, which is returned.
@@ -186,7 +211,7 @@ mod tests {
         }
 
         fn drop(&self, name: &str) -> String {
-            super::drop(self.home(), name, &self.repository()).unwrap()
+            super::drop(self.home(), name, &self.repository(), &[]).unwrap().branch
         }
 
         fn file(&self, name: &str, path: &str) -> PathBuf {
@@ -351,11 +376,11 @@ mod tests {
         for folder in ["cache/deep", "cache"] {
             fs::set_permissions(world.file("idea", folder), Permissions::from_mode(0o500)).unwrap();
         }
-        gitdir::remove_checkout(world.home(), "idea").unwrap();
+        gitdir::remove_checkout(world.home(), "idea", false).unwrap();
         assert!(!world.file("idea", "").exists() && outside.join("kept").exists());
         // A checkout that somebody replaced by a link goes as the link that it is.
         symlink(&outside, gitdir::checkout(world.home(), "idea")).unwrap();
-        gitdir::remove_checkout(world.home(), "idea").unwrap();
+        gitdir::remove_checkout(world.home(), "idea", false).unwrap();
         assert!(outside.join("kept").exists());
     }
 

@@ -17,7 +17,8 @@ use crate::organs::config::is_absent;
 use crate::organs::history::beneath::Root;
 use crate::organs::history::difference::differences;
 use crate::organs::history::image::{Images, NoImage};
-use crate::organs::history::keeper::{Keeper, left_out_line};
+use crate::organs::history::keeper::Keeper;
+use crate::organs::history::left_out;
 use crate::organs::history::put::{Databases, Put, put};
 
 /// Where a step is written down while it is taken, beside the index.
@@ -105,7 +106,7 @@ impl Keeper {
         let head = self.archive.head()?.context("the history is empty")?.tree()?;
         let found = self.scan.look(self.archive.repository(), Some(&head))?;
         let changes: Vec<_> = found.changes.into_iter().map(|dirty| dirty.change).collect();
-        let left_out = found.left_out.iter().map(left_out_line);
+        let left_out = found.left_out.iter().map(left_out::line);
         Ok((self.archive.tree(&head, &changes)?, left_out.collect()))
     }
 

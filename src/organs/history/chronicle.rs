@@ -169,10 +169,15 @@ impl<'a> Entry<'a> {
         named.filter_map(|(_, id)| Oid::from_str(id).ok())
     }
 
+    /// Whether it takes others back.
+    pub fn takes_back(&self) -> bool {
+        self.cancels().next().is_some()
+    }
+
     /// In whose name it was made. What the owner asked for in a turn the agent did.
     pub fn who(&self) -> &str {
         match self.trailer("Origin") {
-            Some("owner") if self.turn().is_some() && self.cancels().next().is_none() => "agent",
+            Some("owner") if self.turn().is_some() && !self.takes_back() => "agent",
             None if !self.trailers.is_empty() => "unknown",
             origin => origin.unwrap_or("owner"),
         }

@@ -12,6 +12,7 @@ use git2::{Delta, DiffFile, DiffOptions, FileMode, Oid, Patch, Repository, Tree}
 
 use crate::organs::history::ask::{Content, FileDiff, Hunk, Shown};
 use crate::organs::history::chronicle::{Chronicle, Entry, plain};
+use crate::organs::history::image::is_database;
 use crate::organs::history::rows;
 
 /// Text beyond this many bytes is not shown: nobody would read it.
@@ -26,8 +27,6 @@ const ROWS: usize = 200;
 const AROUND: u32 = 3;
 /// A zero byte among the first so many makes a content binary, as in git.
 const LOOKED_AT: usize = 8_000;
-/// How a database begins.
-const SQLITE: &[u8] = b"SQLite format 3\0";
 
 /// A commit, and what changed with it.
 pub fn show(chronicle: &Chronicle, rev: &str, path: Option<&Path>) -> Result<Shown> {
@@ -124,7 +123,7 @@ fn side(repository: &Repository, file: &DiffFile<'_>) -> Result<Option<Side>> {
 }
 
 fn content(old: Option<&Side>, new: Option<&Side>) -> Result<Content> {
-    let image = |side: &&Side| side.content.starts_with(SQLITE);
+    let image = |side: &&Side| is_database(&side.content);
     let images = [old, new].map(|side| side.filter(image).map(|side| &*side.content));
     if images != [None, None] {
         let [before, after] = images;
@@ -176,6 +175,7 @@ mod tests {
 
     use super::*;
     use crate::organs::history::chronicle::tests::Written;
+    use crate::organs::history::image::MAGIC;
 
     type Item<'a> = (&'a str, &'a [u8], FileMode);
 
@@ -283,7 +283,7 @@ mod tests {
         sizes(&vec![b'a'; TEXT_BYTES + 1], b"a");
         sizes(b"", "line\n".repeat(FILE_LINES + 1).as_bytes());
         // Damaged.
-        sizes(SQLITE, b"text\n");
+        sizes(MAGIC, b"text\n");
         assert!(matches!(one(b"", "line\n".repeat(FILE_LINES).as_bytes()), Content::Text(_)));
     }
 

@@ -6,6 +6,7 @@
 //! configuration, no attributes of a hand. For libgit2 the repository is bare: it never
 //! looks into the workspace. Does not know what is kept in it.
 
+use std::ffi::OsString;
 use std::fs::{self, DirBuilder, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::ffi::OsStrExt;
@@ -13,8 +14,8 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Once;
 
-use anyhow::{Context, Result};
-use git2::{ConfigLevel, Repository, RepositoryInitOptions};
+use anyhow::{Context, Result, ensure};
+use git2::{Config, ConfigLevel, Repository, RepositoryInitOptions};
 
 use crate::guard::history::flush_all;
 use crate::organs::history::pack;
@@ -23,6 +24,9 @@ use crate::organs::history::pack;
 pub(super) const POINTER: &str = "gitdir: ../history.git\n";
 /// Where the checkouts of branches are, in the home.
 const BRANCHES: &str = "branches";
+/// Stands in the name of a checkout that is kept for what the history leaves out of it; in
+/// no branch's.
+pub const LEFT_OUT: &str = ".left-out";
 /// Names that mean `.git` on another system are refused: with one of them in it, history
 /// would fail `git fsck` and every push, for good. Plain git must not pack beside us.
 const CONFIG: &str = "[core]
@@ -42,6 +46,25 @@ const ATTRIBUTES: &str = "* -text -ident -filter -eol !diff\n";
 /// What history leaves out at first. The copy in `info/exclude` is the owner's to change.
 const EXCLUDE: &str = include_str!("exclude");
 
+/// What the repository's settings may be about: the first parts of their names, and whole
+/// names. None of these is a program to run.
+const HARMLESS_PARTS: [&str; 4] = ["user.", "branch.", "color.", "index."];
+const HARMLESS: [&str; 12] = [
+    "core.repositoryformatversion",
+    "core.filemode",
+    "core.bare",
+    "core.worktree",
+    "core.protectntfs",
+    "core.protecthfs",
+    "core.logallrefupdates",
+    "core.quotepath",
+    "core.untrackedcache",
+    "gc.auto",
+    "maintenance.auto",
+    "push.default",
+];
+/// And of a remote, the last parts.
+const HARMLESS_OF_REMOTES: [&str; 3] = [".url", ".pushurl", ".fetch"];
 /// Where git keeps what belongs to one checkout.
 pub struct GitDir {
     path: PathBuf,
@@ -156,9 +179,45 @@ pub fn branch_of<'a>(home: &Path, folder: &'a Path) -> Option<&'a str> {
     folder.file_name()?.to_str().filter(|_| inside)
 }
 
-/// Take away the checkout of a branch, and that git knows of it. No link is followed.
-pub fn remove_checkout(home: &Path, name: &str) -> Result<()> {
-    let remove = || -> io::Result<()> {
+/// The branch in whose checkout this place is.
+pub fn branch_at(home: &Path, place: &Path) -> Option<String> {
+    let real = |path: &Path| path.canonicalize().ok();
+    let (branches, place) = (real(&home.join(BRANCHES))?, real(place)?);
+    let name = place.strip_prefix(branches).ok()?.iter().next()?.to_str()?;
+    linked(home, name).exists().then(|| name.to_owned())
+}
+
+/// Git's own options that name this repository with the place's checkout: that of a branch
+/// when it is in one, else the workspace.
+pub fn options_at(home: &Path, place: &Path) -> [OsString; 2] {
+    let branch = branch_at(home, place);
+    let (git_dir, folder) = branch.map_or_else(
+        || (home.join("history.git"), home.join("workspace")),
+        |branch| (linked(home, &branch), checkout(home, &branch)),
+    );
+    [("--git-dir=", git_dir), ("--work-tree=", folder)].map(|(name, path)| {
+        let mut option = OsString::from(name);
+        option.push(path);
+        option
+    })
+}
+
+/// Take away the checkout of a branch, and that git knows of it. No link is followed. Where
+/// it is to be kept, it is put aside without git, and its new place is returned.
+pub fn remove_checkout(home: &Path, name: &str, keep: bool) -> Result<Option<PathBuf>> {
+    let put_aside = || -> io::Result<PathBuf> {
+        let first = format!("{name}{LEFT_OUT}");
+        let numbered = (2..).map(|number| format!("{first}-{number}"));
+        let mut free = std::iter::once(first.clone()).chain(numbered);
+        let free = free.find(|name| checkout(home, name).symlink_metadata().is_err());
+        let (from, to) = (checkout(home, name), checkout(home, &free.unwrap_or(first)));
+        // A kill after this leaves a checkout whose pointer is put back when it is opened.
+        fs::remove_file(from.join(".git"))?;
+        fs::rename(&from, &to)?;
+        Ok(to)
+    };
+    let remove = || -> io::Result<Option<PathBuf>> {
+        let kept = if keep { Some(put_aside()?) } else { None };
         // Out of the way at once, so that a kill leaves it whole or gone.
         let gone = aside(home, name, "gone")?;
         for (from, to) in [(checkout(home, name), "files"), (linked(home, name), "git")] {
@@ -167,7 +226,8 @@ pub fn remove_checkout(home: &Path, name: &str) -> Result<()> {
                 _ => {}
             }
         }
-        remove_all(&gone)
+        remove_all(&gone)?;
+        Ok(kept)
     };
     remove().with_context(|| format!("cannot remove the checkout of the branch {name}"))
 }
@@ -246,6 +306,36 @@ pub fn look(git_dir: &Path) -> Result<Repository> {
         .with_context(|| format!("cannot open the history {}", git_dir.display()))
 }
 
+/// See that the repository's settings name nothing that git would run.
+pub fn check_settings(git_dir: &Path) -> Result<()> {
+    let file = git_dir.join("config");
+    let shown = file.display();
+    let odd = odd_settings(&file).with_context(|| format!("cannot read {shown}"))?;
+    ensure!(
+        odd.is_empty(),
+        "{shown} sets {}, with which git could be made to run programs; take it out of there, or set it in your own ~/.gitconfig",
+        odd.join(", ")
+    );
+    Ok(())
+}
+
+/// Names of settings in a repository's file that may not stand there.
+fn odd_settings(file: &Path) -> Result<Vec<String>, git2::Error> {
+    let settings = Config::open(file)?;
+    let mut odd = Vec::new();
+    settings.entries(None)?.for_each(|entry| {
+        let name = entry.name().unwrap_or("something unreadable");
+        let harmless = HARMLESS.contains(&name)
+            || HARMLESS_PARTS.iter().any(|part| name.starts_with(part))
+            || (name.starts_with("remote.")
+                && HARMLESS_OF_REMOTES.iter().any(|part| name.ends_with(part)));
+        if !harmless {
+            odd.push(name.to_owned());
+        }
+    })?;
+    Ok(odd)
+}
+
 /// Made aside and moved into place whole: a kill leaves nothing half made.
 pub(super) fn create(git_dir: &Path) -> Result<()> {
     shut_inherited_configuration()?;
@@ -276,4 +366,23 @@ fn remove_locks(folder: &Path) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_that_could_run_something_are_found() {
+        let temp = tempfile::tempdir().unwrap();
+        let file = temp.path().join("config");
+        let usual = "[core]\n\tbare = false\n\tworktree = ../workspace\n[gc]\n\tauto = 0\n[remote \"x\"]\n\turl = /x\n[user]\n\tname = x\n";
+        fs::write(&file, usual).unwrap();
+        assert_eq!(odd_settings(&file).unwrap(), Vec::<String>::new());
+        let worse = "[core]\n\tpager = x\n[diff \"y\"]\n\ttextconv = x\n[include]\n\tpath = x\n[remote \"x\"]\n\tuploadpack = x\n[alias]\n\tlog = !x\n";
+        fs::write(&file, format!("{usual}{worse}")).unwrap();
+        let odd =
+            ["core.pager", "diff.y.textconv", "include.path", "remote.x.uploadpack", "alias.log"];
+        assert_eq!(odd_settings(&file).unwrap(), odd);
+    }
 }

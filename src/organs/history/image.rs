@@ -1,10 +1,12 @@
 //! Consistent images of `SQLite` databases in use.
 //!
 //! Owns how one is taken and put back, and what it looks like: equal content gives equal
-//! bytes. The invariant: this process never opens a database of the workspace. A program
-//! of its own does, as a hand, since a hostile file must not reach the host, and since
-//! closing a file anywhere in a process drops the locks `SQLite` has on it there. Knows no
-//! history. The `-wal`, `-shm` and `-journal` beside a database are `SQLite`'s business.
+//! bytes. The invariant: this process never opens a database of the workspace, by whatever
+//! path. A program of its own does, as a hand, since a hostile file must not reach the host,
+//! and since closing a file anywhere in a process drops the locks `SQLite` has on it there.
+//! What is opened here, to compare, are images: from memory, read-only and hardened
+//! (`rows.rs`). Knows no history. The `-wal`, `-shm` and `-journal` beside a database are
+//! `SQLite`'s business.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -29,7 +31,7 @@ const BUSY: Duration = Duration::from_secs(2);
 /// How long it may take in all.
 const TIMEOUT: Duration = Duration::from_secs(60);
 /// What every database begins with.
-const MAGIC: &[u8] = b"SQLite format 3\0";
+pub const MAGIC: &[u8] = b"SQLite format 3\0";
 /// Bytes of the header.
 const HEADER: usize = 100;
 /// What a hand runs. Names come by the environment, so that nothing in them needs quoting.

@@ -15,16 +15,13 @@ use git2::{ErrorCode, Oid, Repository};
 
 use crate::guard::history::{Archive, Author, Change, Commit, Message};
 use crate::organs::history::gitdir::GitDir;
+use crate::organs::history::left_out::{LeftOut, list};
 use crate::organs::history::lookout::Lookout;
 use crate::organs::history::scan::{Dirty, Found, Scan, Terms};
 use crate::organs::history::writers::{TICK, Writers};
 
-/// Names of files left out, in one list.
-const NAMED: usize = 20;
 /// How often a snapshot starts anew because the owner's git moved the branch under it.
 const ATTEMPTS: usize = 3;
-/// Where it is kept what is left out, beside the index.
-const LEFT_OUT: &str = "left-out.json";
 /// Stands for whoever made what was left out before.
 const LET_IN: &str = "what was left out before";
 /// Stands for the owner among those who may have changed something.
@@ -49,8 +46,7 @@ pub struct Keeper {
     pub(super) met: Option<usize>,
     /// Changes that wait for the end of the turn that may have made them, with their times.
     left: BTreeMap<PathBuf, SystemTime>,
-    /// What is left out, and why, as it has been said already.
-    left_out: BTreeMap<PathBuf, String>,
+    left_out: LeftOut,
     /// What is newly left out, as a list, until somebody is told.
     news: String,
     /// Sentences for the owner.
@@ -92,9 +88,7 @@ impl Keeper {
         let scan = Scan::new(git_dir.workspace().to_owned(), &repository, index, terms)?;
         let archive = Archive::new(repository, branch, owner);
         let writers = Writers::default();
-        // Lost or torn, it is what it was before the first look.
-        let left_out = std::fs::read(git_dir.path().join(LEFT_OUT)).unwrap_or_default();
-        let left_out = serde_json::from_slice(&left_out).unwrap_or_default();
+        let left_out = LeftOut::open(git_dir.path());
         let keeper = Self {
             git_dir,
             archive,
@@ -257,7 +251,7 @@ impl Keeper {
         let paths = heard.map(|heard| {
             // What waits for another turn is looked at until it is that one's, and what could
             // not be read until it can.
-            let again = self.left.keys().chain(self.left_out.keys().take(NAMED));
+            let again = self.left.keys().chain(self.left_out.unread());
             heard.iter().chain(again).cloned().collect::<BTreeSet<_>>()
         });
         let paths = match (paths, told) {
@@ -275,23 +269,14 @@ impl Keeper {
             paths.as_ref().is_none_or(|paths| path.ancestors().any(|part| paths.contains(part)))
         };
         let Found { changes, left_out, .. } = found;
-        let is_new = |(path, why): &(&PathBuf, &String)| self.left_out.get(*path) != Some(*why);
-        let mut news: Vec<_> = left_out.iter().filter(is_new).map(left_out_line).collect();
+        let let_in = self.left_out.among(changes.iter().map(|dirty| &dirty.change.path));
+        let first = self.looked == SystemTime::UNIX_EPOCH;
+        let mut news = self.left_out.note(left_out, looked_at, first);
         let paths = changes.iter().filter(|dirty| dirty.change.now.is_some());
         let paths = paths.map(|dirty| &dirty.change.path);
         let rules = paths.filter(|path| path.file_name().is_some_and(|name| name == ".gitignore"));
         news.extend(rules.map(|path| format!("new files that {} names", path.display())));
         let news = list(&news);
-        let let_in = changes.iter().map(|dirty| &dirty.change.path);
-        let let_in = let_in.filter(|path| self.left_out.contains_key(*path)).cloned().collect();
-        let before = self.left_out.clone();
-        self.left_out.retain(|path, _| !looked_at(path));
-        self.left_out.extend(left_out);
-        if self.left_out != before {
-            // It is for the next start. Should it fail, more may pass for the owner's then.
-            let kept = self.git_dir.path().join(LEFT_OUT);
-            let _ = serde_json::to_vec(&self.left_out).map(|text| std::fs::write(kept, text));
-        }
         if !news.is_empty() {
             self.news.clone_from(&news);
         }
@@ -425,19 +410,6 @@ fn also_running(writers: &BTreeSet<String>) -> Vec<(&'static str, String)> {
 
 fn with_news(body: &str, news: &str) -> String {
     if news.is_empty() { body.to_owned() } else { format!("{body}\n\nLeft out: {news}") }
-}
-
-/// What is left out, in words.
-pub(super) fn left_out_line((path, why): (&PathBuf, &String)) -> String {
-    format!("{} ({why})", path.to_string_lossy().escape_debug())
-}
-
-fn list(names: &[String]) -> String {
-    let first = names[..names.len().min(NAMED)].join(", ");
-    match names.len().saturating_sub(NAMED) {
-        0 => first,
-        more => format!("{first} and {more} more"),
-    }
 }
 
 /// Whether the owner's git committed between our look and our commit.

@@ -19,6 +19,7 @@ pub mod ignored;
 pub mod image;
 pub mod keeper;
 pub mod known;
+pub mod left_out;
 pub mod lookout;
 pub mod pack;
 pub mod put;

@@ -416,7 +416,7 @@ impl World {
 
     fn who(&self) -> Who {
         let home = Home::resolve(Some(self.temp.path().to_owned())).unwrap();
-        Who { home, caller: Caller::Owner }
+        Who { home, caller: Caller::Owner, turn: None }
     }
 
     /// What history must be without these commits, by whole files; and whether that is all

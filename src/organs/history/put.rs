@@ -16,11 +16,10 @@ use git2::{Blob, FileMode, Repository, Tree};
 
 use crate::organs::history::beneath::Root;
 use crate::organs::history::difference::{self, Difference, Entry, differences};
+use crate::organs::history::image::{MAGIC, is_database};
 
-/// How every SQLite database begins.
-const DATABASE: &[u8] = b"SQLite format 3\0";
 /// What SQLite keeps beside a database.
-const SIDE_FILES: [&str; 3] = ["-wal", "-shm", "-journal"];
+pub const SIDE_FILES: [&str; 3] = ["-wal", "-shm", "-journal"];
 const CHANGED: &str = "what is there now is not what the history has";
 const FOLDER: &str = "a folder is in its place";
 const HOLDS: &str = "it still holds what the history leaves out";
@@ -168,7 +167,7 @@ impl Job<'_> {
             libc::S_IFREG => {
                 // The bytes of a live database say nothing: what is recorded are images.
                 let recorded = [before, after].into_iter().flatten().any(Version::is_database);
-                if recorded && self.root.head(path, DATABASE.len() as u64)?.0 == DATABASE {
+                if recorded && self.root.head(path, MAGIC.len() as u64)?.0 == MAGIC {
                     match self.databases.take(path, limit)? {
                         None => return Ok(Present::Other),
                         Some(image) => image,
@@ -249,7 +248,7 @@ impl<'a> Version<'a> {
     }
 
     fn is_database(&self) -> bool {
-        self.mode != FileMode::Link && self.content().starts_with(DATABASE)
+        self.mode != FileMode::Link && is_database(self.content())
     }
 
     fn has_content_of(&self, other: &Self) -> bool {
@@ -283,14 +282,14 @@ fn is_no_folder(error: &io::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use anyhow::ensure;
+    use proptest::prelude::*;
     use std::cell::RefCell;
     use std::ffi::{CString, OsStr};
     use std::fs::{self, Permissions};
     use std::os::unix::ffi::OsStrExt;
     use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
     use std::panic::{AssertUnwindSafe, catch_unwind};
-
-    use proptest::prelude::*;
 
     use super::*;
     use crate::organs::history::beneath::tests::STEPS_LEFT;
@@ -363,7 +362,8 @@ mod tests {
 
         fn put(&self, path: &Path, image: &[u8]) -> Result<()> {
             self.asked.borrow_mut().push((path.to_owned(), image.to_vec()));
-            if self.busy { bail!("it is in use") } else { Ok(()) }
+            ensure!(!self.busy, "it is in use");
+            Ok(())
         }
     }
 

@@ -32,6 +32,8 @@ pub struct Who {
     pub home: Home,
     /// The one who asks.
     pub caller: Caller,
+    /// The number of the turn in which a hand asks.
+    pub turn: Option<u64>,
 }
 
 /// Take changes back, or what took changes back.
@@ -49,10 +51,10 @@ pub fn undo(
     let commits: Vec<_> = chosen.iter().map(|entry| entry.commit.clone()).collect();
     let head = chronicle.head()?.tree()?;
     let plan = takeback::without(chronicle.repository(), &head, &commits, favour)?;
-    let message = undo_message(who, &chosen, &changes);
+    let message = undo_message(who, what, &chosen, &changes);
     let mut undone = who.go(keeper, &chronicle, plan, message, None)?;
     // A redo brings them about again rather than leaving them behind.
-    let redo = chosen.iter().any(|entry| entry.cancels().next().is_some());
+    let redo = chosen.iter().all(Entry::takes_back);
     if undone.commit.is_some() && !redo {
         undone.commands = commands(&who.home, &chosen);
     }
@@ -120,26 +122,29 @@ impl Who {
         }
     }
 
-    /// All commits of the latest turns that are not taken back.
+    /// All commits of the latest turns that are not taken back. What a turn itself took back
+    /// is none to count, but goes with it: that comes back.
     fn turns<'a>(&self, chronicle: &'a Chronicle, count: usize) -> Result<Vec<Entry<'a>>> {
         ensure!(count > 0, "nothing to undo: the number of turns is 0");
-        let (mut chosen, mut turns) = (Vec::new(), BTreeSet::new());
+        let (mut met, mut turns, mut begun) = (Vec::new(), BTreeSet::new(), BTreeSet::new());
         for step in chronicle.walk()? {
             let (entry, undone) = step?;
-            let turn = entry.turn().map(|(session, turn)| (session.to_owned(), turn));
-            let Some(turn) = turn.filter(|_| !undone && entry.cancels().next().is_none()) else {
+            let Some((session, turn)) = entry.turn().filter(|_| self.may(&entry)) else {
                 continue;
             };
-            if !self.may(&entry) {
-                continue;
-            }
-            // A turn may have more than one commit; one that began is taken whole.
-            if turns.len() == count && !turns.contains(&turn) {
+            let turn = (session.to_owned(), turn);
+            // Others may have committed between two commits of a turn; it is whole when its
+            // session is at an earlier one.
+            begun.retain(|(session, number)| *session != turn.0 || *number <= turn.1);
+            if turns.len() == count && begun.is_empty() {
                 break;
             }
-            turns.insert(turn);
-            chosen.push(entry);
+            if turns.len() < count && !undone && !entry.takes_back() && turns.insert(turn.clone()) {
+                begun.insert(turn);
+            }
+            met.push((entry, undone));
         }
+        let chosen = whole(met, &turns);
         ensure!(
             !chosen.is_empty(),
             "nothing to undo: no turn changed the workspace that is not undone already; `fledgling log` shows all changes, `fledgling undo REV` takes back any of them"
@@ -178,10 +183,13 @@ impl Who {
     /// it started did themselves.
     fn may(&self, entry: &Entry<'_>) -> bool {
         let Caller::Hand(own) = &self.caller else { return true };
-        let by_itself = entry.trailer("Origin") == Some(&*self.origin());
-        let (turn, cancels) = (entry.turn(), entry.cancels().next().is_some());
+        let origin = entry.trailer("Origin");
         let reached = |session| sessions::ancestry(&self.home, session).any(|name| name == *own);
-        by_itself && cancels || turn.is_some_and(|(session, _)| !cancels && reached(session))
+        if entry.takes_back() {
+            return origin == Some(&*self.origin());
+        }
+        // What is of unknown origin may be the owner's as well.
+        origin != Some("unknown") && entry.turn().is_some_and(|(session, _)| reached(session))
     }
 
     fn origin(&self) -> String {
@@ -192,7 +200,12 @@ impl Who {
     }
 
     fn message(&self, subject: String, body: String) -> Message {
-        Message { subject, body, trailers: vec![("Origin", self.origin())] }
+        let mut trailers = Vec::new();
+        if let (Caller::Hand(session), Some(turn)) = (&self.caller, self.turn) {
+            trailers = vec![("Session", session.clone()), ("Turn", turn.to_string())];
+        }
+        trailers.push(("Origin", self.origin()));
+        Message { subject, body, trailers }
     }
 
     /// Carry out a plan, or tell what is in its way.
@@ -240,8 +253,25 @@ impl Who {
     }
 }
 
-fn undo_message(who: &Who, chosen: &[Entry<'_>], changes: &[Logged]) -> Message {
-    let redo = chosen.iter().all(|entry| entry.cancels().next().is_some());
+/// Of what was met, latest first, all that these turns did: also what they took back again
+/// themselves, which else would come back with that.
+fn whole<'a>(met: Vec<(Entry<'a>, bool)>, turns: &BTreeSet<(String, u64)>) -> Vec<Entry<'a>> {
+    let mut by_themselves = BTreeSet::new();
+    let is_theirs = |entry: &Entry<'_>| {
+        entry.turn().is_some_and(|(session, turn)| turns.contains(&(session.to_owned(), turn)))
+    };
+    let theirs = met.into_iter().filter(|(entry, _)| is_theirs(entry));
+    let chosen = theirs.filter_map(|(entry, undone)| {
+        let is_chosen = !undone || by_themselves.contains(&entry.commit.id());
+        by_themselves.extend(entry.cancels().filter(|_| is_chosen));
+        is_chosen.then_some(entry)
+    });
+    chosen.collect()
+}
+
+fn undo_message(who: &Who, asked: &Which, chosen: &[Entry<'_>], changes: &[Logged]) -> Message {
+    // Of turns, it is taken back whatever they did.
+    let redo = !matches!(asked, Which::Turns(_)) && chosen.iter().all(Entry::takes_back);
     let (what, word) = if redo { ("Redo", "Redoes") } else { ("Undo", "Undoes") };
     let subject = match chosen {
         [one] => format!("{what}: {}", one.subject.trim_start_matches("Undo: ")),

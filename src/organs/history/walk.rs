@@ -6,7 +6,7 @@
 //! file is read.
 
 use std::collections::BTreeSet;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, Metadata};
 use std::io::{self, ErrorKind};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -20,6 +20,8 @@ use crate::organs::history::beneath::Root;
 use crate::organs::history::content::{LOG, Taken};
 use crate::organs::history::ignored;
 use crate::organs::history::known::Known;
+use crate::organs::history::left_out::EXCLUDED;
+use crate::organs::history::put::SIDE_FILES;
 use crate::organs::history::scan::{Dirty, Found, Scan};
 use crate::organs::history::stamp::{Stamp, changed_at, mode};
 
@@ -132,6 +134,9 @@ impl<'a> Walk<'a> {
         // The files of a repository in the workspace are history like any others; what it
         // keeps for itself is not.
         if is_gits(&path) {
+            if path.components().count() > 1 {
+                self.leave_out(&path, "what a repository keeps for itself".to_owned());
+            }
             return Ok(());
         }
         match stat {
@@ -156,10 +161,13 @@ impl<'a> Walk<'a> {
         !self.known.has_below(&prefix(folder)) && self.is_kept_out(folder, true)
     }
 
-    /// Whether what is new is kept out. What only the workspace's own rules keep out is named:
-    /// a hand wrote them.
+    /// Whether what is new is kept out. It is named, but for what is in the image of the
+    /// database beside it.
     fn is_kept_out(&mut self, path: &Path, is_folder: bool) -> bool {
         if self.scan.ignored.by_owner(path, is_folder) {
+            if is_folder || !self.is_beside_a_database(path) {
+                self.leave_out(path, EXCLUDED.to_owned());
+            }
             return true;
         }
         // The rules themselves are always history.
@@ -169,6 +177,12 @@ impl<'a> Walk<'a> {
             self.leave_out(path, "named in a .gitignore".to_owned());
         }
         kept_out
+    }
+
+    fn is_beside_a_database(&self, path: &Path) -> bool {
+        let database = SIDE_FILES.iter().find_map(|end| bytes(path).strip_suffix(end.as_bytes()));
+        let database = database.map(|path| Path::new(OsStr::from_bytes(path)));
+        database.is_some_and(|path| self.root.stat(path).is_ok_and(|stat| stat.is_file()))
     }
 
     fn file(&mut self, path: PathBuf, stat: &Metadata) -> Result<()> {

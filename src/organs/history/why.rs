@@ -180,7 +180,7 @@ fn reason(
             reason.asked = vec![entry.subject.clone()];
             format!("(Only the commit tells this: {error:#}.)")
         }
-        None if entry.cancels().next().is_some() => "Changes were taken back.".to_owned(),
+        None if entry.takes_back() => "Changes were taken back.".to_owned(),
         None if entry.who() == "owner" => "The owner changed this, not a turn.".to_owned(),
         None => "No turn is known that made this change.".to_owned(),
     };
