@@ -40,8 +40,6 @@ pub const FACTS: [&str; 3] = ["Undoes", "Redoes", "Merges"];
 /// The contents of more changes than this are flushed in one go. That takes one call, but
 /// has to wait for whatever else is being written to the same disk: up to seconds.
 const FLUSHED_ONE_BY_ONE: usize = 32;
-/// Blobs of one commit beyond this many bytes are not compared line by line.
-const COUNTED_BYTES: usize = 20_000_000;
 /// The longest first line of a commit, in characters: what `git log --oneline` can show.
 const SUBJECT_CHARS: usize = 72;
 
@@ -91,10 +89,6 @@ pub struct Commit {
     pub tree: Oid,
     /// Files changed.
     pub files: usize,
-    /// Lines added; binary and very large contents count none.
-    pub added: usize,
-    /// Lines removed, counted likewise.
-    pub removed: usize,
 }
 
 impl Archive {
@@ -147,7 +141,6 @@ impl Archive {
         if base.is_some() && tree.id() == before.id() && !tells {
             return Ok(None);
         }
-        let (added, removed) = count_lines(repository, Some(&before), &tree)?;
         let program = Signature::now("fledgling", "agent@localhost")?;
         let author = match author {
             Author::Agent => program.clone(),
@@ -162,7 +155,7 @@ impl Archive {
             }
             None => repository.reference(&self.branch, id, false, "snapshot")?,
         };
-        Ok(Some(Commit { id, tree: tree.id(), files: changes.len(), added, removed }))
+        Ok(Some(Commit { id, tree: tree.id(), files: changes.len() }))
     }
 
     /// The tree that comes of changes to another. What goes goes first, so that a file can
@@ -238,23 +231,6 @@ fn in_the_way<'a>(tree: &Tree<'_>, path: &'a Path) -> Option<&'a Path> {
         let kind = tree.get_path(part).ok().and_then(|found| found.kind());
         kind.is_some_and(|kind| (kind == ObjectType::Tree) == (*part == path))
     })
-}
-
-/// Lines added and removed between two trees; the older one may be missing.
-pub fn count_lines(
-    repository: &Repository,
-    old: Option<&Tree<'_>>,
-    new: &Tree<'_>,
-) -> Result<(usize, usize)> {
-    let diff = repository.diff_tree_to_tree(old, Some(new), None)?;
-    let odb = repository.odb()?;
-    let blobs = diff.deltas().flat_map(|delta| [delta.old_file().id(), delta.new_file().id()]);
-    let sizes = blobs.filter_map(|id| odb.read_header(id).ok().map(|(size, _)| size));
-    if sizes.sum::<usize>() > COUNTED_BYTES {
-        return Ok((0, 0));
-    }
-    let stats = diff.stats()?;
-    Ok((stats.insertions(), stats.deletions()))
 }
 
 fn one_line(text: &str) -> String {
@@ -342,7 +318,7 @@ mod tests {
         let gone = |path: &str| Change { path: path.into(), now: None };
         assert!(commit(&archive, &[gone("never"), gone("a/never")]).is_none());
         let last = commit(&archive, &[gone("a/b")]).unwrap();
-        assert_eq!((last.files, last.added, last.removed), (1, 0, 1));
+        assert_eq!(last.files, 1);
         assert!(archive.repository().find_tree(last.tree).unwrap().is_empty());
     }
 
@@ -387,17 +363,5 @@ mod tests {
         let brought = brought(after.id, &tree, &changes);
         let fresh: BTreeSet<_> = &all(&archive, after.tree) - &all(&archive, before.tree);
         assert_eq!(brought, &fresh | &BTreeSet::from([after.id]));
-    }
-
-    #[test]
-    fn lines_are_counted_where_that_is_cheap_and_makes_sense() {
-        let (_temp, archive) = home();
-        let text = change(&archive, "text", b"1\n2\n");
-        let binary = change(&archive, "binary", b"1\n\0\n");
-        let both = commit(&archive, &[text, binary]).unwrap();
-        assert_eq!((both.files, both.added, both.removed), (2, 2, 0));
-        let huge = change(&archive, "huge", &vec![b'\n'; COUNTED_BYTES + 1]);
-        let huge = commit(&archive, &[huge]).unwrap();
-        assert_eq!((huge.files, huge.added, huge.removed), (1, 0, 0));
     }
 }

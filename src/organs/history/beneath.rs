@@ -19,12 +19,33 @@ use libc::{
 };
 
 /// A folder, held open.
-pub struct Root(File);
+pub struct Root {
+    folder: File,
+    /// What a file is called that is being written. Whoever guesses it makes the writing
+    /// fail, and gains nothing else.
+    temporary: String,
+}
 
 impl Root {
     /// Open the folder itself, which is trusted.
     pub fn open(folder: &Path) -> io::Result<Self> {
-        File::open(folder).map(Self)
+        let temporary = format!(".fledgling-{:016x}.tmp", fastrand::u64(..));
+        Ok(Self { folder: File::open(folder)?, temporary })
+    }
+
+    /// Go on where somebody was killed who wrote under this temporary name.
+    pub fn reopen(folder: &Path, temporary: &str) -> io::Result<Self> {
+        Ok(Self { temporary: temporary.to_owned(), ..Self::open(folder)? })
+    }
+
+    /// What a file is called that is being written.
+    pub fn temporary(&self) -> &str {
+        &self.temporary
+    }
+
+    /// Remove what a kill left half written in a folder, if there is anything.
+    pub fn sweep(&self, folder: &Path) {
+        let _ = self.remove(&folder.join(&self.temporary));
     }
 
     /// The content of a regular file, with the stat it had before it was read. More than
@@ -81,7 +102,7 @@ impl Root {
         let old = self.regular(path).and_then(|file| file.metadata());
         let folder = self.make_folder(path.parent())?;
         let mode = if old.is_ok() { 0o600 } else { 0o666 | if executable { 0o111 } else { 0 } };
-        replace(&folder, &name_of(path)?, |temporary| {
+        self.replace(&folder, &name_of(path)?, |temporary| {
             let mut file = open_at(&folder, temporary, O_WRONLY | O_CREAT | O_EXCL, mode)?;
             if let Ok(old) = &old {
                 // Root writes for others; nobody else can, and need not.
@@ -95,7 +116,7 @@ impl Root {
     /// Make a path a symlink, and the folders on the way to it.
     pub fn link(&self, path: &Path, target: &[u8]) -> io::Result<()> {
         let (folder, target) = (self.make_folder(path.parent())?, CString::new(target)?);
-        replace(&folder, &name_of(path)?, |temporary| {
+        self.replace(&folder, &name_of(path)?, |temporary| {
             // SAFETY: both texts end in NUL.
             checked(unsafe {
                 libc::symlinkat(target.as_ptr(), folder.as_raw_fd(), temporary.as_ptr())
@@ -135,7 +156,7 @@ impl Root {
     }
 
     fn place(&self, path: &Path) -> io::Result<(File, CString)> {
-        let mut folder = self.0.try_clone()?;
+        let mut folder = self.folder.try_clone()?;
         for part in path.parent().into_iter().flat_map(Path::components) {
             folder = open_at(&folder, &name(part)?, O_RDONLY | O_DIRECTORY, 0)?;
         }
@@ -143,7 +164,7 @@ impl Root {
     }
 
     fn make_folder(&self, path: Option<&Path>) -> io::Result<File> {
-        let mut folder = self.0.try_clone()?;
+        let mut folder = self.folder.try_clone()?;
         for part in path.into_iter().flat_map(Path::components) {
             let name = name(part)?;
             #[cfg(test)]
@@ -159,30 +180,30 @@ impl Root {
         }
         Ok(folder)
     }
-}
 
-/// Put what `make` makes under a temporary name in the place of this one.
-fn replace(
-    folder: &File,
-    name: &CStr,
-    make: impl FnOnce(&CStr) -> io::Result<()>,
-) -> io::Result<()> {
-    // Whoever guesses the name makes the creation fail, and gains nothing else.
-    let temporary = CString::new(format!(".fledgling-{:016x}.tmp", fastrand::u64(..)))?;
-    #[cfg(test)]
-    tests::maybe_stop();
-    let at = folder.as_raw_fd();
-    let done = make(&temporary).and_then(|()| {
+    /// Put what `make` makes under a temporary name in the place of this one.
+    fn replace(
+        &self,
+        folder: &File,
+        name: &CStr,
+        make: impl FnOnce(&CStr) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let temporary = name_of(Path::new(&self.temporary))?;
         #[cfg(test)]
         tests::maybe_stop();
-        // SAFETY: both names end in NUL.
-        checked(unsafe { libc::renameat(at, temporary.as_ptr(), at, name.as_ptr()) })
-    });
-    if done.is_err() {
-        // SAFETY: the name ends in NUL. The file may never have been made.
-        unsafe { libc::unlinkat(at, temporary.as_ptr(), 0) };
+        let at = folder.as_raw_fd();
+        let done = make(&temporary).and_then(|()| {
+            #[cfg(test)]
+            tests::maybe_stop();
+            // SAFETY: both names end in NUL.
+            checked(unsafe { libc::renameat(at, temporary.as_ptr(), at, name.as_ptr()) })
+        });
+        if done.is_err() {
+            // SAFETY: the name ends in NUL. The file may never have been made.
+            unsafe { libc::unlinkat(at, temporary.as_ptr(), 0) };
+        }
+        done
     }
-    done
 }
 
 /// The mode of a file, but executable or not, by whoever may read it.

@@ -47,6 +47,8 @@ struct Plan {
     body: String,
     trailers: Vec<(String, String)>,
     merged: Option<String>,
+    /// What a file is called while it is written.
+    temporary: String,
 }
 
 impl Keeper {
@@ -55,7 +57,8 @@ impl Keeper {
     pub fn step(&mut self, step: &Step) -> Result<(Option<Commit>, Put)> {
         let head = self.archive.head()?.context("the history is empty")?.id();
         let plan = self.git_dir.path().join(PLAN);
-        let written = serde_json::to_vec(&Plan::of(step, head))?;
+        let root = self.root(None)?;
+        let written = serde_json::to_vec(&Plan::of(step, head, root.temporary()))?;
         let keep = || {
             let aside = plan.with_extension("new");
             fs::write(&aside, written)?;
@@ -66,7 +69,7 @@ impl Keeper {
         // What it leads to must not be lost before it is.
         flush_all(self.archive.repository().path()).context("cannot flush the history to disk")?;
         keep().with_context(|| format!("cannot write {}", plan.display()))?;
-        let done = self.carry_out(head, step);
+        let done = self.carry_out(&root, head, step);
         // Who asked is told of a failure, and may ask again.
         fs::remove_file(&plan).with_context(|| format!("cannot remove {}", plan.display()))?;
         done
@@ -81,11 +84,14 @@ impl Keeper {
             written => written,
         };
         let resumed = written.context("it cannot be read").and_then(|written| {
-            let (base, step) = serde_json::from_slice::<Plan>(&written)?.step()?;
+            let plan = serde_json::from_slice::<Plan>(&written)?;
+            let root = self.root(Some(&plan.temporary))?;
+            let (base, step) = plan.step()?;
             // It may have got as far as its commit; and the owner's git may have gone elsewhere.
             let head = self.archive.head()?.map(|head| head.id());
             if head == Some(base) {
-                self.carry_out(base, &step)?;
+                self.sweep(&root, base, &step)?;
+                self.carry_out(&root, base, &step)?;
                 self.notice(format!("What a kill had cut off is done: {}.", step.message.subject));
             }
             Ok(())
@@ -110,21 +116,38 @@ impl Keeper {
         Ok((self.archive.tree(&head, &changes)?, left_out.collect()))
     }
 
-    fn carry_out(&mut self, base: Oid, step: &Step) -> Result<(Option<Commit>, Put)> {
+    /// The workspace, with the temporary name of the step that is to be finished.
+    fn root(&self, temporary: Option<&str>) -> Result<Root> {
+        let workspace = self.git_dir.workspace();
+        let root = temporary
+            .map_or_else(|| Root::open(workspace), |temporary| Root::reopen(workspace, temporary));
+        root.with_context(|| format!("cannot open the workspace {}", workspace.display()))
+    }
+
+    /// Remove what the kill left half written.
+    fn sweep(&self, root: &Root, base: Oid, step: &Step) -> Result<()> {
+        let repository = self.archive.repository();
+        let (from, to) = (repository.find_commit(base)?.tree()?, repository.find_tree(step.to)?);
+        let all = differences(repository, Some(&from), Some(&to))?;
+        let folders: BTreeSet<_> = all.iter().filter_map(|one| one.path.parent()).collect();
+        for folder in folders {
+            root.sweep(folder);
+        }
+        Ok(())
+    }
+
+    fn carry_out(&mut self, root: &Root, base: Oid, step: &Step) -> Result<(Option<Commit>, Put)> {
         let repository = self.archive.repository();
         let base = repository.find_commit(base)?;
         let (from, to) = (base.tree()?, repository.find_tree(step.to)?);
-        let workspace = self.git_dir.workspace();
-        let root = Root::open(workspace)
-            .with_context(|| format!("cannot open the workspace {}", workspace.display()))?;
-        let databases = Live { root: &root, images: self.scan.images() };
-        let done = put(&root, repository, &from, &to, &databases)?;
+        let databases = Live { root, images: self.scan.images() };
+        let done = put(root, repository, &from, &to, &databases)?;
         // Where all of it is in something's way, nothing was taken back that could be told.
         if done.done.is_empty() && !done.left_alone.is_empty() {
             return Ok((None, done));
         }
         let left: BTreeSet<&PathBuf> = done.left_alone.iter().map(|(path, _)| path).collect();
-        let changes = differences(repository, &from, &to)?.into_iter();
+        let changes = differences(repository, Some(&from), Some(&to))?.into_iter();
         let changes = changes.filter(|one| !left.contains(&one.path)).map(|one| {
             let now = one.after;
             Change { path: one.path, now }
@@ -174,7 +197,7 @@ impl Databases for Live<'_> {
 }
 
 impl Plan {
-    fn of(step: &Step, base: Oid) -> Self {
+    fn of(step: &Step, base: Oid, temporary: &str) -> Self {
         let Message { subject, body, trailers } = step.message.clone();
         let trailers = trailers.into_iter().map(|(name, value)| (name.to_owned(), value));
         Self {
@@ -185,11 +208,12 @@ impl Plan {
             body,
             trailers: trailers.collect(),
             merged: step.merged.map(|merged| merged.to_string()),
+            temporary: temporary.to_owned(),
         }
     }
 
     fn step(self) -> Result<(Oid, Step)> {
-        let Self { base, to, owner, subject, body, trailers, merged } = self;
+        let Self { base, to, owner, subject, body, trailers, merged, .. } = self;
         let trailers = trailers.into_iter().filter_map(|(name, value)| {
             Some((*TRAILERS.iter().find(|known| **known == name)?, value))
         });

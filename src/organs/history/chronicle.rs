@@ -11,8 +11,9 @@ use anyhow::{Context, Result};
 use git2::{Oid, Repository, Tree};
 use jiff::{Timestamp, tz::TimeZone};
 
-use crate::guard::history::{self, CANCELS};
+use crate::guard::history::{CANCELS, MAIN};
 use crate::organs::history::ask::Logged;
+use crate::organs::history::difference::{count_lines, differences};
 use crate::organs::history::gitdir;
 use crate::organs::history::snapshots::SHORT_ID;
 
@@ -49,7 +50,7 @@ pub struct Walk<'a> {
 impl Chronicle {
     /// Open the history of the home in this folder, as its main branch has it.
     pub fn open(home: &Path) -> Result<Self> {
-        Self::on(home, history::MAIN)
+        Self::on(home, MAIN)
     }
 
     /// The same as another branch has it, which is named in full.
@@ -104,15 +105,15 @@ impl Chronicle {
     pub fn logged(&self, entry: &Entry<'_>, undone: bool) -> Result<Logged> {
         let commit = &entry.commit;
         let (old, new) = (entry.parent_tree()?, commit.tree()?);
-        let diff = self.repository().diff_tree_to_tree(old.as_ref(), Some(&new), None)?;
-        let (added, removed) = history::count_lines(&self.repository, old.as_ref(), &new)?;
+        let all = differences(&self.repository, old.as_ref(), Some(&new))?;
+        let (added, removed) = count_lines(&self.repository, &all)?;
         let text = |name| entry.trailer(name).map(str::to_owned);
         Ok(Logged {
             id: commit.id().to_string()[..SHORT_ID].to_owned(),
             when: local(commit.time().seconds()),
             who: entry.who().to_owned(),
             subject: entry.subject.clone(),
-            files: diff.deltas().len(),
+            files: all.len(),
             added,
             removed,
             tokens: text("Tokens"),

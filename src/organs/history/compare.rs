@@ -8,10 +8,11 @@ use std::collections::HashSet;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use git2::{Delta, DiffFile, DiffOptions, FileMode, Oid, Patch, Repository, Tree};
+use git2::{DiffOptions, FileMode, Oid, Patch, Repository, Tree};
 
 use crate::organs::history::ask::{Content, FileDiff, Hunk, Shown};
 use crate::organs::history::chronicle::{Chronicle, Entry, plain};
+use crate::organs::history::difference::{self, Difference, differences};
 use crate::organs::history::image::is_database;
 use crate::organs::history::rows;
 
@@ -60,21 +61,14 @@ pub fn compare(
     new: Option<&Tree<'_>>,
     path: Option<&Path>,
 ) -> Result<Vec<FileDiff>> {
-    let mut options = DiffOptions::new();
-    options.include_typechange(true).disable_pathspec_match(true);
-    if let Some(path) = path.map(plain).filter(|path| path != Path::new("")) {
-        options.pathspec(path);
-    }
-    let diff = repository.diff_tree_to_tree(old, new, Some(&mut options));
-    let diff = diff.context("cannot compare two states of the workspace")?;
+    let all = differences(repository, old, new).context("cannot compare two states")?;
+    let path = path.map(plain).unwrap_or_default();
+    let chosen = all.into_iter().filter(|one| one.path.starts_with(&path));
     let mut lines = 0;
-    let file = |delta: git2::DiffDelta<'_>| {
-        let (old, new) =
-            (side(repository, &delta.old_file())?, side(repository, &delta.new_file())?);
-        let path = match delta.status() {
-            Delta::Deleted => delta.old_file().path_bytes(),
-            _ => delta.new_file().path_bytes(),
-        };
+    let file = |one: Difference| {
+        let [old, new] =
+            [one.before, one.after].map(|side| side.map(|at| self::side(repository, at)));
+        let (old, new) = (old.transpose()?, new.transpose()?);
         let content = match (&old, &new) {
             (Some(old), Some(new)) if old.id == new.id => Content::Same,
             _ if lines > ALL_LINES => sizes(old.as_ref(), new.as_ref()),
@@ -84,13 +78,13 @@ pub fn compare(
             lines += hunks.iter().map(|hunk| hunk.lines.len()).sum::<usize>();
         }
         Ok(FileDiff {
-            path: String::from_utf8_lossy(path.unwrap_or_default()).into_owned(),
+            path: one.path.to_string_lossy().into_owned(),
             was: old.map(|side| side.kind.to_owned()),
             is: new.map(|side| side.kind.to_owned()),
             content,
         })
     };
-    diff.deltas().map(file).collect()
+    chosen.map(file).collect()
 }
 
 /// Whether a content is binary, and thus nothing to read.
@@ -105,10 +99,8 @@ struct Side {
     content: Vec<u8>,
 }
 
-fn side(repository: &Repository, file: &DiffFile<'_>) -> Result<Option<Side>> {
-    let (id, mode) = (file.id(), file.mode());
+fn side(repository: &Repository, (id, mode): difference::Entry) -> Result<Side> {
     let kind = match mode {
-        _ if id.is_zero() => return Ok(None),
         FileMode::BlobExecutable => "executable",
         FileMode::Link => "link",
         // Only the owner's git makes one.
@@ -119,7 +111,7 @@ fn side(repository: &Repository, file: &DiffFile<'_>) -> Result<Option<Side>> {
         FileMode::Commit => format!("commit {id}\n").into_bytes(),
         _ => repository.find_blob(id)?.content().to_vec(),
     };
-    Ok(Some(Side { id, kind, content }))
+    Ok(Side { id, kind, content })
 }
 
 fn content(old: Option<&Side>, new: Option<&Side>) -> Result<Content> {

@@ -3,12 +3,16 @@
 //! Costs what differs and not what exists: folders that are the same are not looked into.
 //! Renames are a path that goes and one that comes. Knows neither workspace nor commits.
 
+use std::cmp::Ordering;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
-use git2::{DiffFile, DiffOptions, FileMode, ObjectType, Oid, Repository, Tree};
+use anyhow::Result;
+use git2::{Blob, DiffOptions, FileMode, ObjectType, Oid, Patch, Repository, Tree, TreeEntry};
+
+/// Contents beyond this many bytes in all are not compared line by line.
+const COUNTED_BYTES: usize = 20_000_000;
 
 /// What a tree has at a path: content and kind.
 pub type Entry = (Oid, FileMode);
@@ -24,24 +28,85 @@ pub struct Difference {
     pub after: Option<Entry>,
 }
 
-/// All paths at which two trees differ, sorted.
+/// All paths at which two trees differ, sorted. A missing tree is an empty one.
 pub fn differences(
     repository: &Repository,
-    before: &Tree<'_>,
-    after: &Tree<'_>,
+    before: Option<&Tree<'_>>,
+    after: Option<&Tree<'_>>,
 ) -> Result<Vec<Difference>> {
-    let mut options = DiffOptions::new();
-    options.include_typechange(true);
-    let diff = repository.diff_tree_to_tree(Some(before), Some(after), Some(&mut options))?;
-    let each = diff.deltas().map(|delta| {
-        let path = delta.new_file().path_bytes().or(delta.old_file().path_bytes());
-        let path = PathBuf::from(OsStr::from_bytes(path.context("git names a change no path")?));
-        let (before, after) = (entry(&delta.old_file()), entry(&delta.new_file()));
-        Ok(Difference { path, before, after })
-    });
-    let mut all = each.collect::<Result<Vec<_>>>()?;
+    let mut all = Vec::new();
+    let ids = [before, after].map(|tree| tree.map(Tree::id));
+    if ids[0] != ids[1] {
+        within(repository, Path::new(""), ids, &mut all)?;
+    }
     all.sort_unstable_by(|one, other| one.path.cmp(&other.path));
     Ok(all)
+}
+
+/// Where two trees of one folder differ. libgit2's own comparison looks into every folder.
+fn within(
+    repository: &Repository,
+    folder: &Path,
+    ids: [Option<Oid>; 2],
+    all: &mut Vec<Difference>,
+) -> Result<()> {
+    let tree = |id: Option<Oid>| id.map(|id| repository.find_tree(id)).transpose();
+    let [before, after] = [tree(ids[0])?, tree(ids[1])?];
+    let [mut old, mut new] =
+        [&before, &after].map(|tree| tree.iter().flat_map(Tree::iter).peekable());
+    loop {
+        let order = match (old.peek(), new.peek()) {
+            (None, None) => return Ok(()),
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (Some(old), Some(new)) => place(old).cmp(place(new)),
+        };
+        let before = if order.is_le() { old.next() } else { None };
+        let after = if order.is_ge() { new.next() } else { None };
+        let Some(either) = before.as_ref().or(after.as_ref()) else { return Ok(()) };
+        let path = folder.join(OsStr::from_bytes(either.name_bytes()));
+        let is_folder = either.kind() == Some(ObjectType::Tree);
+        let [before, after] =
+            [&before, &after].map(|side| side.as_ref().map(|it| (it.id(), mode(it.filemode()))));
+        if before == after {
+            continue;
+        }
+        if is_folder {
+            let ids = [before, after].map(|side| side.map(|(id, _)| id));
+            within(repository, &path, ids, all)?;
+        } else {
+            all.push(Difference { path, before, after });
+        }
+    }
+}
+
+/// What git sorts the entries of a tree by: a folder as if its name ended in a slash.
+fn place<'a>(entry: &'a TreeEntry<'_>) -> impl Iterator<Item = u8> + 'a {
+    let slash = (entry.kind() == Some(ObjectType::Tree)).then_some(b'/');
+    entry.name_bytes().iter().copied().chain(slash)
+}
+
+/// Lines added and removed; of binary and very large contents none.
+pub fn count_lines(repository: &Repository, all: &[Difference]) -> Result<(usize, usize)> {
+    let odb = repository.odb()?;
+    let contents = all.iter().flat_map(|one| [one.before, one.after]).flatten();
+    let sizes = contents.filter_map(|(id, _)| odb.read_header(id).ok().map(|(size, _)| size));
+    if sizes.sum::<usize>() > COUNTED_BYTES {
+        return Ok((0, 0));
+    }
+    let mut options = DiffOptions::new();
+    options.context_lines(0);
+    let mut counted = (0, 0);
+    for one in all {
+        // What is not in here is another repository's.
+        let blob = |side: Option<Entry>| side.and_then(|(id, _)| repository.find_blob(id).ok());
+        let [old, new] = [one.before, one.after].map(blob);
+        let [old, new] = [&old, &new].map(|blob| blob.as_ref().map_or(&[][..], Blob::content));
+        let (_, added, removed) =
+            Patch::from_buffers(old, None, new, None, Some(&mut options))?.line_stats()?;
+        counted = (counted.0 + added, counted.1 + removed);
+    }
+    Ok(counted)
 }
 
 /// What a tree has at a path; nothing where it has nothing or a folder.
@@ -60,14 +125,6 @@ pub fn is_folder(tree: &Tree<'_>, path: &Path) -> bool {
 pub fn mode(recorded: i32) -> FileMode {
     let kinds = [FileMode::Tree, FileMode::BlobExecutable, FileMode::Link, FileMode::Commit];
     kinds.into_iter().find(|kind| i32::from(*kind) == recorded).unwrap_or(FileMode::Blob)
-}
-
-fn entry(side: &DiffFile<'_>) -> Option<Entry> {
-    let mode = match side.mode() {
-        FileMode::BlobGroupWritable => FileMode::Blob,
-        mode => mode,
-    };
-    side.exists().then_some((side.id(), mode))
 }
 
 #[cfg(test)]
@@ -154,6 +211,27 @@ pub mod tests {
         model.insert(path, file);
     }
 
+    #[test]
+    fn lines_are_counted_where_that_is_cheap_and_makes_sense() {
+        let (_temp, repository) = repository();
+        let of = |files: &[(&str, &[u8])]| {
+            let file = |(path, content): &(&str, &[u8])| {
+                (path.as_bytes().to_vec(), (FileMode::Blob, content.to_vec()))
+            };
+            tree_of(&repository, &files.iter().map(file).collect())
+        };
+        let counted = |old: Option<&Tree<'_>>, new: &Tree<'_>| {
+            let all = differences(&repository, old, Some(new)).unwrap();
+            (all.len(), count_lines(&repository, &all).unwrap())
+        };
+        let one = of(&[("text", b"1\n2\n"), ("binary", b"1\n\0\n")]);
+        assert_eq!(counted(None, &one), (2, (2, 0)));
+        let other = of(&[("text", b"2\n3\n4\n"), ("in/folder", b"1\n")]);
+        assert_eq!(counted(Some(&one), &other), (3, (3, 1)));
+        let huge = of(&[("huge", &vec![b'\n'; COUNTED_BYTES + 1])]);
+        assert_eq!(counted(None, &huge), (1, (0, 0)));
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
         #[test]
@@ -162,7 +240,7 @@ pub mod tests {
             let (before, after) = (tree_of(&repository, &one), tree_of(&repository, &other));
             prop_assert_eq!(&model_of(&repository, before.id()), &one);
             let mut model = one;
-            let all = differences(&repository, &before, &after).unwrap();
+            let all = differences(&repository, Some(&before), Some(&after)).unwrap();
             let old = before;
             for Difference { path, before, after } in &all {
                 prop_assert_ne!(before, after);

@@ -50,7 +50,7 @@ pub fn put(
     databases: &dyn Databases,
 ) -> Result<Put> {
     let mut job = Job { root, repository, to, databases, put: Put::default() };
-    let all = differences(repository, from, to)?;
+    let all = differences(repository, Some(from), Some(to))?;
     let (removals, rest): (Vec<_>, Vec<_>) = all.iter().partition(|one| one.after.is_none());
     // What is deepest goes first, and all that goes before all that comes, for whose folders
     // it may be in the way.

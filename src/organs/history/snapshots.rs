@@ -12,12 +12,14 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use git2::{Oid, Repository};
 
 use crate::guard::history::{Author, Commit, MAIN, Message};
 use crate::kernel::border::{History, Record};
 use crate::kernel::event::{Changes, End};
 use crate::kernel::model::Boxed;
 use crate::organs::config::{Config, HistorySettings, Price};
+use crate::organs::history::difference::{count_lines, differences};
 use crate::organs::history::gate::Gate;
 use crate::organs::history::gitdir::{self, GitDir};
 use crate::organs::history::image::Images;
@@ -142,7 +144,7 @@ impl Snapshots {
                 .blocking(move |keeper| {
                     let taken = keeper.commit_all(Author::Agent, &message);
                     keeper.freshen()?;
-                    taken
+                    Ok(changes(keeper, taken?, String::new()))
                 })
                 .await;
             // Should it have failed, the next snapshot must not take it for the owner's.
@@ -154,7 +156,7 @@ impl Snapshots {
             } else {
                 self.lingering().extend(lasting);
             }
-            taken.map(|commit| changes(commit, String::new()))
+            taken
         })
     }
 
@@ -300,7 +302,11 @@ impl History for Snapshots {
             let lasting = std::mem::take(&mut *self.lingering());
             let killed: Vec<_> = lasting.iter().map(|span| span.writer().to_owned()).collect();
             let taken = self
-                .blocking(move |keeper| keeper.conclude(&Turn { writer: &record.session, message }))
+                .blocking(move |keeper| {
+                    let turn = Turn { writer: &record.session, message };
+                    let (commit, left_out) = keeper.conclude(&turn)?;
+                    Ok(changes(keeper, commit, left_out))
+                })
                 .await;
             if taken.is_ok() {
                 drop(lasting);
@@ -311,7 +317,7 @@ impl History for Snapshots {
                 self.lingering().extend(lasting);
             }
             self.tend(true);
-            taken.map(|(commit, left_out)| changes(commit, left_out))
+            taken
         })
     }
 }
@@ -346,12 +352,22 @@ fn end_of(end: End) -> Option<&'static str> {
     }
 }
 
-fn changes(commit: Option<Commit>, left_out: String) -> Changes {
-    let Some(Commit { id, files, added, removed, .. }) = commit else {
+fn changes(keeper: &Keeper, commit: Option<Commit>, left_out: String) -> Changes {
+    let Some(Commit { id, files, .. }) = commit else {
         return Changes { left_out, ..Changes::default() };
     };
+    // The commit is made: that its lines cannot be counted is no failure of it.
+    let (added, removed) = lines(keeper.archive().repository(), id).unwrap_or_default();
     let commit = Some(id.to_string()[..SHORT_ID].to_owned());
     Changes { commit, files, added, removed, left_out }
+}
+
+/// Lines that a commit added and removed.
+fn lines(repository: &Repository, commit: Oid) -> Result<(usize, usize)> {
+    let commit = repository.find_commit(commit)?;
+    let before = commit.parents().next().map(|parent| parent.tree()).transpose()?;
+    let all = differences(repository, before.as_ref(), Some(&commit.tree()?))?;
+    count_lines(repository, &all)
 }
 
 #[cfg(test)]

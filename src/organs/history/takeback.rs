@@ -149,7 +149,7 @@ impl<'a> Merge<'a> {
     /// One three-way merge.
     fn step(&mut self, base: &Tree<'_>, ours: &Tree<'_>, theirs: &Tree<'_>) -> Result<Tree<'a>> {
         let (mut gone, mut here) = (BTreeSet::new(), BTreeMap::new());
-        for change in differences(self.repository, base, theirs)? {
+        for change in differences(self.repository, Some(base), Some(theirs))? {
             let now = difference::at(ours, &change.path);
             let result = self.path(&change, now).with_context(|| {
                 format!("cannot merge the versions of {}", change.path.display())
