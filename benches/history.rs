@@ -27,17 +27,22 @@ use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use guard::policy::Policy;
 use kernel::border::{History as _, Record};
 use kernel::event::End;
 use kernel::message::{Origin, Usage};
+use organs::history::ask::Which;
 use organs::history::chronicle::Chronicle;
 use organs::history::image::Images;
 use organs::history::scan::Terms;
 use organs::history::snapshots::{Settings, Snapshots};
+use organs::history::undo::{Who, undo};
 use organs::history::watch::Watch;
+use organs::home::Home;
+use organs::verb::Caller;
 use table::{Sample, conditions, head, load, millis, row};
 
 /// Rounds that count. One more goes before them.
@@ -50,6 +55,8 @@ const FOLDER: usize = 20;
 const SNAPSHOTS: usize = 10_000;
 /// What each look must stay below, in milliseconds, however many files there are.
 const FLAT: f64 = 2.5;
+/// How long the disk gets after the preparations.
+const REST: Duration = Duration::from_secs(300);
 const PROGRAM: &str = env!("CARGO_BIN_EXE_fledgling");
 
 /// How it is found out what a turn changed.
@@ -69,9 +76,14 @@ fn main() {
     let only = std::env::var("HISTORY_BENCH").ok().and_then(|only| only.parse::<usize>().ok());
     let load_before = load();
     head();
-    for size in SIZES.into_iter().filter(|size| only.is_none_or(|only| only == *size)) {
-        one_file(&homes.path().join(size.to_string()), size);
-    }
+    let sizes = SIZES.into_iter().filter(|size| only.is_none_or(|only| only == *size));
+    let prepared: Vec<_> =
+        sizes.map(|size| prepared(&homes.path().join(size.to_string()), size)).collect();
+    // ext4 goes around inodes that were deleted just now, one by one: for some minutes each
+    // new file takes ten times as long beside the many that the first packing removed.
+    eprintln!("{} s for the disk to calm down", REST.as_secs());
+    thread::sleep(REST);
+    prepared.iter().for_each(one_file);
     if only.is_none() {
         long_history(&homes.path().join("long"));
         for megabytes in [1, 100] {
@@ -82,11 +94,22 @@ fn main() {
     conditions(PROGRAM, ROUNDS, &load_before);
 }
 
-/// One file of many changes.
-fn one_file(folder: &Path, size: usize) {
+/// A workspace of so many files whose history has them all, packed.
+fn prepared(folder: &Path, size: usize) -> Bench {
     let bench = Bench::new(folder, size);
+    let snapshots = bench.open(false);
+    bench.timed(snapshots.before("bench", 1));
+    bench.settle(&snapshots);
+    bench
+}
+
+/// One file of many changes.
+fn one_file(bench: &Bench) {
+    let size = bench.files;
     for way in [Way::Told, Way::Watched, Way::Scanned] {
         let snapshots = bench.snapshots(way);
+        // What the preparations left unwritten is none of what is measured.
+        guard::history::flush_all(&bench.home).expect("a disk");
         let (mut ours, mut idle, mut gits) = (vec![], vec![], vec![]);
         for _ in 0..=ROUNDS {
             idle.push(bench.timed(snapshots.before("bench", 1)));
@@ -132,6 +155,32 @@ fn long_history(folder: &Path) {
         millis(started.elapsed())
     });
     row("  the last 20, with their lines counted, ms", &Sample(logged.collect()), None);
+    let gits = (0..ROUNDS).map(|_| {
+        let started = Instant::now();
+        let git_dir = folder.join("history.git");
+        let mut git = Command::new("git");
+        git.arg("--git-dir").arg(git_dir).args(["log", "-20", "--shortstat", "main"]);
+        assert!(git.stdout(Stdio::null()).status().expect("git is installed").success());
+        millis(started.elapsed())
+    });
+    row("  git log -20 --shortstat, ms", &Sample(gits.collect()), None);
+    taken_back(&bench);
+}
+
+/// A change is taken back that lies deep in a long history.
+fn taken_back(bench: &Bench) {
+    let snapshots = bench.open(true);
+    bench.settle(&snapshots);
+    let undone = (0..ROUNDS).map(|_| {
+        let home = Home::resolve(Some(bench.home.clone())).expect("a home");
+        bench.timed(snapshots.blocking(move |keeper| {
+            let who = Who { home, caller: Caller::Owner, turn: None };
+            let undone = undo(keeper, &who, &Which::Commit("HEAD~500".to_owned()), None)?;
+            assert!(undone.commit.is_some(), "nothing was taken back");
+            Ok(())
+        }))
+    });
+    row("  undo of the change 500 back, ms", &Sample(undone.collect()), None);
 }
 
 /// One row of a database changes.

@@ -38,7 +38,8 @@ pub fn row(name: &str, sample: &Sample, aim: Option<f64>) {
     let digits = if median.fract() == 0.0 { 0 } else { 2 };
     let low = if sample.0.len() > 1 { format!("{low:.digits$}") } else { String::new() };
     let (aim, ratio) = match aim {
-        Some(aim) => (format!("{aim}"), format!("{:.2}", median / aim)),
+        Some(aim) if aim.fract() == 0.0 => (format!("{aim}"), format!("{:.2}", median / aim)),
+        Some(aim) => (format!("{aim:.1}"), format!("{:.2}", median / aim)),
         None => Default::default(),
     };
     println!("{name:<46}{median:>9.digits$}{low:>9}{aim:>9}{ratio:>7}");

@@ -465,6 +465,7 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let before = crate::kernel::border::History::before(&snapshots, "main", 1);
         assert_eq!(runtime.block_on(before).unwrap(), None);
+        runtime.block_on(snapshots.settled()).unwrap();
         assert_eq!(world.git(&restored, &["rev-parse", "HEAD"]), head);
         assert_eq!(world.git(&restored, &["status", "--porcelain"]), "");
         let path = |name: &str| restored.workspace().join(name);

@@ -296,12 +296,11 @@ impl Keeper {
             let path = &dirty.change.path;
             // What bears an older time and was not there before has been moved here.
             let known = |at: &SystemTime| *at + TICK >= since || left_before.get(path) == Some(at);
-            let at = dirty.at.filter(known);
+            // Of what was not let in so far it is forgotten who made it, whatever its time says.
+            let is_let_in = let_in.contains(path);
+            let at = dirty.at.filter(known).filter(|_| !is_let_in);
             let mut suspects = self.writers.suspects(path, at);
-            if suspects.is_empty() && let_in.contains(path) {
-                // Who made what was not let in so far is forgotten by now.
-                suspects.insert(LET_IN.to_owned());
-            }
+            suspects.extend(is_let_in.then(|| LET_IN.to_owned()));
             let missed = self.lookout.missed(path).filter(|_| at.is_none());
             if let Some(earlier) = missed {
                 shares.strangers.extend(suspects);
