@@ -243,10 +243,11 @@ impl Host {
             let chronicle = Chronicle::open(home.path())?;
             let read = |id: &String| chronicle.find(id).map(Entry::read);
             let mut open = ids.iter().map(read).collect::<Result<Vec<_>>>()?;
-            let redo = open.iter().all(Entry::takes_back);
+            let back = open.iter().all(Entry::takes_back);
+            let redo = open.iter().all(|entry| entry.trailer("Undoes").is_some());
             let mut found = BTreeSet::new();
             while let Some(entry) = open.pop() {
-                if redo && entry.takes_back() {
+                if back && entry.takes_back() {
                     for id in entry.cancels() {
                         open.push(read(&id.to_string())?);
                     }

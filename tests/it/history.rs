@@ -256,6 +256,13 @@ fn turns_are_taken_back_and_brought_back() {
     assert_eq!(world.read("b").as_deref(), Some("3\n"));
     assert_eq!(all(&world), now);
     assert!(world.refuses(&["redo"]).contains("nothing to redo"));
+    // A redo can be taken back as any change, and brought back again.
+    world.says(&["undo", "HEAD"]);
+    assert_eq!(world.read("b"), None);
+    let subject = world.home.git(&["log", "-1", "--format=%s"]);
+    assert!(subject.starts_with("Undo: ") && !subject.contains("Redo"), "{subject}");
+    world.says(&["redo"]);
+    assert_eq!(all(&world), now);
     world.says(&["undo", "2"]);
     assert_eq!((world.read("a").as_deref(), world.read("b")), (Some("1\n"), None));
     let id = world.home.git(&["rev-parse", "HEAD"]);
@@ -266,7 +273,7 @@ fn turns_are_taken_back_and_brought_back() {
     assert_eq!(world.read("a"), None);
     assert!(world.refuses(&["undo"]).contains("nothing to undo"));
     let log = world.says(&["log"]);
-    assert_eq!(log.matches("undone").count(), 6, "{log}");
+    assert_eq!(log.matches("undone").count(), 7, "{log}");
     world.clean();
 }
 

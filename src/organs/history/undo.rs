@@ -270,11 +270,16 @@ fn whole<'a>(met: Vec<(Entry<'a>, bool)>, turns: &BTreeSet<(String, u64)>) -> Ve
 }
 
 fn undo_message(who: &Who, asked: &Which, chosen: &[Entry<'_>], changes: &[Logged]) -> Message {
-    // Of turns, it is taken back whatever they did.
-    let redo = !matches!(asked, Which::Turns(_)) && chosen.iter().all(Entry::takes_back);
+    // Of turns, it is taken back whatever they did; and what brought something back is
+    // undone, so that it can be brought back once more.
+    let undoes = |entry: &Entry<'_>| entry.trailer("Undoes").is_some();
+    let redo = !matches!(asked, Which::Turns(_)) && chosen.iter().all(undoes);
     let (what, word) = if redo { ("Redo", "Redoes") } else { ("Undo", "Undoes") };
     let subject = match chosen {
-        [one] => format!("{what}: {}", one.subject.trim_start_matches("Undo: ")),
+        [one] => {
+            let subject = one.subject.trim_start_matches("Undo: ").trim_start_matches("Redo: ");
+            format!("{what}: {subject}")
+        }
         several => format!("{what}: {} changes", several.len()),
     };
     let body = changes.iter().map(|change| format!("- {} {}", change.id, change.subject));
