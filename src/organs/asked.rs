@@ -168,8 +168,8 @@ impl Host {
             merged
         });
         let mut merged = merged.await?;
-        // What was left alone is still to come.
-        if merged.commit.is_some() && merged.left_alone.is_empty() {
+        // What was not brought in is still to come.
+        if merged.commit.is_some() && !merged.in_part {
             let gone = closed.retire().await?;
             // Only what was edited meanwhile is not in main.
             let edited = Some(gone.branch).filter(|_| gone.kept);

@@ -14,6 +14,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{Mutex, Notify};
 
 use crate::kernel::interrupt::interrupt;
+use crate::organs::config::is_absent;
 use crate::organs::history::ask::Backed;
 use crate::organs::history::backup;
 use crate::organs::host::Host;
@@ -42,12 +43,18 @@ impl Host {
         to: Option<String>,
         answers: &UnboundedSender<Answer>,
     ) -> Result<Backed> {
-        let to = to.or_else(|| self.settings.config.history.backup.clone());
-        let to = to.context(
+        let usual = self.settings.config.history.backup.clone();
+        let to = to.or_else(|| usual.clone()).context(
             "nowhere to back up to: name a git remote or a folder, or set backup under [history] in config.toml",
         )?;
         let _one = self.backups.one.lock().await;
-        self.push(&to, answers.closed()).await
+        let backed = self.push(&to, answers.closed()).await?;
+        if usual == Some(to) {
+            let failed = self.home().file(FAILED);
+            fs::remove_file(failed)
+                .or_else(|error| if is_absent(&error) { Ok(()) } else { Err(error) })?;
+        }
+        Ok(backed)
     }
 
     /// After a turn: push to where config.toml says, if it does. Nobody waits for it but the

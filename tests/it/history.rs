@@ -736,3 +736,57 @@ fn an_undo_that_can_put_nothing_back_says_so() {
     assert_eq!(world.read("a"), None);
     world.clean();
 }
+
+#[test]
+fn what_the_history_leaves_out_stays_and_does_not_hold_up_an_undo() {
+    let world = World::new();
+    let app = "mkdir app; echo 1 > app/main; mkdir app/__pycache__; echo c > app/__pycache__/c";
+    world.turn("one", app);
+    let told = world.says(&["undo"]);
+    assert!(told.contains("redo reverses it") && told.contains("app: it still holds"), "{told}");
+    assert_eq!(world.read("app/main"), None);
+    assert!(world.refuses(&["undo"]).contains("nothing to undo"));
+    world.says(&["redo"]);
+    assert_eq!(world.read("app/main").as_deref(), Some("1\n"));
+    world.clean();
+}
+
+#[test]
+fn a_file_that_is_only_called_like_a_journal_is_not_lost() {
+    let world = World::new();
+    world.turn("one", "fledgling sql work 'CREATE TABLE one(a)'; echo 1 > a");
+    world.write("work-journal", "dear diary");
+    assert!(world.turn("two", "true").stderr.contains("work-journal"));
+    // SQLite would remove it: so what it lies beside is left alone.
+    let told = world.says(&["undo"]);
+    assert!(told.contains("give it another name") && !told.contains("redo reverses"), "{told}");
+    assert_eq!(world.read("work-journal").as_deref(), Some("dear diary"));
+    assert!(world.home.workspace("work").exists() && world.read("a").is_none());
+    fs::rename(world.home.workspace("work-journal"), world.home.workspace("diary")).expect("moved");
+    world.says(&["undo"]);
+    assert!(!world.home.workspace("work").exists());
+    assert_eq!(world.read("diary").as_deref(), Some("dear diary"));
+    world.clean();
+}
+
+#[test]
+fn what_was_left_out_with_its_folder_is_not_the_owners() {
+    let world = World::new();
+    world.turn("one", "mkdir data; echo hand > data/f; echo data/ > .gitignore");
+    fs::remove_file(world.home.workspace(".gitignore")).expect("a file");
+    world.turn("two", "true");
+    let commits = world.commits(&["data/f"]);
+    assert_eq!(commits.trim_end(), "fledgling: Changes of unknown origin");
+}
+
+#[test]
+fn a_very_deep_folder_is_left_out_and_named() {
+    let world = World::new();
+    let deep = "p=.; for i in $(seq 40); do p=$p/$(printf 'd/%.0s' $(seq 40)); done; \
+         mkdir -p $p; echo x > $p/f; echo x > f";
+    let ran = world.turn("one", deep);
+    assert!(ran.stderr.contains("folders deep"), "{ran}");
+    assert!(world.says(&["show"]).contains("f: new"));
+    world.says(&["undo"]);
+    assert_eq!(world.read("f"), None);
+}

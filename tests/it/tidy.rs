@@ -33,13 +33,13 @@ const FLOORS: &[(&str, usize, &str)] = &[
 /// beside writers, a watcher, undo that merges, survives a kill and touches nothing it does not
 /// know, branches, backups, bisection. Each is a file or two; none was worth leaving out.
 const PARTS: &[(&str, usize, &str)] = &[
-    ("organs/history/", 5_900, "undo must be right before it is short"),
+    ("organs/history/", 6_000, "undo must be right before it is short"),
     ("face/history/", 900, "how the history looks"),
 ];
 
 /// Small enough for a model to read itself: some 150,000 tokens. The plan's 10,000 lines
 /// were spent before the history had its verbs.
-const ALL: usize = 17_300;
+const ALL: usize = 17_400;
 
 /// One idea, in a few screens.
 const FILE: usize = 350;

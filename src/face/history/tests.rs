@@ -242,6 +242,7 @@ fn taken_back() -> Undone {
     };
     Undone {
         said: String::new(),
+        in_part: false,
         commit: Some("9f8e7d6".to_owned()),
         changes: changes()[..1].to_vec(),
         paths: pairs(&[["bin/books", "put back"], ["x", "removed"]]),

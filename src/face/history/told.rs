@@ -28,7 +28,7 @@ pub fn undone(ask: &Ask, undone: &Undone, look: Look) -> String {
             };
             let commit = clean(commit);
             let how = match ask {
-                Ask::Undo { what: Which::Turns(_), .. } => "redo".to_owned(),
+                Ask::Undo { what: Which::Turns(_), .. } if !undone.in_part => "redo".to_owned(),
                 _ => format!("undo {commit}"),
             };
             let how = format!("{}{how} reverses it", look.prompt);

@@ -215,6 +215,9 @@ pub struct Undone {
     pub paths: Vec<(String, String)>,
     /// Paths that were left alone, each with why.
     pub left_alone: Vec<(String, String)>,
+    /// Whether it is not done whole, and so does not count as done.
+    #[serde(default)]
+    pub in_part: bool,
     /// Where later changes are in the way. Nothing was done if there are any and no favour
     /// was asked.
     pub conflicts: Vec<FileDiff>,

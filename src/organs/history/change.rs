@@ -8,11 +8,13 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use git2::Oid;
 use serde::{Deserialize, Serialize};
 
-use crate::guard::history::{Author, Change, Commit, FACTS, Message, TRAILERS, flush_all};
+use crate::guard::history::{
+    Author, COMMITTER, Change, Commit, FACTS, Message, TRAILERS, flush_all,
+};
 use crate::organs::config::is_absent;
 use crate::organs::history::beneath::Root;
 use crate::organs::history::difference::differences;
@@ -93,7 +95,14 @@ impl Keeper {
                 self.sweep(&root, base, &step)?;
                 self.carry_out(&root, base, &step)?;
                 self.notice(format!("What a kill had cut off is done: {}.", step.message.subject));
+                return Ok(());
             }
+            let head = head.map(|head| self.archive.repository().find_commit(head)).transpose()?;
+            let is_its = head.is_some_and(|head| {
+                head.parent_id(0).is_ok_and(|id| id == base)
+                    && head.committer().name().is_ok_and(|name| name == COMMITTER)
+            });
+            ensure!(is_its, "git has moved the branch meanwhile");
             Ok(())
         });
         if let Err(error) = resumed {
@@ -154,7 +163,7 @@ impl Keeper {
         });
         let changes: Vec<_> = changes.collect();
         let mut step = step.clone();
-        if !done.left_alone.is_empty() {
+        if done.in_part {
             // What was not done whole does not count as done: it can be asked for again.
             step.merged = None;
             step.message.subject += " (in part)";

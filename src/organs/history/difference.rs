@@ -37,18 +37,23 @@ pub fn differences(
     let mut all = Vec::new();
     let ids = [before, after].map(|tree| tree.map(Tree::id));
     if ids[0] != ids[1] {
-        within(repository, Path::new(""), ids, &mut all)?;
+        let mut folders = vec![(PathBuf::new(), ids)];
+        while let Some((folder, ids)) = folders.pop() {
+            within(repository, &folder, ids, &mut all, &mut folders)?;
+        }
     }
     all.sort_unstable_by(|one, other| one.path.cmp(&other.path));
     Ok(all)
 }
 
-/// Where two trees of one folder differ. libgit2's own comparison looks into every folder.
+/// Where two trees of one folder differ, and which folders in it do. libgit2's own
+/// comparison looks into every folder.
 fn within(
     repository: &Repository,
     folder: &Path,
     ids: [Option<Oid>; 2],
     all: &mut Vec<Difference>,
+    folders: &mut Vec<(PathBuf, [Option<Oid>; 2])>,
 ) -> Result<()> {
     let tree = |id: Option<Oid>| id.map(|id| repository.find_tree(id)).transpose();
     let [before, after] = [tree(ids[0])?, tree(ids[1])?];
@@ -73,7 +78,7 @@ fn within(
         }
         if is_folder {
             let ids = [before, after].map(|side| side.map(|(id, _)| id));
-            within(repository, &path, ids, all)?;
+            folders.push((path, ids));
         } else {
             all.push(Difference { path, before, after });
         }

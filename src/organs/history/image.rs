@@ -12,10 +12,11 @@ use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read, Seek, Write};
 use std::os::fd::FromRawFd;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, ensure};
 use rusqlite::backup::{Backup, StepResult};
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 use thiserror::Error;
@@ -37,6 +38,8 @@ const HEADER: usize = 100;
 /// What a hand runs. Names come by the environment, so that nothing in them needs quoting.
 const TAKE: &str = r#"exec "$PROGRAM" image --limit "$LIMIT" -- "$DATABASE""#;
 const PUT: &str = r#"exec "$PROGRAM" image -- "$DATABASE""#;
+/// What SQLite keeps beside a database.
+pub const SIDE_FILES: [&str; 3] = ["-wal", "-shm", "-journal"];
 /// Bytes of an error that are kept.
 const ERROR_BYTES: usize = 4096;
 
@@ -74,6 +77,21 @@ impl From<rusqlite::Error> for NoImage {
 /// Whether a file that begins like this means to be a database.
 pub fn is_database(head: &[u8]) -> bool {
     head.starts_with(MAGIC)
+}
+
+/// Whether a file is what SQLite keeps beside a database, and not only called so.
+pub fn is_side_file(root: &Root, path: &Path) -> bool {
+    let Ok((head, length)) = root.head(path, 8) else { return false };
+    let name = path.as_os_str().as_bytes();
+    // As its file format says. The headers of a journal that is done with, and of shared
+    // memory that nobody has used yet, are zero.
+    let magics: &[&[u8]] = match () {
+        () if name.ends_with(b"-wal") => &[b"\x37\x7f\x06\x82", b"\x37\x7f\x06\x83"],
+        () if name.ends_with(b"-journal") => &[b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7", &[0; 8]],
+        () if name.ends_with(b"-shm") => &[&[0x18, 0xe2, 0x2d, 0], &[0, 0x2d, 0xe2, 0x18], &[0; 8]],
+        () => return false,
+    };
+    length == 0 || magics.iter().any(|magic| head.starts_with(magic))
 }
 
 /// Takes images and puts them back. Every call blocks, for some seconds at worst.
@@ -117,6 +135,21 @@ impl Images {
         put.map(drop).map_err(|error| told(error, "put back", path))
     }
 
+    /// SQLite removes a file that has the name of one of its own and is none.
+    fn check_beside(&self, database: &Path) -> anyhow::Result<()> {
+        let root = Root::open(&self.policy.workspace)?;
+        for path in SIDE_FILES.map(|end| beside(database, end)) {
+            let is_foreign =
+                root.stat(&path).is_ok_and(|stat| stat.is_file()) && !is_side_file(&root, &path);
+            ensure!(
+                !is_foreign,
+                "{} beside it is not SQLite's, which would remove it: give it another name",
+                path.display()
+            );
+        }
+        Ok(())
+    }
+
     fn run(
         &self,
         command: &str,
@@ -125,6 +158,7 @@ impl Images {
         input: Option<&File>,
         most: usize,
     ) -> Result<Vec<u8>, NoImage> {
+        self.check_beside(path)?;
         let variables: [(&str, OsString); 4] = [
             ("PROGRAM", self.program.clone().into()),
             ("DATABASE", path.into()),
@@ -152,6 +186,13 @@ impl Images {
         let known = CODES.into_iter().find(|(known, _)| code == Some((*known).into()));
         Err(known.map_or_else(|| anyhow!(error_text(&said)).into(), |(_, error)| error))
     }
+}
+
+/// What lies beside a database, by how its name ends.
+pub fn beside(database: &Path, end: &str) -> PathBuf {
+    let mut path = database.as_os_str().to_owned();
+    path.push(end);
+    path.into()
 }
 
 /// The last thing a child said, without the name of the program.

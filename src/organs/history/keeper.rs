@@ -270,8 +270,7 @@ impl Keeper {
         };
         let Found { changes, left_out, .. } = found;
         let let_in = self.left_out.among(changes.iter().map(|dirty| &dirty.change.path));
-        let first = self.looked == SystemTime::UNIX_EPOCH;
-        let mut news = self.left_out.note(left_out, looked_at, first);
+        let mut news = self.left_out.note(left_out, looked_at);
         let paths = changes.iter().filter(|dirty| dirty.change.now.is_some());
         let paths = paths.map(|dirty| &dirty.change.path);
         let rules = paths.filter(|path| path.file_name().is_some_and(|name| name == ".gitignore"));

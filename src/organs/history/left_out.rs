@@ -17,6 +17,8 @@ pub const EXCLUDED: &str = "in the owner's exclude file";
 pub(super) struct LeftOut {
     file: PathBuf,
     known: BTreeMap<PathBuf, String>,
+    /// Whether nobody has looked yet, since there is a history.
+    first: bool,
 }
 
 impl LeftOut {
@@ -24,8 +26,10 @@ impl LeftOut {
     /// before the first look.
     pub(super) fn open(git_dir: &Path) -> Self {
         let file = git_dir.join(FILE);
-        let kept = std::fs::read(&file).unwrap_or_default();
-        Self { known: serde_json::from_slice(&kept).unwrap_or_default(), file }
+        let kept = std::fs::read(&file);
+        let first = kept.is_err();
+        let known = serde_json::from_slice(&kept.unwrap_or_default()).unwrap_or_default();
+        Self { file, known, first }
     }
 
     /// What may be let in at any time, so that each look has to see it; not all of many.
@@ -34,9 +38,10 @@ impl LeftOut {
         unread.map(|(path, _)| path).take(NAMED)
     }
 
-    /// Those of these that were left out so far.
+    /// Those of these that were left out so far, by themselves or with a folder.
     pub(super) fn among<'a>(&self, paths: impl Iterator<Item = &'a PathBuf>) -> BTreeSet<PathBuf> {
-        paths.filter(|path| self.known.contains_key(*path)).cloned().collect()
+        let was_out = |path: &&PathBuf| path.ancestors().any(|part| self.known.contains_key(part));
+        paths.filter(was_out).cloned().collect()
     }
 
     /// Take note of what a look found where it looked. Says what of it is news, a line each;
@@ -45,8 +50,8 @@ impl LeftOut {
         &mut self,
         found: BTreeMap<PathBuf, String>,
         looked_at: impl Fn(&Path) -> bool,
-        first: bool,
     ) -> Vec<String> {
+        let first = std::mem::take(&mut self.first);
         let is_new = |(path, why): &(&PathBuf, &String)| {
             self.known.get(*path) != Some(*why) && !(first && *why == EXCLUDED)
         };
@@ -55,7 +60,7 @@ impl LeftOut {
         let before = self.known.clone();
         self.known.retain(|path, _| !looked_at(path));
         self.known.extend(found);
-        if self.known != before {
+        if first || self.known != before {
             // It is for the next start. Should it fail, more may pass for the owner's then.
             let _ = serde_json::to_vec(&self.known).map(|text| std::fs::write(&self.file, text));
         }

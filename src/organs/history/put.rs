@@ -16,10 +16,8 @@ use git2::{Blob, FileMode, Repository, Tree};
 
 use crate::organs::history::beneath::Root;
 use crate::organs::history::difference::{self, Difference, Entry, differences};
-use crate::organs::history::image::{MAGIC, is_database};
+use crate::organs::history::image::{MAGIC, SIDE_FILES, beside, is_database, is_side_file};
 
-/// What SQLite keeps beside a database.
-pub const SIDE_FILES: [&str; 3] = ["-wal", "-shm", "-journal"];
 const CHANGED: &str = "what is there now is not what the history has";
 const FOLDER: &str = "a folder is in its place";
 const HOLDS: &str = "it still holds what the history leaves out";
@@ -39,6 +37,9 @@ pub struct Put {
     pub done: Vec<(PathBuf, &'static str)>,
     /// Paths that were not touched, each with why.
     pub left_alone: Vec<(PathBuf, String)>,
+    /// Whether one of those is a file that was to change, and not only a folder that stays
+    /// for what the history leaves out.
+    pub in_part: bool,
 }
 
 /// Bring the workspace from one tree to another.
@@ -61,6 +62,8 @@ pub fn put(
     for one in rest {
         job.path(one)?;
     }
+    let is_left = |one: &Difference| job.put.left_alone.iter().any(|(path, _)| *path == one.path);
+    job.put.in_part = !job.put.left_alone.is_empty() && all.iter().any(is_left);
     Ok(job.put)
 }
 
@@ -196,9 +199,12 @@ impl Job<'_> {
 
     fn remove_side_files(&self, database: &Path) -> io::Result<()> {
         for end in SIDE_FILES {
-            let mut path = database.as_os_str().to_owned();
-            path.push(end);
-            match self.root.remove(Path::new(&path)) {
+            let path = beside(database, end);
+            // What only has such a name is somebody's file.
+            if !is_side_file(self.root, &path) {
+                continue;
+            }
+            match self.root.remove(&path) {
                 // None there, or none that SQLite would take for its own.
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
                 Err(error) if error.kind() == ErrorKind::IsADirectory => {}
@@ -537,10 +543,13 @@ mod tests {
         make(folder.path(), &from);
         let file = |name: &str| folder.path().join(name);
         for name in ["changed", "gone", "text", "new"] {
-            for end in SIDE_FILES {
-                fs::write(file(&format!("{name}{end}")), "side").unwrap();
+            for (end, head) in SIDE_FILES.into_iter().zip([&b"\x37\x7f\x06\x82"[..], b"", &[0; 9]])
+            {
+                fs::write(file(&format!("{name}{end}")), head).unwrap();
             }
         }
+        // Only called like one.
+        fs::write(file("gone-journal"), "dear diary").unwrap();
         fs::write(file("changed"), image("live")).unwrap();
         let (from, to) = (tree_of(&repository, &from), tree_of(&repository, &to));
         let root = Root::open(folder.path()).unwrap();
@@ -553,7 +562,7 @@ mod tests {
         }
         let mut now: Vec<_> = found(folder.path()).0.into_keys().collect();
         now.retain(|name| !name.starts_with(b"changed"));
-        assert_eq!(now, [&b"new"[..], b"text"]);
+        assert_eq!(now, [&b"gone-journal"[..], b"new", b"text"]);
         // What is in it now is nowhere in the history.
         let (now, busy) = (image("3").into_bytes(), false);
         let databases = Fake { now, busy, asked: RefCell::default() };

@@ -230,7 +230,11 @@ impl Who {
                     paths.iter().any(|folder| path.starts_with(&**folder))
                 };
                 conflicts.retain(within);
-                return Ok(Undone { conflicts, ..Undone::default() });
+                if !conflicts.is_empty() {
+                    return Ok(Undone { conflicts, ..Undone::default() });
+                }
+                // What was in the way of one commit another took along: there is no choice.
+                (wanted.id(), Vec::new())
             }
         };
         let author = match self.caller {
@@ -248,6 +252,7 @@ impl Who {
                 .map(|(path, what)| (shown(path), what.to_owned()))
                 .collect(),
             left_alone: left_alone.map(|(path, why)| (shown(path), why)).collect(),
+            in_part: put.in_part,
             ..Undone::default()
         })
     }

@@ -19,12 +19,15 @@ use crate::guard::history::Change;
 use crate::organs::history::beneath::Root;
 use crate::organs::history::content::{LOG, Taken};
 use crate::organs::history::ignored;
+use crate::organs::history::image::{SIDE_FILES, is_side_file};
 use crate::organs::history::known::Known;
 use crate::organs::history::left_out::EXCLUDED;
-use crate::organs::history::put::SIDE_FILES;
 use crate::organs::history::scan::{Dirty, Found, Scan};
 use crate::organs::history::stamp::{Stamp, changed_at, mode};
 
+/// Folders in folders beyond this are left out: libgit2 goes down into trees by recursion,
+/// and each path is opened part by part.
+const DEPTH: usize = 256;
 /// The file in which a folder of the workspace says what is to be kept out.
 const RULES: &str = ".gitignore";
 
@@ -141,7 +144,11 @@ impl<'a> Walk<'a> {
         }
         match stat {
             Ok(stat) if stat.is_dir() => {
-                if !self.is_excluded(&path) {
+                if path.components().count() >= DEPTH {
+                    // What history has of it stays.
+                    self.known.meet_below(&prefix(&path));
+                    self.leave_out(&path, format!("more than {DEPTH} folders deep"));
+                } else if !self.is_excluded(&path) {
                     folders.push(path);
                 }
             }
@@ -183,6 +190,7 @@ impl<'a> Walk<'a> {
         let database = SIDE_FILES.iter().find_map(|end| bytes(path).strip_suffix(end.as_bytes()));
         let database = database.map(|path| Path::new(OsStr::from_bytes(path)));
         database.is_some_and(|path| self.root.stat(path).is_ok_and(|stat| stat.is_file()))
+            && is_side_file(&self.root, path)
     }
 
     fn file(&mut self, path: PathBuf, stat: &Metadata) -> Result<()> {

@@ -19,6 +19,8 @@ use anyhow::{Context, Result, anyhow};
 use notify::event::{AccessKind, AccessMode, CreateKind, ModifyKind};
 use notify::{Config, ErrorKind, Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 
+use crate::organs::history::image::SIDE_FILES;
+
 /// How long events may take to come through. They take less than a millisecond.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// With more paths than these, looking at everything is not much slower.
@@ -27,8 +29,6 @@ const PATHS: usize = 100_000;
 const ATTEMPTS: usize = 3;
 /// What the names of barrier files begin with.
 const BARRIER: &str = "barrier-";
-/// The side files of a SQLite database: what changes them changes it.
-const SIDE_FILES: [&str; 3] = ["-wal", "-shm", "-journal"];
 
 /// What may have changed, relative to the workspace.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -222,6 +222,7 @@ impl News {
             return;
         }
         let bytes = path.as_os_str().as_bytes();
+        // What changes these changes it.
         let database = SIDE_FILES.iter().find_map(|end| bytes.strip_suffix(end.as_bytes()));
         self.dirty.extend(database.map(|path| PathBuf::from(OsStr::from_bytes(path))));
         if is_new {
