@@ -39,7 +39,7 @@ pub(super) struct Backups {
 impl Host {
     /// Back up at once, until the asker goes.
     pub(super) async fn back_up(
-        &self,
+        self: &Arc<Self>,
         to: Option<String>,
         answers: &UnboundedSender<Answer>,
     ) -> Result<Backed> {
@@ -47,8 +47,14 @@ impl Host {
         let to = to.or_else(|| usual.clone()).context(
             "nowhere to back up to: name a git remote or a folder, or set backup under [history] in config.toml",
         )?;
-        let _one = self.backups.one.lock().await;
-        let backed = self.push(&to, answers.closed()).await?;
+        let one = self.backups.one.lock().await;
+        let backed = self.push(&to, answers.closed()).await;
+        drop(one);
+        // A turn that ended meanwhile left its own to this one, which may be one elsewhere.
+        if self.backups.again.swap(false, Ordering::AcqRel) {
+            self.back_up_soon();
+        }
+        let backed = backed?;
         if usual == Some(to) {
             let failed = self.home().file(FAILED);
             fs::remove_file(failed)
