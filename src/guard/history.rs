@@ -33,8 +33,8 @@ pub const TRAILERS: [&str; 11] = [
     // The branch that this one brings in.
     "Merges",
 ];
-/// Who makes every commit that is made here, whoever its author is.
-pub const COMMITTER: &str = "fledgling";
+/// The address of whoever makes every commit that is made here, whoever its author is.
+pub const COMMITTER: &str = "agent@localhost";
 /// Those that name a commit which this one takes back.
 pub const CANCELS: [&str; 2] = ["Undoes", "Redoes"];
 /// Those that tell what a commit did as a whole, even where nothing of it is to be seen.
@@ -143,7 +143,7 @@ impl Archive {
         if base.is_some() && tree.id() == before.id() && !tells {
             return Ok(None);
         }
-        let program = Signature::now(COMMITTER, "agent@localhost")?;
+        let program = Signature::now("fledgling", COMMITTER)?;
         let author = match author {
             Author::Agent => program.clone(),
             Author::Owner => Signature::now(&self.owner.0, &self.owner.1)?,

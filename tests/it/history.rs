@@ -790,3 +790,38 @@ fn a_very_deep_folder_is_left_out_and_named() {
     world.says(&["undo"]);
     assert_eq!(world.read("f"), None);
 }
+
+#[test]
+fn what_two_turns_did_to_a_line_that_is_as_before_is_in_nobodys_way() {
+    let world = World::new();
+    world.turn("begin", "echo x > f");
+    world.turn("one", "echo 1 > f; echo a > a");
+    world.write("other", "mine\n");
+    world.turn("two", "echo 2 > f");
+    world.write("f", "x\n");
+    let told = world.says(&["undo", "2"]);
+    assert!(told.contains("a: removed"), "{told}");
+    assert_eq!((world.read("a"), world.read("f").as_deref()), (None, Some("x\n")));
+    world.clean();
+}
+
+#[test]
+fn a_killed_step_over_which_git_moved_on_is_not_the_owners() {
+    let world = World::new();
+    world.turn("one", "echo 1 > a; echo 1 > b");
+    let [base, to] = ["HEAD", "HEAD~1^{tree}"].map(|rev| world.home.git(&["rev-parse", rev]));
+    // What a kill leaves between two files of an undo, and then a commit of the owner's.
+    let plan = serde_json::json!({
+        "base": base.trim(), "to": to.trim(), "owner": true, "subject": "Undo: one", "body": "",
+        "trailers": [], "merged": null, "temporary": ".fledgling-0.tmp",
+    });
+    fs::write(world.home.path("history.git/step.json"), plan.to_string()).expect("a plan");
+    fs::remove_file(world.home.workspace("a")).expect("a file");
+    let me = ["-c", "user.name=me", "-c", "user.email=me@localhost"];
+    world.home.git(&[&me[..], &["commit", "--allow-empty", "-qm", "mine"]].concat());
+    let ran = world.turn("two", "true");
+    assert!(ran.stderr.contains("could not be finished"), "{ran}");
+    let commits = world.commits(&["a"]);
+    assert!(commits.starts_with("fledgling: Changes of unknown origin"), "{commits}");
+    assert_eq!(world.read("b").as_deref(), Some("1\n"));
+}

@@ -12,11 +12,10 @@ use anyhow::{Context as _, Result, ensure};
 use git2::Oid;
 use serde::{Deserialize, Serialize};
 
-use crate::guard::history::{
-    Author, COMMITTER, Change, Commit, FACTS, Message, TRAILERS, flush_all,
-};
+use crate::guard::history::{Author, Change, Commit, FACTS, Message, TRAILERS, flush_all};
 use crate::organs::config::is_absent;
 use crate::organs::history::beneath::Root;
+use crate::organs::history::chronicle::is_ours;
 use crate::organs::history::difference::differences;
 use crate::organs::history::image::{Images, NoImage};
 use crate::organs::history::keeper::Keeper;
@@ -98,10 +97,8 @@ impl Keeper {
                 return Ok(());
             }
             let head = head.map(|head| self.archive.repository().find_commit(head)).transpose()?;
-            let is_its = head.is_some_and(|head| {
-                head.parent_id(0).is_ok_and(|id| id == base)
-                    && head.committer().name().is_ok_and(|name| name == COMMITTER)
-            });
+            let is_its = head
+                .is_some_and(|head| is_ours(&head) && head.parent_id(0).is_ok_and(|id| id == base));
             ensure!(is_its, "git has moved the branch meanwhile");
             Ok(())
         });

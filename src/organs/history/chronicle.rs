@@ -11,14 +11,11 @@ use anyhow::{Context, Result};
 use git2::{Oid, Repository, Tree};
 use jiff::{Timestamp, tz::TimeZone};
 
-use crate::guard::history::{CANCELS, MAIN};
+use crate::guard::history::{CANCELS, COMMITTER, MAIN};
 use crate::organs::history::ask::Logged;
-use crate::organs::history::difference::{count_lines, differences};
+use crate::organs::history::difference::{Difference, count_lines, differences};
 use crate::organs::history::gitdir;
 use crate::organs::history::snapshots::SHORT_ID;
-
-/// Who commits when the program does. What others commit says nothing about turns.
-const COMMITTER: &[u8] = b"agent@localhost";
 
 /// The history of a home, open for reading.
 pub struct Chronicle {
@@ -104,8 +101,7 @@ impl Chronicle {
     /// A commit as a list shows it.
     pub fn logged(&self, entry: &Entry<'_>, undone: bool) -> Result<Logged> {
         let commit = &entry.commit;
-        let (old, new) = (entry.parent_tree()?, commit.tree()?);
-        let all = differences(&self.repository, old.as_ref(), Some(&new))?;
+        let all = entry.differences(&self.repository)?;
         let (added, removed) = count_lines(&self.repository, &all)?;
         let text = |name| entry.trailer(name).map(str::to_owned);
         Ok(Logged {
@@ -147,7 +143,8 @@ impl<'a> Entry<'a> {
         let (subject, rest) = message.split_once('\n').unwrap_or((&message, ""));
         let rest = rest.trim_matches('\n');
         let (body, last) = rest.rsplit_once("\n\n").unwrap_or(("", rest));
-        let ours = commit.committer().email_bytes() == COMMITTER;
+        // What others commit says nothing about turns.
+        let ours = is_ours(&commit);
         let trailers = last.lines().map(trailer).collect::<Option<Vec<_>>>().filter(|_| ours);
         let body = if trailers.is_some() { body } else { rest };
         let (subject, body) = (subject.to_owned(), body.trim_end_matches('\n').to_owned());
@@ -182,6 +179,11 @@ impl<'a> Entry<'a> {
             None if !self.trailers.is_empty() => "unknown",
             origin => origin.unwrap_or("owner"),
         }
+    }
+
+    /// What it changed.
+    pub fn differences(&self, repository: &Repository) -> Result<Vec<Difference>> {
+        differences(repository, self.parent_tree()?.as_ref(), Some(&self.commit.tree()?))
     }
 
     /// The state before it; none for the very first.
@@ -256,6 +258,11 @@ fn trailer(line: &str) -> Option<(String, String)> {
 fn local(seconds: i64) -> String {
     let at = Timestamp::from_second(seconds).unwrap_or_default();
     at.to_zoned(TimeZone::system()).strftime("%Y-%m-%d %H:%M").to_string()
+}
+
+/// Whether the program made a commit.
+pub fn is_ours(commit: &git2::Commit<'_>) -> bool {
+    commit.committer().email_bytes() == COMMITTER.as_bytes()
 }
 
 #[cfg(test)]

@@ -288,14 +288,15 @@ fn is_no_folder(error: &io::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use anyhow::ensure;
-    use proptest::prelude::*;
     use std::cell::RefCell;
     use std::ffi::{CString, OsStr};
     use std::fs::{self, Permissions};
     use std::os::unix::ffi::OsStrExt;
     use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
     use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use anyhow::ensure;
+    use proptest::prelude::*;
 
     use super::*;
     use crate::organs::history::beneath::tests::STEPS_LEFT;

@@ -19,7 +19,8 @@ use crate::kernel::border::{History, Record};
 use crate::kernel::event::{Changes, End};
 use crate::kernel::model::Boxed;
 use crate::organs::config::{Config, HistorySettings, Price};
-use crate::organs::history::difference::{count_lines, differences};
+use crate::organs::history::chronicle::Entry;
+use crate::organs::history::difference::count_lines;
 use crate::organs::history::gate::Gate;
 use crate::organs::history::gitdir::{self, GitDir};
 use crate::organs::history::image::Images;
@@ -364,10 +365,8 @@ fn changes(keeper: &Keeper, commit: Option<Commit>, left_out: String) -> Changes
 
 /// Lines that a commit added and removed.
 fn lines(repository: &Repository, commit: Oid) -> Result<(usize, usize)> {
-    let commit = repository.find_commit(commit)?;
-    let before = commit.parents().next().map(|parent| parent.tree()).transpose()?;
-    let all = differences(repository, before.as_ref(), Some(&commit.tree()?))?;
-    count_lines(repository, &all)
+    let entry = Entry::read(repository.find_commit(commit)?);
+    count_lines(repository, &entry.differences(repository)?)
 }
 
 #[cfg(test)]

@@ -76,7 +76,10 @@ impl<'a> Walk<'a> {
         for parent in parents.into_iter().rev() {
             let top = parent == Path::new("");
             let tracked = top || tree.is_some_and(|tree| tree.get_path(parent).is_ok());
-            if is_gits(parent) || !tracked && self.is_kept_out(parent, true) {
+            if is_gits(parent)
+                || self.is_too_deep(parent)
+                || !tracked && self.is_kept_out(parent, true)
+            {
                 return Ok(());
             }
             self.learn(parent);
@@ -144,11 +147,7 @@ impl<'a> Walk<'a> {
         }
         match stat {
             Ok(stat) if stat.is_dir() => {
-                if path.components().count() >= DEPTH {
-                    // What history has of it stays.
-                    self.known.meet_below(&prefix(&path));
-                    self.leave_out(&path, format!("more than {DEPTH} folders deep"));
-                } else if !self.is_excluded(&path) {
+                if !self.is_too_deep(&path) && !self.is_excluded(&path) {
                     folders.push(path);
                 }
             }
@@ -161,6 +160,16 @@ impl<'a> Walk<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Whether a folder is too deep to be looked into. What history has of it stays.
+    fn is_too_deep(&mut self, folder: &Path) -> bool {
+        let is_too_deep = folder.components().count() >= DEPTH;
+        if is_too_deep {
+            self.known.meet_below(&prefix(folder));
+            self.leave_out(folder, format!("more than {DEPTH} folders deep"));
+        }
+        is_too_deep
     }
 
     /// Whether a folder is excluded. Once something in it is in history, it is not.
