@@ -805,18 +805,34 @@ fn what_two_turns_did_to_a_line_that_is_as_before_is_in_nobodys_way() {
     world.clean();
 }
 
-#[test]
-fn a_killed_step_over_which_git_moved_on_is_not_the_owners() {
-    let world = World::new();
-    world.turn("one", "echo 1 > a; echo 1 > b");
+/// What a kill leaves in the middle of an undo of the latest turn.
+fn cut_off_undo(world: &World) {
     let [base, to] = ["HEAD", "HEAD~1^{tree}"].map(|rev| world.home.git(&["rev-parse", rev]));
-    // What a kill leaves between two files of an undo, and then a commit of the owner's.
     let plan = serde_json::json!({
         "base": base.trim(), "to": to.trim(), "owner": true, "subject": "Undo: one", "body": "",
         "trailers": [], "merged": null, "temporary": ".fledgling-0.tmp",
     });
     fs::write(world.home.path("history.git/step.json"), plan.to_string()).expect("a plan");
     fs::remove_file(world.home.workspace("a")).expect("a file");
+}
+
+#[test]
+fn a_killed_step_is_finished_and_leaves_nothing_half_written() {
+    let world = World::new();
+    world.turn("one", "mkdir d; echo 1 > a; echo 1 > d/b");
+    cut_off_undo(&world);
+    world.write("d/.fledgling-0.tmp", "hal");
+    let ran = world.turn("two", "true");
+    assert!(ran.stderr.contains("What a kill had cut off is done: Undo: one"), "{ran}");
+    assert!(!world.home.workspace("d").exists());
+    world.clean();
+}
+
+#[test]
+fn a_killed_step_over_which_git_moved_on_is_not_the_owners() {
+    let world = World::new();
+    world.turn("one", "echo 1 > a; echo 1 > b");
+    cut_off_undo(&world);
     let me = ["-c", "user.name=me", "-c", "user.email=me@localhost"];
     world.home.git(&[&me[..], &["commit", "--allow-empty", "-qm", "mine"]].concat());
     let ran = world.turn("two", "true");
