@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail};
 use tokio::sync::oneshot;
 
 use crate::files::file;
-use crate::guard::output::Output;
+use crate::files::output::Output;
 use crate::guard::policy::{self, Policy};
 use crate::guard::supervisor::{self, End, Link, Shell};
 use crate::kernel::interrupt::Interrupt;

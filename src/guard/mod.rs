@@ -3,6 +3,5 @@
 
 pub mod hand;
 pub mod history;
-pub mod output;
 pub mod policy;
 pub mod supervisor;
