@@ -30,7 +30,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use guard::policy::Policy;
+use guard::policy::{Chain, Policy};
 use kernel::border::{History as _, Record};
 use kernel::event::End;
 use kernel::message::{Origin, Usage};
@@ -254,7 +254,8 @@ impl Bench {
     fn open(&self, resident: bool) -> Snapshots {
         let workspace = self.workspace();
         let held = File::open("/dev/null").expect("it is there").into();
-        let policy = Policy { scratch: self.home.clone(), workspace, env: Vec::new(), held };
+        let (scratch, env, own) = (self.home.clone(), Vec::new(), Vec::new());
+        let policy = Policy { scratch, workspace, env, chain: Chain::Off, own, held };
         let images = Some(Images::new(policy, PROGRAM.into()));
         let terms = Terms { limit: 1 << 30, images, ..Terms::default() };
         let settings = Settings { terms, resident, ..Settings::default() };

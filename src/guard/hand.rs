@@ -14,7 +14,8 @@ use tokio::sync::oneshot;
 
 use crate::files::file;
 use crate::files::output::Output;
-use crate::guard::policy::{self, Policy};
+use crate::guard::confine::{Confined, confine};
+use crate::guard::policy::Policy;
 use crate::guard::supervisor::{self, End, Link, Shell};
 use crate::kernel::interrupt::Interrupt;
 use crate::kernel::model::Boxed;
@@ -40,8 +41,8 @@ impl Hand {
         let (leash, link) = supervisor::leash()?;
         let (policy, stopped) = (self.policy.clone(), interrupt.clone());
         let mut outcome = in_thread(move || {
-            policy::confine(&policy)?;
-            carry_out(&policy, action, link, &stopped)
+            let confined = confine(&policy)?;
+            carry_out(&policy, &confined, action, link, &stopped)
         });
         tokio::select! {
             biased;
@@ -82,10 +83,21 @@ fn in_thread<T: Send + 'static>(
     })
 }
 
-fn carry_out(policy: &Policy, action: Action, link: Link, stopped: &Interrupt) -> Result<Outcome> {
+fn carry_out(
+    policy: &Policy,
+    confined: &Confined,
+    action: Action,
+    link: Link,
+    stopped: &Interrupt,
+) -> Result<Outcome> {
+    let tools = policy.chain.tools();
+    if let Some(tools) = tools.filter(|tools| !tools.contains(action.tool())) {
+        let rest: Vec<_> = tools.iter().map(String::as_str).collect();
+        bail!("this session may not use {}; it has {}", action.tool(), rest.join(", "));
+    }
     let workspace = policy.workspace.as_path();
     match action {
-        Action::Bash { command, timeout } => Ok(bash(policy, &command, timeout, link)),
+        Action::Bash { command, timeout } => Ok(bash(policy, confined, &command, timeout, link)),
         Action::Read { path, offset, limit } => {
             file::read(workspace, &path, offset, limit, stopped)
         }
@@ -94,10 +106,16 @@ fn carry_out(policy: &Policy, action: Action, link: Link, stopped: &Interrupt) -
     }
 }
 
-fn bash(policy: &Policy, command: &str, timeout: Duration, link: Link) -> Outcome {
+fn bash(
+    policy: &Policy,
+    confined: &Confined,
+    command: &str,
+    timeout: Duration,
+    link: Link,
+) -> Outcome {
     let mut output = Output::new(&policy.scratch);
     let Policy { workspace: dir, env, held, .. } = policy;
-    let shell = Shell { command, dir, env, timeout, held, input: None };
+    let shell = Shell { confined, command, dir, env, timeout, held, input: None };
     let ended = supervisor::run(&shell, link, &mut |bytes| output.push(bytes));
     let mut text = output.finish();
     let (mut notes, mut error) = (Vec::new(), true);
@@ -143,6 +161,7 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
+    use crate::guard::policy::Chain;
     use crate::kernel::interrupt::interrupt;
 
     /// Far beyond what anything here takes: reached only when something is broken.
@@ -191,7 +210,9 @@ mod tests {
         let env = env.map(|(name, value)| (OsString::from(name), OsString::from(value)));
         let folder = folder.canonicalize().unwrap();
         let held = File::open("/dev/null").unwrap().into();
-        Hand::new(Policy { workspace: folder.clone(), scratch: folder, env: env.to_vec(), held })
+        let (env, chain, own) = (env.to_vec(), Chain::Off, Vec::new());
+        let (workspace, scratch) = (folder.clone(), folder);
+        Hand::new(Policy { workspace, scratch, env, chain, own, held })
     }
 
     fn bash_for(command: &str, timeout: Duration) -> Action {

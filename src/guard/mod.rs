@@ -1,6 +1,8 @@
 //! What the agent cannot get around: everything it does to the machine goes through a hand,
 //! and a hand does what its policy lets it. Knows the kernel, and neither models nor faces.
 
+pub mod calls;
+pub mod confine;
 pub mod hand;
 pub mod history;
 pub mod policy;

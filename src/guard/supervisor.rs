@@ -15,7 +15,7 @@
 //! upper process stays there as the supervisor, the lower one returns and becomes bash. So
 //! arguments, environment, descriptors and a failed exec stay the standard library's work.
 //!
-//! Not covered: a command with the user's own rights can kill the supervisor. Bash dies with
+//! Not covered: where nothing is confined, a command can kill the supervisor. Bash dies with
 //! it, what bash left in the background does not, and the call says that it failed.
 
 use std::ffi::{OsString, c_int};
@@ -34,6 +34,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 
+use crate::guard::confine::Confined;
+
 /// The time a tree has to end by itself, once told to (SIGTERM) or once its bash is gone:
 /// half of what an interrupt may take. Without it `bash -c 'exec > >(tee log); ls'`
 /// would lose what `tee` has not written yet.
@@ -49,12 +51,18 @@ const PIPE: usize = 1 << 20;
 const LINK: RawFd = 0;
 /// The one it holds for the host's successor, in the place of its standard output.
 const HELD: RawFd = 1;
+/// What a call's processes may use up at most: core dumps, processes of the user (root has no
+/// limit), bytes of a file.
+const LIMITS: [(libc::__rlimit_resource_t, libc::rlim_t); 3] =
+    [(libc::RLIMIT_CORE, 0), (libc::RLIMIT_NPROC, 8192), (libc::RLIMIT_FSIZE, 64 << 30)];
 /// Stands for bash's status in a report when the tree was told to end.
 const TOLD: c_int = -1;
 
 /// What to run.
 #[derive(Debug, Clone, Copy)]
 pub struct Shell<'a> {
+    /// What the calling thread, and so all of it, is confined to.
+    pub confined: &'a Confined,
     /// Given to `bash -c`.
     pub command: &'a str,
     /// Its working directory.
@@ -174,9 +182,9 @@ fn command(shell: &Shell<'_>, output: PipeWriter, link: RawFd) -> Result<Command
     let input = shell.input.map(File::try_clone).transpose()?;
     command.stdin(input.map_or_else(Stdio::null, Into::into));
     command.stdout(output.try_clone()?).stderr(output);
-    let held = shell.held.as_raw_fd();
+    let (held, seal) = (shell.held.as_raw_fd(), shell.confined.seal());
     // SAFETY: `supervise` keeps to what is allowed after the fork of a threaded process.
-    unsafe { command.pre_exec(move || supervise(link, held)) };
+    unsafe { command.pre_exec(move || supervise(link, held, seal)) };
     Ok(command)
 }
 
@@ -232,7 +240,7 @@ fn find_bash() -> Option<PathBuf> {
 
 /// In the process that is to become bash: put a supervisor above it. Returns in the lower
 /// one only.
-fn supervise(link: RawFd, held: RawFd) -> io::Result<()> {
+fn supervise(link: RawFd, held: RawFd, seal: Option<RawFd>) -> io::Result<()> {
     // SAFETY: system calls only, on live values and on descriptors of this process.
     unsafe {
         libc::setsid();
@@ -258,8 +266,16 @@ fn supervise(link: RawFd, held: RawFd) -> io::Result<()> {
         if libc::getppid() != supervisor {
             libc::_exit(1);
         }
-        let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-        libc::setrlimit(libc::RLIMIT_CORE, &raw const none);
+        for (resource, most) in LIMITS {
+            let mut limit: libc::rlimit = mem::zeroed();
+            libc::getrlimit(resource, &raw mut limit);
+            limit.rlim_max = limit.rlim_max.min(most);
+            limit.rlim_cur = limit.rlim_cur.min(most);
+            libc::setrlimit(resource, &raw const limit);
+        }
+        if seal.is_some_and(|seal| libc::syscall(libc::SYS_landlock_restrict_self, seal, 0) != 0) {
+            return Err(io::Error::last_os_error());
+        }
         (1..=64).for_each(|signal| _ = libc::signal(signal, libc::SIG_DFL));
     }
     mask(libc::SIG_UNBLOCK);

@@ -152,6 +152,16 @@ pub trait Hands: Send + Sync {
 }
 
 impl Action {
+    /// The tool's name.
+    pub fn tool(&self) -> &'static str {
+        match self {
+            Self::Bash { .. } => "bash",
+            Self::Read { .. } => "read",
+            Self::Write { .. } => "write",
+            Self::Edit { .. } => "edit",
+        }
+    }
+
     /// Parse a call's arguments. The error is a sentence for the model that names the
     /// tool, the argument and what was expected.
     pub fn parse(call: &Call) -> Result<Self, String> {

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, Weak};
 use anyhow::Result;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use crate::guard::policy::Policy;
+use crate::guard::policy::{Chain, Policy};
 use crate::kernel::event::End;
 use crate::kernel::message::Usage;
 use crate::kernel::model::Model;
@@ -106,6 +106,8 @@ impl Host {
             workspace: home.workspace(),
             scratch: home.scratch(),
             env: Vec::new(),
+            chain: Chain::Off,
+            own: Vec::new(),
             held: hands.clone(),
         };
         let images = Images::new(policy, home.program().join("fledgling"));

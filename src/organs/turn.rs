@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use tokio::sync::OnceCell;
 
 use crate::guard::hand::Hand;
-use crate::guard::policy::Policy;
+use crate::guard::policy::{Chain, Policy};
 use crate::kernel::agent::Agent;
 use crate::kernel::border::{Context, Listener, Prompt, Summary};
 use crate::kernel::event::{End, Event};
@@ -268,7 +268,8 @@ impl Host {
         ];
         env.extend(fixed.map(|(name, value)| (name.into(), value.into())));
         let held = self.hands.clone();
-        Ok(Policy { workspace: folder.to_owned(), scratch: home.scratch(), env, held })
+        let (workspace, scratch) = (folder.to_owned(), home.scratch());
+        Ok(Policy { workspace, scratch, env, chain: Chain::Off, own: Vec::new(), held })
     }
 }
 

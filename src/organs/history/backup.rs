@@ -18,7 +18,7 @@ use git2::build::CheckoutBuilder;
 use git2::{Repository, Tree};
 
 use crate::guard::history::{MAIN, flush_all};
-use crate::guard::policy::Policy;
+use crate::guard::policy::{Chain, Policy};
 use crate::guard::supervisor::End;
 use crate::kernel::interrupt::Interrupt;
 use crate::organs::history::ask::Backed;
@@ -258,7 +258,9 @@ impl Git<'_> {
         let fixed = FIXED.iter().map(|(name, value)| (name.into(), value.into()));
         let env = given.chain(fixed).collect();
         let folder = self.home.path().to_owned();
-        Policy { workspace: folder, scratch: self.home.scratch(), env, held: self.held.clone() }
+        let (chain, own) = (Chain::Off, Vec::new());
+        let (scratch, held) = (self.home.scratch(), self.held.clone());
+        Policy { workspace: folder, scratch, env, chain, own, held }
     }
 
     /// See that a folder can take a backup.

@@ -252,6 +252,7 @@ mod tests {
 
     use super::*;
     use crate::guard::history::MAIN;
+    use crate::guard::policy::Chain;
     use crate::kernel::interrupt::interrupt;
 
     struct Home {
@@ -307,7 +308,8 @@ mod tests {
             ];
             let held = File::open("/dev/null").unwrap().into();
             let (workspace, scratch) = (path("workspace"), path("scratch"));
-            let policy = Policy { workspace, scratch, env, held };
+            let (chain, own) = (Chain::Off, Vec::new());
+            let policy = Policy { workspace, scratch, env, chain, own, held };
             let logged = |commit: &Commit<'_>| {
                 let subject = commit.summary().unwrap().unwrap().to_owned();
                 Ok(Logged { subject, ..Logged::default() })

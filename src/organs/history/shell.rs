@@ -13,7 +13,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use tokio::sync::oneshot;
 
-use crate::guard::policy::{self, Policy};
+use crate::guard::confine::confine;
+use crate::guard::policy::Policy;
 use crate::guard::supervisor::{self, End, Shell};
 use crate::kernel::interrupt::Interrupt;
 
@@ -55,13 +56,13 @@ impl Job<'_> {
         let waiting = tokio::runtime::Builder::new_current_thread().build()?;
         let Self { policy, command, input, timeout, interrupt } = *self;
         let Policy { workspace: dir, env, held, .. } = policy;
-        let shell = Shell { command, dir, env, timeout, held, input };
         thread::scope(|scope| {
             let (over, ended) = oneshot::channel::<()>();
             let work = move || {
                 // Dropped at the end, a panic included.
                 let _over = over;
-                policy::confine(policy)?;
+                let confined = &confine(policy)?;
+                let shell = Shell { confined, command, dir, env, timeout, held, input };
                 supervisor::run(&shell, link, hear)
             };
             let hand = thread::Builder::new().name("hand".to_owned()).spawn_scoped(scope, work);
@@ -100,6 +101,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+    use crate::guard::policy::Chain;
 
     fn run(
         policy: &Policy,
@@ -116,7 +118,8 @@ mod tests {
     fn policy(folder: &Path) -> Policy {
         let env = vec![("PATH".into(), "/usr/bin:/bin".into())];
         let held = File::open("/dev/null").unwrap().into();
-        Policy { workspace: folder.to_owned(), scratch: folder.to_owned(), env, held }
+        let (workspace, scratch) = (folder.to_owned(), folder.to_owned());
+        Policy { workspace, scratch, env, chain: Chain::Off, own: Vec::new(), held }
     }
 
     #[test]

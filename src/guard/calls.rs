@@ -1,0 +1,172 @@
+//! The system calls that Landlock does not look at, and that a hand must not make.
+//!
+//! Owns the lists and their reasons. Each refusal is an error that programs know: "permission
+//! denied" for sockets, so that they say so; "not implemented" where they have another way.
+//! Knows no paths.
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+use libc::c_long;
+use seccompiler::SeccompCmpArgLen::{Dword, Qword};
+use seccompiler::SeccompCmpOp::{Eq, MaskedEq, Ne};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+    SeccompRule, apply_filter, sock_filter,
+};
+
+use crate::guard::policy::{Chain, Network};
+
+/// Other processes' memory and descriptors, files by number instead of by name, other
+/// namespaces (in a new one a process has capabilities again), the kernel's keyrings and
+/// programs, and attributes that may change who can read a file.
+const DENIED: [c_long; 35] = [
+    libc::SYS_ptrace,
+    libc::SYS_process_vm_readv,
+    libc::SYS_process_vm_writev,
+    libc::SYS_pidfd_getfd,
+    libc::SYS_kcmp,
+    libc::SYS_open_by_handle_at,
+    libc::SYS_unshare,
+    libc::SYS_setns,
+    libc::SYS_mount,
+    libc::SYS_umount2,
+    libc::SYS_pivot_root,
+    libc::SYS_chroot,
+    libc::SYS_move_mount,
+    libc::SYS_open_tree,
+    libc::SYS_fsopen,
+    libc::SYS_fspick,
+    libc::SYS_fsmount,
+    libc::SYS_mount_setattr,
+    libc::SYS_keyctl,
+    libc::SYS_add_key,
+    libc::SYS_request_key,
+    libc::SYS_bpf,
+    libc::SYS_perf_event_open,
+    libc::SYS_userfaultfd,
+    libc::SYS_fanotify_init,
+    libc::SYS_setxattr,
+    libc::SYS_lsetxattr,
+    libc::SYS_fsetxattr,
+    libc::SYS_removexattr,
+    libc::SYS_lremovexattr,
+    libc::SYS_fremovexattr,
+    // setxattrat, removexattrat (Linux 6.13) and open_tree_attr (6.15); the same numbers
+    // everywhere.
+    463,
+    466,
+    467,
+    libc::SYS_quotactl,
+];
+/// Which programs do without: their arguments lie where a filter cannot look.
+const ABSENT: [c_long; 4] = [
+    libc::SYS_clone3,
+    libc::SYS_io_uring_setup,
+    libc::SYS_io_uring_enter,
+    libc::SYS_io_uring_register,
+];
+/// `CLONE_NEW…`: mount, cgroup, UTS, IPC, user, PID and network namespaces.
+const NAMESPACES: [u64; 7] =
+    [0x2_0000, 0x200_0000, 0x400_0000, 0x800_0000, 0x1000_0000, 0x2000_0000, 0x4000_0000];
+/// Put characters into a terminal as if they were typed.
+const TYPING: [u64; 2] = [libc::TIOCSTI, libc::TIOCLINUX];
+/// All kinds of sockets but streams.
+const NO_STREAM: [u64; 5] = [2, 3, 4, 5, 6];
+/// The part of a socket's kind that is no flag.
+const KIND: u64 = 0xf;
+const TCP: u64 = libc::IPPROTO_TCP as u64;
+/// `MSG_FASTOPEN`, and where it stands among the arguments: connects past port rules.
+const FAST_OPEN: u64 = 0x2000_0000;
+const SENDING: [(c_long, u8); 3] =
+    [(libc::SYS_sendto, 3), (libc::SYS_sendmsg, 2), (libc::SYS_sendmmsg, 3)];
+
+type Rules = BTreeMap<c_long, Vec<SeccompRule>>;
+
+/// Forbid the calling thread, and all it will start, what this chain does not allow.
+pub fn forbid(chain: &Chain) -> Result<()> {
+    let mut rules: Rules = DENIED.into_iter().map(|call| (call, Vec::new())).collect();
+    for flag in NAMESPACES {
+        add(&mut rules, libc::SYS_clone, [(0, Qword, MaskedEq(flag), flag)])?;
+    }
+    for request in TYPING {
+        add(&mut rules, libc::SYS_ioctl, [(1, Dword, Eq, request)])?;
+    }
+    apply(rules, libc::EPERM)?;
+    apply(ABSENT.into_iter().map(|call| (call, Vec::new())).collect(), libc::ENOSYS)?;
+    apply(sockets(&chain.network(), chain.unix())?, libc::EACCES)?;
+    #[cfg(target_arch = "x86_64")]
+    apply_filter(&no_x32())?;
+    Ok(())
+}
+
+fn sockets(network: &Network, unix: bool) -> Result<Rules> {
+    let mut rules = Rules::new();
+    let [inet, inet6, netlink] =
+        [libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK].map(|family| family as u64);
+    let mut families = vec![netlink];
+    if *network != Network::None {
+        families.extend([inet, inet6]);
+    }
+    if unix {
+        families.push(libc::AF_UNIX as u64);
+    } else {
+        // A pair that keeps messages apart can be pointed at any socket that has a name.
+        let datagram = libc::SOCK_DGRAM as u64;
+        add(&mut rules, libc::SYS_socketpair, [(1, Dword, MaskedEq(KIND), datagram)])?;
+    }
+    add(&mut rules, libc::SYS_socket, families.into_iter().map(|family| (0, Dword, Ne, family)))?;
+    // To ask which addresses this machine has, and nothing else.
+    add(&mut rules, libc::SYS_socket, [(0, Dword, Eq, netlink), (2, Dword, Ne, 0)])?;
+    if let Network::Ports(_) = network {
+        for family in [inet, inet6] {
+            for kind in NO_STREAM {
+                let other = [(0, Dword, Eq, family), (1, Dword, MaskedEq(KIND), kind)];
+                add(&mut rules, libc::SYS_socket, other)?;
+            }
+            let other = [(0, Dword, Eq, family), (2, Dword, Ne, 0), (2, Dword, Ne, TCP)];
+            add(&mut rules, libc::SYS_socket, other)?;
+        }
+        for (call, flags) in SENDING {
+            add(&mut rules, call, [(flags, Dword, MaskedEq(FAST_OPEN), FAST_OPEN)])?;
+        }
+        let fast = [(1, Dword, Eq, TCP), (2, Dword, Eq, libc::TCP_FASTOPEN_CONNECT as u64)];
+        add(&mut rules, libc::SYS_setsockopt, fast)?;
+    }
+    Ok(rules)
+}
+
+/// A call of which all these arguments are so.
+fn add(
+    rules: &mut Rules,
+    call: c_long,
+    conditions: impl IntoIterator<Item = (u8, SeccompCmpArgLen, SeccompCmpOp, u64)>,
+) -> Result<()> {
+    let conditions = conditions.into_iter();
+    let conditions =
+        conditions.map(|(at, length, is, value)| SeccompCondition::new(at, length, is, value));
+    let rule = SeccompRule::new(conditions.collect::<Result<_, _>>()?)?;
+    rules.entry(call).or_default().push(rule);
+    Ok(())
+}
+
+fn apply(rules: Rules, error: i32) -> Result<()> {
+    let refused = SeccompAction::Errno(error as u32);
+    let arch = std::env::consts::ARCH.try_into()?;
+    let filter = SeccompFilter::new(rules, SeccompAction::Allow, refused, arch)?;
+    Ok(apply_filter(&BpfProgram::try_from(filter)?)?)
+}
+
+/// The same calls have other numbers there, which no list above has.
+#[cfg(target_arch = "x86_64")]
+fn no_x32() -> [sock_filter; 4] {
+    let step = |code, jt, jf, k| sock_filter { code: code as u16, jt, jf, k };
+    let refused = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
+    [
+        // The call's number comes first in `seccomp_data`.
+        step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
+        step(libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K, 0, 1, 0x4000_0000),
+        step(libc::BPF_RET | libc::BPF_K, 0, 0, refused),
+        step(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ]
+}
