@@ -109,7 +109,7 @@ fn one_file(bench: &Bench) {
     for way in [Way::Told, Way::Watched, Way::Scanned] {
         let snapshots = bench.snapshots(way);
         // What the preparations left unwritten is none of what is measured.
-        guard::history::flush_all(&bench.home).expect("a disk");
+        organs::history::archive::flush_all(&bench.home).expect("a disk");
         let (mut ours, mut idle, mut gits) = (vec![], vec![], vec![]);
         for _ in 0..=ROUNDS {
             idle.push(bench.timed(snapshots.before("bench", 1)));

@@ -20,44 +20,19 @@ use crate::guard::policy::{Chain, Network};
 /// Other processes' memory and descriptors, files by number instead of by name, other
 /// namespaces (in a new one a process has capabilities again), the kernel's keyrings and
 /// programs, and attributes that may change who can read a file.
+#[rustfmt::skip]
 const DENIED: [c_long; 35] = [
-    libc::SYS_ptrace,
-    libc::SYS_process_vm_readv,
-    libc::SYS_process_vm_writev,
-    libc::SYS_pidfd_getfd,
-    libc::SYS_kcmp,
-    libc::SYS_open_by_handle_at,
-    libc::SYS_unshare,
-    libc::SYS_setns,
-    libc::SYS_mount,
-    libc::SYS_umount2,
-    libc::SYS_pivot_root,
-    libc::SYS_chroot,
-    libc::SYS_move_mount,
-    libc::SYS_open_tree,
-    libc::SYS_fsopen,
-    libc::SYS_fspick,
-    libc::SYS_fsmount,
-    libc::SYS_mount_setattr,
-    libc::SYS_keyctl,
-    libc::SYS_add_key,
-    libc::SYS_request_key,
-    libc::SYS_bpf,
-    libc::SYS_perf_event_open,
-    libc::SYS_userfaultfd,
-    libc::SYS_fanotify_init,
-    libc::SYS_setxattr,
-    libc::SYS_lsetxattr,
-    libc::SYS_fsetxattr,
-    libc::SYS_removexattr,
-    libc::SYS_lremovexattr,
-    libc::SYS_fremovexattr,
-    // setxattrat, removexattrat (Linux 6.13) and open_tree_attr (6.15); the same numbers
-    // everywhere.
-    463,
-    466,
-    467,
-    libc::SYS_quotactl,
+    libc::SYS_ptrace, libc::SYS_process_vm_readv, libc::SYS_process_vm_writev,
+    libc::SYS_pidfd_getfd, libc::SYS_kcmp, libc::SYS_open_by_handle_at,
+    libc::SYS_unshare, libc::SYS_setns, libc::SYS_chroot, libc::SYS_pivot_root,
+    libc::SYS_mount, libc::SYS_umount2, libc::SYS_move_mount, libc::SYS_open_tree,
+    libc::SYS_fsopen, libc::SYS_fspick, libc::SYS_fsmount, libc::SYS_mount_setattr,
+    libc::SYS_keyctl, libc::SYS_add_key, libc::SYS_request_key, libc::SYS_quotactl,
+    libc::SYS_bpf, libc::SYS_perf_event_open, libc::SYS_userfaultfd, libc::SYS_fanotify_init,
+    libc::SYS_setxattr, libc::SYS_lsetxattr, libc::SYS_fsetxattr,
+    libc::SYS_removexattr, libc::SYS_lremovexattr, libc::SYS_fremovexattr,
+    // setxattrat, removexattrat (Linux 6.13), open_tree_attr (6.15): the same numbers everywhere.
+    463, 466, 467,
 ];
 /// Which programs do without: their arguments lie where a filter cannot look.
 const ABSENT: [c_long; 4] = [

@@ -4,6 +4,5 @@
 pub mod calls;
 pub mod confine;
 pub mod hand;
-pub mod history;
 pub mod policy;
 pub mod supervisor;

@@ -12,10 +12,10 @@ use anyhow::{Context as _, Result};
 use serde_json::Value;
 use tokio::sync::mpsc::UnboundedSender;
 
-use crate::guard::history::MAIN;
 use crate::kernel::event::Event;
 use crate::kernel::interrupt::{Interrupt, interrupt};
 use crate::kernel::session::Session;
+use crate::organs::history::archive::MAIN;
 use crate::organs::history::ask::{Ask, Culprit, Favour, Reason, Shown, Standing, Undone};
 use crate::organs::history::bisect::{self, Search};
 use crate::organs::history::chronicle::{Chronicle, Entry};

@@ -17,10 +17,10 @@ use anyhow::{Context as _, Result, bail, ensure};
 use git2::build::CheckoutBuilder;
 use git2::{Repository, Tree};
 
-use crate::guard::history::{MAIN, flush_all};
 use crate::guard::policy::{Chain, Policy};
 use crate::guard::supervisor::End;
 use crate::kernel::interrupt::Interrupt;
+use crate::organs::history::archive::{MAIN, flush_all};
 use crate::organs::history::ask::Backed;
 use crate::organs::history::gitdir;
 use crate::organs::history::shell::{self, Job};

@@ -251,9 +251,9 @@ mod tests {
     use git2::{FileMode, Signature};
 
     use super::*;
-    use crate::guard::history::MAIN;
     use crate::guard::policy::Chain;
     use crate::kernel::interrupt::interrupt;
+    use crate::organs::history::archive::MAIN;
 
     struct Home {
         temp: tempfile::TempDir,

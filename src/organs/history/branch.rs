@@ -8,7 +8,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result, bail};
 use git2::{BranchType, Oid, Reference, Repository};
 
-use crate::guard::history::{MAIN, flush_all};
+use crate::organs::history::archive::{MAIN, flush_all};
 use crate::organs::history::backup;
 use crate::organs::history::gitdir::{self, GitDir};
 use crate::organs::history::keeper::Keeper;

@@ -12,8 +12,10 @@ use anyhow::{Context as _, Result, ensure};
 use git2::Oid;
 use serde::{Deserialize, Serialize};
 
-use crate::guard::history::{Author, Change, Commit, FACTS, Message, TRAILERS, flush_all};
 use crate::organs::config::is_absent;
+use crate::organs::history::archive::{
+    Author, Change, Commit, FACTS, Message, TRAILERS, flush_all,
+};
 use crate::organs::history::beneath::Root;
 use crate::organs::history::chronicle::is_ours;
 use crate::organs::history::difference::differences;

@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use git2::{Oid, Repository, Tree};
 use jiff::{Timestamp, tz::TimeZone};
 
-use crate::guard::history::{CANCELS, COMMITTER, MAIN};
+use crate::organs::history::archive::{CANCELS, COMMITTER, MAIN};
 use crate::organs::history::ask::Logged;
 use crate::organs::history::difference::{Difference, count_lines, differences};
 use crate::organs::history::gitdir;
@@ -270,7 +270,7 @@ pub(super) mod tests {
     use git2::{FileMode, Signature, Time};
 
     use super::*;
-    use crate::guard::history::{Archive, Author, Change, MAIN, Message};
+    use crate::organs::history::archive::{Archive, Author, Change, MAIN, Message};
     use crate::organs::history::gitdir::GitDir;
 
     /// A home with a history that tests write.

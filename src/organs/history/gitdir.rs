@@ -17,7 +17,7 @@ use std::sync::Once;
 use anyhow::{Context, Result, ensure};
 use git2::{Config, ConfigLevel, Repository, RepositoryInitOptions};
 
-use crate::guard::history::flush_all;
+use crate::organs::history::archive::flush_all;
 use crate::organs::history::pack;
 
 /// What the workspace's `.git` file says.

@@ -13,7 +13,7 @@ use std::time::SystemTime;
 use anyhow::{Result, bail};
 use git2::{ErrorCode, Oid, Repository};
 
-use crate::guard::history::{Archive, Author, Change, Commit, Message};
+use crate::organs::history::archive::{Archive, Author, Change, Commit, Message};
 use crate::organs::history::gitdir::GitDir;
 use crate::organs::history::left_out::{LeftOut, list};
 use crate::organs::history::lookout::Lookout;

@@ -1,7 +1,8 @@
 //! The upkeep of the workspace's history: whose change it is, what is found and what is
-//! left out, how it is looked at, and how it is taken back. Owns everything about the
-//! history that the guard's `Archive` does not have to; knows no terminal and no model.
+//! left out, how it is kept and looked at, and how it is taken back. That hands cannot write
+//! it is their policy's business; knows no terminal and no model.
 
+pub mod archive;
 pub mod ask;
 pub mod backup;
 pub mod beneath;

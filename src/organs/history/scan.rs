@@ -13,7 +13,7 @@ use std::time::SystemTime;
 use anyhow::Result;
 use git2::{Index, IndexEntry, IndexTime, ObjectType, Oid, Repository, Tree};
 
-use crate::guard::history::Change;
+use crate::organs::history::archive::Change;
 use crate::organs::history::content::Contents;
 use crate::organs::history::gate::Gate;
 use crate::organs::history::ignored::Ignored;

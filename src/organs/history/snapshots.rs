@@ -14,11 +14,11 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use git2::{Oid, Repository};
 
-use crate::guard::history::{Author, Commit, MAIN, Message};
 use crate::kernel::border::{History, Record};
 use crate::kernel::event::{Changes, End};
 use crate::kernel::model::Boxed;
 use crate::organs::config::{Config, HistorySettings, Price};
+use crate::organs::history::archive::{Author, Commit, MAIN, Message};
 use crate::organs::history::chronicle::Entry;
 use crate::organs::history::difference::count_lines;
 use crate::organs::history::gate::Gate;

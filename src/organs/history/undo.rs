@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use anyhow::{Context as _, Result, bail, ensure};
 use git2::Oid;
 
-use crate::guard::history::{Author, Message};
+use crate::organs::history::archive::{Author, Message};
 use crate::organs::history::ask::{Favour, FileDiff, Logged, Undone, Which};
 use crate::organs::history::change::Step;
 use crate::organs::history::chronicle::{Chronicle, Entry, plain};

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use git2::{IndexEntry, IndexTime, Repository, Tree};
 
-use crate::guard::history::Change;
+use crate::organs::history::archive::Change;
 use crate::organs::history::beneath::Root;
 use crate::organs::history::content::{LOG, Taken};
 use crate::organs::history::ignored;

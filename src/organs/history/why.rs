@@ -212,11 +212,11 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::guard::history::Message;
     use crate::kernel::event::{Changes, End};
     use crate::kernel::message::{Assistant, Block, Call, Incoming, Origin, Stop, Usage};
     use crate::kernel::session::{Header, Session};
     use crate::kernel::tool::Outcome;
+    use crate::organs::history::archive::Message;
     use crate::organs::history::chronicle::tests::{Written, message};
 
     struct Told {
