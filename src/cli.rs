@@ -5,13 +5,14 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
+use crate::face::Refusal;
 use crate::face::history::command::Folder;
 use crate::face::rows::Layout;
 use crate::face::screen::{Place, Screen};
-use crate::face::{doctor, drill, groups, help, history, repl, run, sql, tour, views};
+use crate::face::{doctor, drill, groups, help, history, policy, repl, run, sql, tour, views};
 use crate::organs::config::Config;
 use crate::organs::history::ask::Ask;
 use crate::organs::history::{backup, image};
@@ -20,6 +21,7 @@ use crate::organs::host::Settings;
 use crate::organs::keys::Keys;
 use crate::organs::link::Link;
 use crate::organs::models::Catalog;
+use crate::organs::reach::item::{self, Item};
 use crate::organs::verb::Verb;
 
 /// A thin agent that grows into yours: it acts with bash and files in a workspace of its
@@ -41,6 +43,16 @@ Exit codes: 0 done, 1 the turn (or something else) failed, 2 wrong usage,
 
 Environment: ANTHROPIC_API_KEY, OPENAI_API_KEY, OPENROUTER_API_KEY (keys),
 ANTHROPIC_BASE_URL (without /v1), OPENAI_BASE_URL (with /v1), FLEDGLING_HOME, NO_COLOR.";
+
+const GRANTS: &str = "\
+WHAT is one of
+  read PATH…              read and run what is there
+  write PATH…             change it, too: undo does not cover it
+  network full|none|PORT… TCP to these ports only, anything, or nothing
+  unix                    Unix sockets: the SSH agent, Docker, the desktop
+  secret NAME…            the secret, in a variable of that name
+
+It is kept in config.toml and holds from the next turn on.";
 
 // Below the options of the commands themselves.
 #[derive(Debug, Args)]
@@ -97,6 +109,22 @@ enum Command {
         /// What git is told
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGS")]
         arguments: Vec<OsString>,
+    },
+    /// Show what tool calls may read, change and reach, and who said so
+    Policy,
+    /// Let tool calls touch more, for good
+    #[command(after_help = GRANTS)]
+    Allow {
+        /// What
+        #[arg(required = true, value_name = "WHAT")]
+        what: Vec<String>,
+    },
+    /// Take back what was allowed
+    #[command(after_help = GRANTS)]
+    Deny {
+        /// What
+        #[arg(required = true, value_name = "WHAT")]
+        what: Vec<String>,
     },
     /// List the conversations
     Sessions,
@@ -221,6 +249,16 @@ impl Cli {
             Some(Command::Init { from: None }) => {
                 views::init(&Link::establish(settings).await?, &home).await
             }
+            Some(Command::Policy) => {
+                let answer = simple(Verb::Policy { session }).await?;
+                views::print(&answer, json, policy::text)
+            }
+            Some(Command::Allow { what }) => {
+                views::said(&simple(Verb::Grant { items: items(&what)?, give: true }).await?)
+            }
+            Some(Command::Deny { what }) => {
+                views::said(&simple(Verb::Grant { items: items(&what)?, give: false }).await?)
+            }
             Some(Command::Sessions) => {
                 views::print(&simple(Verb::Sessions).await?, json, views::sessions_text)
             }
@@ -257,6 +295,13 @@ impl Cli {
             ) => Ok(0),
         }
     }
+}
+
+/// What was typed after `allow` or `deny`.
+fn items(words: &[String]) -> Result<Vec<Item>> {
+    let current = std::env::current_dir().context("the current folder is gone")?;
+    item::parse(words, &current, std::env::home_dir().as_deref())
+        .map_err(|error| Refusal::usage(format!("{error:#}")).into())
 }
 
 /// A place as whoever is in another folder has to be told it.

@@ -10,12 +10,13 @@ use crate::face::clean::{clean, line, row};
 use crate::face::history::Look;
 use crate::face::screen::Screen;
 use crate::face::turn_view::{Looked, preview, wrapped};
-use crate::face::{Refusal, help, history, views};
+use crate::face::{Refusal, help, history, policy, views};
 use crate::organs::home::Home;
+use crate::organs::reach::item;
 use crate::organs::verb::Verb;
 
 /// The commands, with what each does.
-pub const COMMANDS: [(&str, &str); 23] = [
+pub const COMMANDS: [(&str, &str); 26] = [
     ("/new", "begin another conversation: /new [NAME]"),
     ("/resume", "go back to a conversation: /resume [NAME]"),
     ("/sessions", "list the conversations"),
@@ -38,6 +39,9 @@ pub const COMMANDS: [(&str, &str); 23] = [
     ("/last", "show the latest tool call whole"),
     ("/wire", "what went over the wire: /wire [SESSION] [TURN]"),
     ("/usage", "tokens used"),
+    ("/policy", "what tool calls may touch, and who said so"),
+    ("/allow", "let them touch more: /allow read|write PATH, …"),
+    ("/deny", "take it back: /deny read|write PATH, …"),
     ("/self", "paths, limits and rights, as the agent sees them"),
 ];
 
@@ -58,6 +62,13 @@ pub fn verb(line: &str, rest: Option<&str>, session: &str, home: &Home) -> Resul
         "/usage" => Verb::Usage,
         "/self" | "/model" => Verb::About { session: Some(session) },
         "/compact" => Verb::Compact { session },
+        "/policy" => Verb::Policy { session: Some(session) },
+        "/allow" | "/deny" => {
+            let words = shell_words::split(rest.unwrap_or_default())?;
+            let user = std::env::home_dir();
+            let items = item::parse(&words, &home.workspace(), user.as_deref())?;
+            Verb::Grant { items, give: command == "/allow" }
+        }
         "/wire" => {
             let mut words = rest.unwrap_or_default().split_whitespace().peekable();
             let named = words.next_if(|word| word.parse::<u64>().is_err()).map(str::to_owned);
@@ -82,6 +93,8 @@ pub fn shown(command: &str, asked: &Verb, answer: &Value, screen: Screen) -> Res
         "/model" => clean(answer["model"]["name"].as_str().unwrap_or("no model")),
         "/self" => wrapped(&views::about_text(answer), screen),
         "/wire" => views::wire_text(answer, screen),
+        "/policy" => policy::text(answer, screen)?,
+        "/allow" | "/deny" => wrapped(answer["said"].as_str().unwrap_or_default(), screen),
         _ => {
             let [before, after] = [0, 1].map(|at| &answer["messages"][at]);
             format!("Summarised: {before} messages are now {after}.")

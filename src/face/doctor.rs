@@ -19,7 +19,8 @@ use crate::organs::home::Home;
 use crate::organs::host::Settings;
 use crate::organs::link::Link;
 use crate::organs::models::Catalog;
-use crate::organs::prompt::{RIGHTS, Sources};
+use crate::organs::prompt::Sources;
+use crate::organs::reach::root::Reach;
 use crate::organs::sessions;
 use crate::organs::verb::Verb;
 
@@ -41,6 +42,7 @@ const EXCLUDED: &str = "Nor these, which history.git/info/exclude names:";
 const BRANCHES: &str =
     "Look with `fledgling diff main NAME`, then `fledgling merge NAME` or `fledgling drop NAME`.";
 const NO_BACKUP: &str = "none: `fledgling backup REMOTE|DIR` makes one; `backup` under `[history]` in config.toml makes one after each turn";
+const CONFINED: &str = "tool calls are confined; `fledgling policy` shows what they may touch";
 const DRILL: &str = "`fledgling doctor --drill` tries whether all of it can be brought back";
 /// Columns of the screen before what was found.
 const INDENT: usize = 16;
@@ -87,8 +89,9 @@ pub async fn doctor(settings: impl FnOnce() -> Result<Settings>) -> Result<u8> {
     for program in ["bash", "git"] {
         report(program, on_path(program))?;
     }
-    report("rights", Found::Note(RIGHTS.to_owned()))?;
-    if made.is_err() {
+    if made.is_ok() {
+        hands(&settings).into_iter().try_for_each(|found| report("hands", found))?;
+    } else {
         report("model", own_model(&catalog, chosen).await)?;
         return Ok(1);
     }
@@ -128,10 +131,37 @@ pub async fn doctor(settings: impl FnOnce() -> Result<Settings>) -> Result<u8> {
         report(what, found)?;
     }
     run::leave(&link, false).await?;
-    for text in Sources::new(home, safe, limits).prompt().notices {
+    for text in Sources::new(home, safe, limits, String::new()).prompt().notices {
         report("prompt", Found::Note(text))?;
     }
     Ok(u8::from(bad > 0))
+}
+
+/// Whether tool calls are confined, and what could be given to them.
+fn hands(settings: &Settings) -> Vec<Found> {
+    let Settings { home, config, .. } = settings;
+    let reach = match Reach::new(home, config.confine, config.hands.clone()) {
+        Ok(reach) => reach,
+        Err(error) => return vec![Found::Bad(format!("{error:#}"))],
+    };
+    if reach.is_off() {
+        return vec![Found::Bad(reach.rights())];
+    }
+    if let Err(error) = reach.check() {
+        return vec![Found::Bad(format!("{error:#}"))];
+    }
+    let mut found = vec![Found::Good(CONFINED.to_owned())];
+    let offers = reach.offers();
+    if !offers.is_empty() {
+        let names: Vec<_> = offers.iter().map(|place| place.name).collect();
+        let paths: Vec<_> = offers.iter().map(|place| place.path.display().to_string()).collect();
+        let names = names.join(", ");
+        found.push(Found::Note(format!(
+            "not given to tool calls: {names}. To give them:\nfledgling allow read {}",
+            paths.join(" ")
+        )));
+    }
+    found
 }
 
 /// Which files of settings there are; all that are there could be read.

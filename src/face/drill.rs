@@ -16,12 +16,15 @@ use crate::face::run::interrupted;
 use crate::face::tour::{Folder, scripted};
 use crate::kernel::event::{Changes, End, Event};
 use crate::kernel::interrupt::{Interrupt, interrupt};
+use crate::organs::config::Config;
 use crate::organs::history::archive::MAIN;
 use crate::organs::history::scan::Scan;
 use crate::organs::history::scan::Terms;
 use crate::organs::history::{backup, gitdir};
 use crate::organs::home::{Home, HostLock};
 use crate::organs::host::{Host, Settings};
+use crate::organs::reach::root::Reach;
+use crate::organs::reach::settings::Confine;
 use crate::organs::verb::{self, Answer, Caller, Verb, exit};
 
 /// The model's side of the turn.
@@ -38,7 +41,8 @@ type Failed = (&'static str, anyhow::Error);
 pub async fn drill(settings: Settings) -> Result<u8> {
     let folder = Folder::new("drill")?;
     let (interrupter, stop) = interrupt();
-    let mut exercise = Box::pin(exercise(settings.home, &folder.0, stop));
+    let (home, config) = (settings.home, settings.config);
+    let mut exercise = Box::pin(exercise(home, config, &folder.0, stop));
     let done = tokio::select! {
         done = &mut exercise => done,
         () = interrupted() => {
@@ -53,33 +57,39 @@ pub async fn drill(settings: Settings) -> Result<u8> {
     Ok(exit::FAILED)
 }
 
-async fn exercise(home: Home, folder: &Path, stop: Interrupt) -> Result<(), Failed> {
+async fn exercise(
+    home: Home,
+    config: Config,
+    folder: &Path,
+    stop: Interrupt,
+) -> Result<(), Failed> {
     let at = |step| move |error| (step, error);
     let done = |step, text: String| Found::Good(text).say(step).map_err(at(step));
+    let reach = Reach::of(&home, &config).map_err(at("backup"))?;
     let store = folder.join("backup.git");
     let copy = Home::resolve(Some(folder.join("home"))).map_err(at("backup"))?;
 
-    let (from, to, stopped) = (home, store.clone(), stop.clone());
-    let backed = blocking(move || back_up(&from, &to, &stopped)).await;
+    let (from, to, stopped, by) = (home, store.clone(), stop.clone(), reach.clone());
+    let backed = blocking(move || back_up(&from, &to, &by, &stopped)).await;
     let (before, text) = backed.map_err(at("backup"))?;
     done("backup", text)?;
 
     let (into, stopped) = (copy.clone(), stop.clone());
-    let restored = blocking(move || bring_back(&store, &into, before, &stopped)).await;
+    let restored = blocking(move || bring_back(&store, &into, before, &reach, &stopped)).await;
     let (lock, head, text) = restored.map_err(at("restore"))?;
     done("restore", text)?;
 
-    let text = live(copy, lock, folder, head, &stop).await.map_err(at("turn"))?;
+    let text = live((copy, config.confine), lock, folder, head, &stop).await.map_err(at("turn"))?;
     done("turn", text)
 }
 
 /// The latest commit, which must be in the backup.
-fn back_up(home: &Home, to: &Path, stop: &Interrupt) -> Result<(Oid, String)> {
+fn back_up(home: &Home, to: &Path, reach: &Reach, stop: &Interrupt) -> Result<(Oid, String)> {
     let history = home.file("history.git");
     ensure!(history.exists(), "there is no history yet in {}", home.path().display());
     let before = head(&gitdir::look(&history)?)?;
     let held = Arc::new(File::open("/dev/null").context("cannot open /dev/null")?);
-    let backed = backup::backup(home, text_of(to)?, &held, stop)?;
+    let backed = backup::backup(home, text_of(to)?, reach, &held, stop)?;
     Ok((before, format!("the history up to {} is in a temporary folder", backed.commit)))
 }
 
@@ -88,9 +98,10 @@ fn bring_back(
     from: &Path,
     into: &Home,
     before: Oid,
+    reach: &Reach,
     stop: &Interrupt,
 ) -> Result<(HostLock, Oid, String)> {
-    let lock = backup::restore_home(into, text_of(from)?, stop)?;
+    let lock = backup::restore_home(into, text_of(from)?, reach, stop)?;
     let repository = gitdir::look(&into.file("history.git"))?;
     let head = head(&repository)?;
     // A turn may have ended between the look and the backup.
@@ -121,7 +132,7 @@ fn bring_back(
 
 /// A turn in the home that came back.
 async fn live(
-    home: Home,
+    (home, confine): (Home, Confine),
     lock: HostLock,
     folder: &Path,
     before: Oid,
@@ -131,7 +142,7 @@ async fn live(
     let file = format!("drill-{:08x}.txt", fastrand::u32(..));
     std::fs::write(&recording, RECORDING.replace(FILE, &file))
         .with_context(|| format!("cannot write {}", recording.display()))?;
-    let host = scripted(home.clone(), lock, &recording).await?;
+    let host = scripted(home.clone(), lock, &recording, confine).await?;
     let ended = tokio::select! {
         ended = turn(&host) => ended,
         () = stop.wait() => Err(anyhow::anyhow!("interrupted")),
@@ -207,7 +218,7 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let aside = folder.join("aside");
         fs::create_dir(&aside).unwrap();
-        runtime.block_on(exercise(settings.home.clone(), &aside, interrupt().1))
+        runtime.block_on(exercise(settings.home.clone(), Config::default(), &aside, interrupt().1))
     }
 
     #[test]

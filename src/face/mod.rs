@@ -11,6 +11,7 @@ pub mod history;
 pub mod inline;
 pub mod markdown;
 pub mod onboard;
+pub mod policy;
 pub mod prompt_line;
 pub mod repl;
 pub mod rows;

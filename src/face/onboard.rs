@@ -25,7 +25,6 @@ use crate::organs::host::Settings;
 use crate::organs::keys;
 use crate::organs::link::Link;
 use crate::organs::models::{Catalog, NoModel, PROVIDERS, WAYS};
-use crate::organs::prompt::RIGHTS;
 use crate::organs::sessions;
 
 /// How long the check of a key may take before it counts as failed.
@@ -105,10 +104,8 @@ pub async fn welcome(settings: &mut Settings) -> Result<Welcome> {
 /// one named, else the latest, else a new one.
 pub fn opening(link: &Link, home: &Home, named: Option<String>, screen: Screen) -> Result<String> {
     let version = env!("CARGO_PKG_VERSION");
-    let mut shown = vec![
-        format!("{} {version}  /help for commands", screen.bold("fledgling")),
-        screen.warn(&wrapped(RIGHTS, screen)),
-    ];
+    let mut shown = vec![format!("{} {version}  /help for commands", screen.bold("fledgling"))];
+    shown.extend(link.warning().map(|text| screen.warn(&wrapped(&text, screen))));
     let attached = "fledgling already runs in another process; this terminal joins it.";
     let mut said =
         link.host().map_or_else(|| vec![attached.to_owned()], |host| host.take_notices());

@@ -17,7 +17,6 @@ use crate::face::{Refusal, commands};
 use crate::kernel::event::{End, Event};
 use crate::organs::host::Settings;
 use crate::organs::link::Link;
-use crate::organs::prompt::RIGHTS;
 use crate::organs::sessions;
 use crate::organs::verb::{self, Answer, Verb, exit};
 
@@ -35,7 +34,7 @@ pub async fn run(
 ) -> Result<u8> {
     let text = task(given)?;
     let mut link = Link::establish(settings).await?;
-    hosting(&link, RIGHTS, json)?;
+    hosting(&link, json)?;
     let code = turn(&mut link, text, session, model, branch, json).await?;
     leave(&link, json).await?;
     Ok(code)
@@ -46,7 +45,7 @@ pub async fn run(
 pub async fn lines(settings: Settings, session: Option<String>, json: bool) -> Result<u8> {
     let (home, model) = (settings.home.clone(), settings.model.clone());
     let mut link = Link::establish(move || Ok(settings)).await?;
-    hosting(&link, RIGHTS, json)?;
+    hosting(&link, json)?;
     let session = sessions::chosen(&home, session)?;
     let mut code = 0;
     let mut piped = piped();
@@ -86,13 +85,10 @@ fn piped() -> Receiver<std::io::Result<Vec<u8>>> {
     lines
 }
 
-/// Say something, and what there is to know besides, where this process is the host.
-fn hosting(link: &Link, text: &str, json: bool) -> Result<()> {
-    if link.host().is_none() {
-        return Ok(());
-    }
+/// Say what there is to know.
+fn hosting(link: &Link, json: bool) -> Result<()> {
     let mut output = Output::new(json);
-    output.notice(text.to_owned())?;
+    link.warning().map_or(Ok(()), |text| output.notice(text))?;
     link.take_notices().into_iter().try_for_each(|text| output.notice(text))
 }
 
@@ -119,7 +115,8 @@ async fn turn(
         }
         // The message waits in the inbox under its key: asking again cannot double it.
         link.again().await?;
-        hosting(link, "The host ended; this process hosts now.", json)?;
+        Output::new(json).notice("The host ended; this process hosts now.".to_owned())?;
+        hosting(link, json)?;
     }
 }
 

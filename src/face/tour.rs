@@ -26,6 +26,7 @@ use crate::organs::home::{Home, HostLock};
 use crate::organs::host::{Host, Settings};
 use crate::organs::keys::Keys;
 use crate::organs::models::Catalog;
+use crate::organs::reach::settings::Confine;
 use crate::organs::verb::{self, Answer, Caller, Verb, exit};
 use crate::wires::script::{self, Owner, Typed};
 
@@ -52,7 +53,7 @@ pub async fn tour(json: bool) -> Result<u8> {
     let home = Home::resolve(Some(folder.0.join("home")))?;
     home.create_root()?;
     let lock = home.lock()?.context("the tour's own home is locked")?;
-    let host = scripted(home.clone(), lock, &recording).await?;
+    let host = scripted(home.clone(), lock, &recording, Confine::On).await?;
     let tour = Tour { host: host.clone(), home, screen: Screen::of(Place::Out), json };
     tokio::select! {
         code = tour.play() => code,
@@ -64,8 +65,13 @@ pub async fn tour(json: bool) -> Result<u8> {
 }
 
 /// A host of this home, in which a recording plays the model and nothing is the owner's.
-pub async fn scripted(home: Home, lock: HostLock, recording: &Path) -> Result<Arc<Host>> {
-    let config = Config::default();
+pub async fn scripted(
+    home: Home,
+    lock: HostLock,
+    recording: &Path,
+    confine: Confine,
+) -> Result<Arc<Host>> {
+    let config = Config { confine, ..Config::default() };
     let catalog = Catalog::new(config.clone(), Keys::default());
     let model = Some(format!("script:{}", recording.display()));
     Host::open(Settings { home, config, catalog, model, safe: false, resident: false }, lock).await

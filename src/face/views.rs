@@ -8,7 +8,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::face::clean::{clean, json_line, row};
 use crate::face::screen::{Place, Screen, write};
-use crate::face::turn_view::{count, plural};
+use crate::face::turn_view::{count, plural, wrapped};
 use crate::face::{Refusal, run};
 use crate::kernel::event::Event;
 use crate::organs::home::Home;
@@ -93,6 +93,15 @@ pub fn sessions_text(answer: &Value, screen: Screen) -> Result<String> {
         [] => Ok("No conversation yet.".to_owned()),
         list => Ok(list.iter().map(shown).collect::<Vec<_>>().join("\n")),
     }
+}
+
+/// What the host says it has done.
+pub fn said(answer: &Value) -> Result<u8> {
+    write(
+        Place::Out,
+        &wrapped(answer["said"].as_str().unwrap_or_default(), Screen::of(Place::Out)),
+    )?;
+    Ok(0)
 }
 
 /// `fledgling end`.

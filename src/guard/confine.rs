@@ -67,7 +67,8 @@ pub fn confine(policy: &Policy) -> Result<Confined> {
         return Ok(Confined { seal: None, _thread: PhantomData });
     };
     let depth = links.len();
-    ensure!((1..=DEPTH).contains(&depth), "a chain of {depth} agents: at most {DEPTH} can be");
+    ensure!(depth > 0, "nothing says what it may touch, so nothing was run");
+    ensure!(depth <= DEPTH, "a chain of {depth} agents: at most {DEPTH} can be");
     available()?;
     for link in links {
         add_layer(link, &policy.own).context("cannot confine a tool call, so nothing was run")?;
@@ -334,10 +335,10 @@ mod tests {
     fn a_chain_ends_at_its_depth() {
         let (confined, _) = both(vec![link(); DEPTH], || may_read(Path::new("/etc/passwd")));
         assert!(confined);
-        for links in [vec![link(); DEPTH + 1], Vec::new()] {
-            let error = confined_error(links);
-            assert!(error.contains("at most 14 can be"), "{error}");
-        }
+        let error = confined_error(vec![link(); DEPTH + 1]);
+        assert!(error.contains("at most 14 can be"), "{error}");
+        let error = confined_error(Vec::new());
+        assert!(error.contains("nothing was run"), "{error}");
     }
 
     fn confined_error(links: Vec<Link>) -> String {

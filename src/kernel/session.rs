@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::kernel::conversation::Conversation;
 use crate::kernel::event::{Changes, End};
@@ -99,6 +100,9 @@ pub struct Header {
     /// The session that started it, if an agent did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<String>,
+    /// The links by which it may do less than the owner's own sessions.
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    pub chain: Value,
     /// The folder its hands work in.
     pub root: PathBuf,
     /// The model it began with.

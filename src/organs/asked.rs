@@ -296,7 +296,8 @@ impl Host {
         let home = self.home().clone();
         // No door is there: in its commands `fledgling` reaches nobody, and not the owner's door
         // either.
-        let policy = self.policy(&home.doors().join(".none"), &home.workspace())?;
+        let mut policy = self.policy(&home.doors().join(".none"), &home.scratch(), None)?;
+        policy.workspace = home.workspace();
         let heard = answers.clone();
         self.until_left(answers, move |interrupt| {
             let _writing = writing;

@@ -97,7 +97,8 @@ impl Host {
     async fn push(&self, to: &str, unwanted: impl Future<Output = ()>) -> Result<Backed> {
         let (home, hands, to) = (self.home().clone(), self.hands.clone(), to.to_owned());
         let (interrupter, interrupt) = interrupt();
-        let push = move || backup::backup(&home, &to, &hands, &interrupt);
+        let reach = self.reach().clone();
+        let push = move || backup::backup(&home, &to, &reach, &hands, &interrupt);
         let mut pushing = tokio::task::spawn_blocking(push);
         let why = tokio::select! {
             pushed = &mut pushing => return pushed.context("it was broken off")?,

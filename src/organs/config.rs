@@ -12,6 +12,7 @@ use serde::Deserialize;
 
 use crate::kernel::agent::Limits;
 use crate::kernel::message::Usage;
+use crate::organs::reach::settings::{Confine, HandsSettings};
 
 /// All settings.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -19,6 +20,10 @@ use crate::kernel::message::Usage;
 pub struct Config {
     /// The model to use when none is named: `anthropic:NAME`, or a name under `[models]`.
     pub model: Option<String>,
+    /// Whether tool calls are confined.
+    pub confine: Confine,
+    /// What they are given besides the workspace.
+    pub hands: HandsSettings,
     /// What a turn may use up.
     pub limits: LimitSettings,
     /// What the history takes in and where it is copied to.
@@ -154,7 +159,8 @@ impl Config {
         }
     }
 
-    fn parse(text: &str) -> Result<Self> {
+    /// What a file says.
+    pub fn parse(text: &str) -> Result<Self> {
         let config: Self = toml::from_str(text)?;
         anyhow::ensure!(
             (10..=95).contains(&config.limits.fill),

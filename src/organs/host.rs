@@ -6,12 +6,12 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, Weak};
 
 use anyhow::Result;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use crate::guard::policy::{Chain, Policy};
+use crate::guard::policy::{Chain, Network, Policy};
 use crate::kernel::event::End;
 use crate::kernel::message::Usage;
 use crate::kernel::model::Model;
@@ -29,6 +29,7 @@ use crate::organs::lane::{Heard, Lane, What, lock};
 use crate::organs::line::{Asker, Saying};
 use crate::organs::models::{Catalog, NoModel};
 use crate::organs::prompt::Sources;
+use crate::organs::reach::root::Reach;
 use crate::organs::report;
 use crate::organs::sessions::{self, BadName};
 use crate::organs::state::State;
@@ -52,6 +53,9 @@ pub struct Settings {
     /// Whether the process is there for more than a turn.
     pub resident: bool,
 }
+
+/// A chain under which nothing is run.
+const NOTHING: Chain = Chain::Links(Vec::new());
 
 /// How far a host is on its way out.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -80,6 +84,8 @@ pub struct Host {
     pub(super) kept: snapshots::Settings,
     pub(super) backups: Backups,
     pub(super) bash_path: String,
+    /// What its hands reach.
+    reach: RwLock<Reach>,
     /// What the supervisors of its tool calls hold open, see `hands_lock`.
     pub(super) hands: Arc<File>,
     models: Mutex<HashMap<String, Arc<dyn Model>>>,
@@ -102,28 +108,32 @@ impl Host {
             tokio::task::spawn_blocking(move || hands_lock::take(&hands)).await??;
         let state = State::open(&home.file("state.db"))?;
         let hands = Arc::new(hands);
+        let reach = Reach::new(&home, settings.config.confine, settings.config.hands.clone())?;
+        let rights = reach.rights();
         let policy = Policy {
             workspace: home.workspace(),
             scratch: home.scratch(),
             env: Vec::new(),
-            chain: Chain::Off,
+            chain: reach.helper(Vec::new(), Vec::new(), Network::None).unwrap_or(NOTHING),
             own: Vec::new(),
             held: hands.clone(),
         };
         let images = Images::new(policy, home.program().join("fledgling"));
         let kept = snapshots::Settings::of(&settings.config, settings.catalog.keys(), images);
-        let kept = snapshots::Settings { resident: settings.resident, ..kept };
+        let unconfined = reach.is_off();
+        let kept = snapshots::Settings { resident: settings.resident, unconfined, ..kept };
         // Databases are read by other processes, which must not be waited for on this thread.
         let (root, terms) = (home.path().to_owned(), kept.clone());
         let opening = tokio::task::spawn_blocking(move || Snapshots::open(&root, &terms));
         let snapshots = opening.await??;
         let host = Arc::new(Self {
-            sources: Sources::new(home, settings.safe, settings.config.limits),
+            sources: Sources::new(home, settings.safe, settings.config.limits, rights),
             settings,
             state,
             snapshots: snapshots.into(),
             branches: Branches::default(),
             kept,
+            reach: reach.into(),
             hands,
             backups: Backups::default(),
             bash_path: std::env::var("PATH").unwrap_or_default(),
@@ -143,6 +153,16 @@ impl Host {
         let swept = host.settings.home.clone();
         tokio::task::spawn_blocking(move || sweep::sweep(&swept));
         Ok(host)
+    }
+
+    /// What its hands reach.
+    pub fn reach(&self) -> RwLockReadGuard<'_, Reach> {
+        self.reach.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Have its hands reach something else from the next turn on.
+    pub(super) fn set_reach(&self, reach: Reach) {
+        *self.reach.write().unwrap_or_else(PoisonError::into_inner) = reach;
     }
 
     /// The home it hosts.
@@ -308,6 +328,11 @@ impl Host {
                 let session = self.subject(caller, session).ok();
                 report::about(self, session.as_deref()).await?
             }
+            Verb::Policy { session } => {
+                let session = self.subject(caller, session).ok();
+                serde_json::to_value(self.reach_of(session.as_deref())?)?
+            }
+            Verb::Grant { items, give } => self.grant(&items, give)?,
             Verb::Compact { session } => self.compact(&session).await?,
             Verb::Choose { session, model } => {
                 let found = self.model(&model).await?;

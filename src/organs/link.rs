@@ -15,6 +15,8 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use crate::organs::door;
 use crate::organs::hand_door;
 use crate::organs::host::{Host, Settings};
+use crate::organs::reach::root::OFF;
+use crate::organs::reach::settings::Confine;
 use crate::organs::verb::{Answer, Caller, Verb};
 
 /// The variable that tells a command it runs inside a hand, and where its door is.
@@ -121,6 +123,17 @@ impl Link {
     /// Whether requests come to the host as the owner's.
     pub fn is_owners(&self) -> bool {
         !matches!(self, Self::Hand(_))
+    }
+
+    /// What has to be said at every start: that tool calls are not confined, or are not run.
+    pub fn warning(&self) -> Option<String> {
+        match self {
+            Self::Own(host, _) => host.reach().warning(),
+            Self::Door(settings) => {
+                Some(OFF).filter(|_| settings.config.confine == Confine::Off).map(str::to_owned)
+            }
+            Self::Hand(_) => None,
+        }
     }
 
     /// What there is to know about the host, once, when it is this process.

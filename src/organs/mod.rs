@@ -19,6 +19,7 @@ pub mod line;
 pub mod link;
 pub mod models;
 pub mod prompt;
+pub mod reach;
 pub mod report;
 pub mod sessions;
 pub mod state;

@@ -24,10 +24,6 @@ const SKILL_HEAD: usize = 4_000;
 /// Bytes of one skill's description in the index.
 const DESCRIPTION_LIMIT: usize = 200;
 
-/// What hands may touch today, in the words of every place that says it.
-pub const RIGHTS: &str =
-    "Tools run with the owner's full rights: this version does not confine them yet.";
-
 /// Where the parts of a prompt come from.
 #[derive(Debug, Clone)]
 pub struct Sources {
@@ -35,12 +31,14 @@ pub struct Sources {
     workspace: PathBuf,
     safe: bool,
     limits: LimitSettings,
+    /// What hands may touch, in a sentence.
+    rights: String,
 }
 
 impl Sources {
     /// Those of a home. With `safe` the embedded bootstrap, no skills and no memory.
-    pub fn new(home: Home, safe: bool, limits: LimitSettings) -> Self {
-        Self { workspace: home.workspace(), home, safe, limits }
+    pub fn new(home: Home, safe: bool, limits: LimitSettings, rights: String) -> Self {
+        Self { workspace: home.workspace(), home, safe, limits, rights }
     }
 
     /// Those of a session that works in this folder.
@@ -91,10 +89,10 @@ impl Sources {
     }
 
     fn facts(&self) -> String {
-        let (workspace, scratch) = (&self.workspace, self.home.scratch());
+        let (workspace, scratch, rights) = (&self.workspace, self.home.scratch(), &self.rights);
         let LimitSettings { steps, tokens, seconds, .. } = self.limits;
         format!(
-            "\n\n# Where you are\nWorkspace (and HOME): {}\nTMPDIR: {}\n{RIGHTS}\n\
+            "\n\n# Where you are\nWorkspace (and HOME): {}\nTMPDIR: {}\n{rights}\n\
              A turn may take {steps} steps, {tokens} tokens and {seconds} seconds.\n\
              `fledgling self` tells more, such as your model and session; `fledgling help` lists pages on extending yourself.",
             workspace.display(),

@@ -8,7 +8,15 @@ use serde_json::{Value, json};
 
 use crate::kernel::tool::{BASH_DEFAULT_SECONDS, BASH_LIMIT_SECONDS, OUTPUT_LIMIT, READ_LINES};
 use crate::organs::host::Host;
-use crate::organs::prompt::RIGHTS;
+use crate::organs::reach::root::Row;
+
+impl Host {
+    /// What a session's hands may touch, as a table.
+    pub(super) fn reach_of(&self, session: Option<&str>) -> Result<Vec<Row>> {
+        let (given, narrower) = self.given(session)?;
+        Ok(self.reach().table(&self.folder(session), &given, &narrower))
+    }
+}
 
 /// What there is to know, as an object of objects.
 pub async fn about(host: &Host, session: Option<&str>) -> Result<Value> {
@@ -39,7 +47,8 @@ pub async fn about(host: &Host, session: Option<&str>) -> Result<Value> {
             "transcripts": home.sessions(),
             "history": home.file("history.git"),
         },
-        "rights": RIGHTS,
+        "rights": host.reach().rights(),
+        "hands": host.reach_of(session)?,
         "limits_a_turn": {
             "steps": limits.steps,
             "tokens": limits.tokens,

@@ -11,10 +11,10 @@ use anyhow::{Context as _, Result, bail, ensure};
 use tokio::sync::OnceCell;
 
 use crate::guard::hand::Hand;
-use crate::guard::policy::{Chain, Policy};
+use crate::guard::policy::{Link, Network, Policy};
 use crate::kernel::agent::Agent;
-use crate::kernel::border::{Context, Listener, Prompt, Summary};
-use crate::kernel::event::{End, Event};
+use crate::kernel::border::{Context, History, Listener, Prompt, Record, Summary};
+use crate::kernel::event::{Changes, End, Event};
 use crate::kernel::interrupt::Interrupt;
 use crate::kernel::message::{Message, Origin, Usage};
 use crate::kernel::model::{Boxed, Deltas, Failure, Model};
@@ -28,6 +28,8 @@ use crate::organs::history::{branch, gitdir};
 use crate::organs::host::Host;
 use crate::organs::lane::{Lane, What};
 use crate::organs::prompt::Sources;
+use crate::organs::reach::hint;
+use crate::organs::reach::item::Item;
 use crate::organs::sessions;
 use crate::organs::state::Waiting;
 use crate::organs::wirelog::Recorder;
@@ -66,10 +68,14 @@ impl Host {
             Some(branch) => gitdir::checkout(home.path(), branch),
             None => self.folder(parent.as_deref()),
         };
+        let chain = parent.as_deref().map(|parent| home.transcript(parent));
+        let chain = chain.and_then(|path| sessions::header(&path)).map(|header| header.chain);
+        let chain = chain.unwrap_or_default();
         let create = |name: &str| {
             let header = Header {
                 session: name.to_owned(),
                 parent: parent.clone(),
+                chain: chain.clone(),
                 root: root.clone(),
                 model: model.name().to_owned(),
                 instructions: self.sources.described().to_owned(),
@@ -205,7 +211,7 @@ impl Host {
         Agent {
             model,
             hands,
-            history: &*hands.place.snapshots,
+            history: hands,
             inbox: self,
             context,
             limits: self.settings.config.limits.limits(),
@@ -233,16 +239,28 @@ impl Host {
         place: &'a Place,
         writer: &'a str,
     ) -> Result<Watched<'a>> {
-        let hand = Hand::new(self.policy(door.folder(), &place.folder)?);
+        // Where hands cannot be confined, each call says why it is not run.
+        let policy = self.policy(door.folder(), &place.folder, Some(writer));
+        let reach = self.reach();
+        let contained = policy.as_ref().is_ok_and(|policy| reach.is_contained(&policy.chain));
+        let hand = policy.map(|policy| (Hand::new(policy.clone()), policy));
         let workspace = self.settings.home.workspace();
         let main = Place { folder: workspace, snapshots: self.snapshots.clone() };
         let beside = Some(main).filter(|main| main.folder != place.folder);
-        Ok(Watched { hand, place, beside, looked: OnceCell::new(), writer })
+        Ok(Watched { hand, contained, place, beside, looked: OnceCell::new(), writer })
     }
 
-    /// What hands in this folder are given.
-    pub(super) fn policy(&self, door: &Path, folder: &Path) -> Result<Policy> {
+    /// What hands of a session in this folder are given.
+    pub(super) fn policy(
+        &self,
+        door: &Path,
+        folder: &Path,
+        session: Option<&str>,
+    ) -> Result<Policy> {
         let home = &self.settings.home;
+        let (given, narrower) = self.given(session)?;
+        let reach = self.reach();
+        let chain = reach.chain(folder, &given, &narrower)?;
         let bin = folder.join("bin");
         let folders =
             [bin, home.program()].into_iter().chain(std::env::split_paths(&self.bash_path));
@@ -267,9 +285,28 @@ impl Host {
             ("GIT_OPTIONAL_LOCKS", "0"),
         ];
         env.extend(fixed.map(|(name, value)| (name.into(), value.into())));
+        env.extend(reach.variables(&chain));
+        if let Network::Ports(_) = chain.network() {
+            // Names are looked up over TCP then, or not at all.
+            env.push(("RES_OPTIONS".into(), "use-vc".into()));
+        }
         let held = self.hands.clone();
         let (workspace, scratch) = (folder.to_owned(), home.scratch());
-        Ok(Policy { workspace, scratch, env, chain: Chain::Off, own: Vec::new(), held })
+        let own = [scratch.as_path(), door]
+            .map(|path| path.canonicalize().unwrap_or_else(|_| path.to_owned()));
+        Ok(Policy { workspace, scratch, env, chain, own: own.to_vec(), held })
+    }
+
+    /// What a session was given besides what all have, and the links by which it may do less.
+    pub(super) fn given(&self, session: Option<&str>) -> Result<(Vec<Item>, Vec<Link>)> {
+        let Some(session) = session else { return Ok(Default::default()) };
+        let header = sessions::header(&self.settings.home.transcript(session));
+        let chain = header.map(|header| header.chain).unwrap_or_default();
+        let chain = if chain.is_null() { Ok(Vec::new()) } else { serde_json::from_value(chain) };
+        let chain = chain.with_context(|| {
+            format!("session {session} begins with a chain that this version does not know")
+        })?;
+        Ok((self.state.granted(session)?, chain))
     }
 }
 
@@ -294,7 +331,10 @@ impl Context for Sources {
 
 /// A hand, the calls of which the history knows as times in which it may write.
 struct Watched<'a> {
-    hand: Hand,
+    /// With its policy; none where it may not be confined.
+    hand: Result<(Hand, Policy)>,
+    /// Whether the history has whatever it changes.
+    contained: bool,
     place: &'a Place,
     /// The workspace, where that is another place: nothing keeps a hand from writing there too,
     /// and what it does must not pass for the owner's.
@@ -324,11 +364,24 @@ fn take_in(keeper: &mut Keeper) -> Result<()> {
 
 impl Hands for Watched<'_> {
     fn act(&self, action: Action, interrupt: Interrupt) -> Boxed<'_, Outcome> {
-        if matches!(action, Action::Read { .. }) {
-            return self.hand.act(action, interrupt);
-        }
+        let reads = matches!(action, Action::Read { .. });
         let anywhere = matches!(action, Action::Bash { .. });
         Box::pin(async move {
+            let (hand, policy) = match &self.hand {
+                Ok(hand) => hand,
+                Err(error) => return Outcome::failed(format!("{error:#}")),
+            };
+            let act = async |action| {
+                let mut outcome = hand.act(action, interrupt).await;
+                if let Some(hint) = hint::after(&outcome.text, outcome.error, policy) {
+                    let newline = if outcome.text.ends_with('\n') { "" } else { "\n" };
+                    outcome.text += &format!("{newline}{hint}");
+                }
+                outcome
+            };
+            if reads {
+                return act(action).await;
+            }
             if let Some(beside) = &self.beside {
                 // Should it fail, more is suspected than need be.
                 let look = async || _ = beside.snapshots.blocking(take_in).await;
@@ -340,7 +393,7 @@ impl Hands for Watched<'_> {
                 .flatten()
                 .map(|place| (place, place.snapshots.writers().writes(self.writer, anywhere)))
                 .collect();
-            let outcome = self.hand.act(action, interrupt).await;
+            let outcome = act(action).await;
             for (place, writing) in writings {
                 let wrote = outcome.wrote.iter();
                 let inside = wrote.filter_map(|path| path.strip_prefix(&place.folder).ok());
@@ -351,6 +404,17 @@ impl Hands for Watched<'_> {
             }
             outcome
         })
+    }
+}
+
+impl History for Watched<'_> {
+    fn before<'a>(&'a self, session: &'a str, turn: u64) -> Boxed<'a, Result<Option<String>>> {
+        self.place.snapshots.before(session, turn)
+    }
+
+    fn after(&self, record: Record) -> Boxed<'_, Result<Changes>> {
+        let reach = Some("workspace").filter(|_| self.contained);
+        self.place.snapshots.after_turn(record, reach)
     }
 }
 

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use crate::kernel::event::Event;
 use crate::organs::history::ask::Ask;
+use crate::organs::reach::item::Item;
 
 /// The version of this protocol. A door refuses another one by name.
 pub const VERSION: u32 = 1;
@@ -80,6 +81,18 @@ pub enum Verb {
         /// The model.
         model: String,
     },
+    /// What a session's hands may touch.
+    Policy {
+        /// The session; the latest when none is named.
+        session: Option<String>,
+    },
+    /// Give hands more, or less, for good.
+    Grant {
+        /// What.
+        items: Vec<Item>,
+        /// Whether it is given; else it is taken back.
+        give: bool,
+    },
     /// What is asked of the history.
     History(Ask),
 }
@@ -118,12 +131,17 @@ impl Verb {
             Self::Run { session, .. }
             | Self::Stop { session }
             | Self::Wire { session, .. }
-            | Self::About { session } => session.as_deref(),
+            | Self::About { session }
+            | Self::Policy { session } => session.as_deref(),
             Self::Watch { session }
             | Self::End { session }
             | Self::Compact { session }
             | Self::Choose { session, .. } => Some(session),
-            Self::TakeBack { .. } | Self::Sessions | Self::Usage | Self::History(_) => None,
+            Self::TakeBack { .. }
+            | Self::Sessions
+            | Self::Usage
+            | Self::Grant { .. }
+            | Self::History(_) => None,
         }
     }
 
@@ -133,6 +151,7 @@ impl Verb {
             Self::Compact { .. }
             | Self::Choose { .. }
             | Self::TakeBack { .. }
+            | Self::Grant { .. }
             | Self::Run { branch: Some(_), .. } => Needs::Owner,
             Self::History(ask) if ask.is_owners() => Needs::Owner,
             Self::End { session } | Self::Run { session: Some(session), .. } => {
@@ -141,11 +160,13 @@ impl Verb {
             Self::Watch { session }
             | Self::Stop { session: Some(session) }
             | Self::Wire { session: Some(session), .. }
-            | Self::About { session: Some(session) } => Needs::Reach(session),
+            | Self::About { session: Some(session) }
+            | Self::Policy { session: Some(session) } => Needs::Reach(session),
             Self::Run { .. }
             | Self::Stop { .. }
             | Self::Wire { .. }
             | Self::About { .. }
+            | Self::Policy { .. }
             | Self::Sessions
             | Self::Usage
             | Self::History(_) => Needs::Filtered,
@@ -215,6 +236,10 @@ mod tests {
             (Verb::Usage, Needs::Filtered),
             (Verb::About { session: Some(s()) }, Needs::Reach("s")),
             (Verb::About { session: None }, Needs::Filtered),
+            (Verb::Policy { session: Some(s()) }, Needs::Reach("s")),
+            (Verb::Policy { session: None }, Needs::Filtered),
+            (Verb::Grant { items: vec![Item::Unix], give: true }, Needs::Owner),
+            (Verb::Grant { items: vec![Item::Unix], give: false }, Needs::Owner),
             (Verb::Compact { session: s() }, Needs::Owner),
             (Verb::Choose { session: s(), model: s() }, Needs::Owner),
             (Verb::History(Ask::Log { limit: 1, path: None }), Needs::Filtered),

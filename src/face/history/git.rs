@@ -3,17 +3,26 @@
 //!
 //! Owns what git is told besides the arguments. The owner's own configuration counts as
 //! always; whatever else could name a program (a forged `.git`, attributes, hooks, settings
-//! that somebody wrote into the repository) does not.
+//! that somebody wrote into the repository) does not. It runs in a hand all the same, with no
+//! network: a history is sent elsewhere by `backup`.
 
 use std::ffi::OsString;
-use std::io::ErrorKind;
+use std::fs::File;
+use std::io::{self, ErrorKind};
 use std::os::unix::process::ExitStatusExt as _;
+use std::path::PathBuf;
+use std::process::ExitStatus;
+use std::thread;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 
+use crate::guard::confine::confine;
+use crate::guard::policy::{Network, Policy};
 use crate::guard::supervisor;
+use crate::organs::config::Config;
 use crate::organs::history::gitdir;
 use crate::organs::home::Home;
+use crate::organs::reach::root::Reach;
 
 /// Settings that count in place of any other. No hook is the owner's here: a `hooksPath` of
 /// theirs may be relative, and would lead into the workspace.
@@ -36,6 +45,9 @@ const LEADING_AWAY: [&str; 6] = [
     "GIT_CONFIG",
 ];
 
+/// The owner's own configuration of git.
+const OWNERS: [&str; 2] = [".gitconfig", ".config/git"];
+
 /// Run git with these arguments. The number is its exit code.
 pub fn git(home: &Home, arguments: &[OsString]) -> Result<u8> {
     let git_dir = home.file("history.git");
@@ -48,7 +60,7 @@ pub fn git(home: &Home, arguments: &[OsString]) -> Result<u8> {
     words.extend_from_slice(arguments);
     let mut variables: Vec<_> = LEADING_AWAY.into_iter().map(|name| (name, None)).collect();
     variables.push(("GIT_ATTR_SOURCE", Some(EMPTY_TREE.into())));
-    match supervisor::run_in_terminal("git", &words, &variables, None) {
+    match in_hand(home, &words, &variables)? {
         // As a shell tells of a signal.
         Ok(status) => {
             Ok(status.code().or(status.signal().map(|signal| 128 + signal)).unwrap_or(1) as u8)
@@ -58,6 +70,35 @@ pub fn git(home: &Home, arguments: &[OsString]) -> Result<u8> {
         }
         Err(error) => Err(error).context("cannot run git"),
     }
+}
+
+/// Run it in a hand that may change the workspace and its history, and reaches nothing else.
+fn in_hand(
+    home: &Home,
+    words: &[OsString],
+    variables: &[(&str, Option<OsString>)],
+) -> Result<io::Result<ExitStatus>> {
+    let reach = Reach::of(home, &Config::read(&home.file("config.toml"))?)?;
+    let real = |path: PathBuf| path.canonicalize().ok();
+    let user = std::env::home_dir();
+    let read = user.iter().flat_map(|user| OWNERS.map(|name| user.join(name))).filter_map(real);
+    let write = ["workspace", "history.git", "branches", "scratch"].map(|name| home.file(name));
+    let write = write.into_iter().filter_map(real).collect();
+    let policy = Policy {
+        workspace: home.workspace(),
+        scratch: home.scratch(),
+        env: Vec::new(),
+        chain: reach.helper(read.collect(), write, Network::None)?,
+        own: Vec::new(),
+        held: File::open("/dev/null").context("cannot open /dev/null")?.into(),
+    };
+    thread::scope(|scope| {
+        let hand = scope.spawn(|| -> Result<_> {
+            let _confined = confine(&policy)?;
+            Ok(supervisor::run_in_terminal("git", words, variables, None))
+        });
+        hand.join().unwrap_or_else(|_| bail!("git failed inside the harness, which is a bug in it"))
+    })
 }
 
 #[cfg(test)]

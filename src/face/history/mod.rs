@@ -21,10 +21,12 @@ use crate::face::screen::{Place, Screen, write};
 use crate::face::{run, views};
 use crate::guard::supervisor;
 use crate::kernel::interrupt::interrupt;
+use crate::organs::config::Config;
 use crate::organs::history::ask::{Ask, Culprit, Logged, Reason, Shown, Undone};
 use crate::organs::history::backup;
 use crate::organs::home::Home;
 use crate::organs::link::Link;
+use crate::organs::reach::root::Reach;
 use crate::organs::verb::{Verb, exit};
 
 pub use diff::bytes;
@@ -78,7 +80,9 @@ pub async fn restore(home: &Home, from: String) -> Result<()> {
     let (interrupter, interrupt) = interrupt();
     let (home, place) = (home.clone(), from.clone());
     let mut work = tokio::task::spawn_blocking(move || {
-        backup::restore_home(&home, &place, &interrupt).map(drop)
+        home.create_root()?;
+        let reach = Reach::of(&home, &Config::read(&home.file("config.toml"))?)?;
+        backup::restore_home(&home, &place, &reach, &interrupt).map(drop)
     });
     let done = tokio::select! {
         done = &mut work => done,

@@ -18,7 +18,7 @@ use git2::{ErrorCode, FileMode, ObjectType, Oid, Repository, Signature, Tree};
 /// The branch of the workspace itself.
 pub const MAIN: &str = "refs/heads/main";
 /// The trailers of a commit. Other text that looks like one of them is marked as a quotation.
-pub const TRAILERS: [&str; 11] = [
+pub const TRAILERS: [&str; 13] = [
     "Session",
     "Turn",
     "Origin",
@@ -27,6 +27,10 @@ pub const TRAILERS: [&str; 11] = [
     "Cost",
     "End",
     "Also-running",
+    // How far the hands of a turn reached, where that was not beyond the workspace.
+    "Reach",
+    // That tool calls were not confined.
+    "Confine",
     // The ids of commits that this one takes back; of those that took back what it puts back.
     "Undoes",
     "Redoes",
@@ -51,6 +55,8 @@ pub struct Archive {
     branch: String,
     /// The owner's name and address.
     owner: (String, String),
+    /// Whether tool calls are not confined: every commit says so.
+    pub unconfined: bool,
 }
 
 /// What has become of one path, relative to the workspace.
@@ -99,7 +105,7 @@ impl Archive {
     pub fn new(repository: Repository, branch: &str, owner: Option<(String, String)>) -> Self {
         let owner = owner.filter(|(name, mail)| Signature::now(name, mail).is_ok());
         let owner = owner.unwrap_or_else(|| ("owner".to_owned(), "owner@localhost".to_owned()));
-        Self { repository, branch: branch.to_owned(), owner }
+        Self { repository, branch: branch.to_owned(), owner, unconfined: false }
     }
 
     /// The repository, for storing contents and keeping the index.
@@ -149,7 +155,11 @@ impl Archive {
             Author::Owner => Signature::now(&self.owner.0, &self.owner.1)?,
         };
         let parents: Vec<_> = base.into_iter().chain(merged).collect();
-        let id = repository.commit(None, &author, &program, &message.text(), &tree, &parents)?;
+        let mut message = message.clone();
+        let unconfined = self.unconfined.then(|| ("Confine", "off".to_owned()));
+        message.trailers.extend(unconfined);
+        let text = message.text();
+        let id = repository.commit(None, &author, &program, &text, &tree, &parents)?;
         self.flush(id, &tree, changes).context("cannot flush the history to disk")?;
         match base {
             Some(base) => {

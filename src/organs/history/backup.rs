@@ -17,7 +17,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use git2::build::CheckoutBuilder;
 use git2::{Repository, Tree};
 
-use crate::guard::policy::{Chain, Policy};
+use crate::guard::policy::{Network, Policy};
 use crate::guard::supervisor::End;
 use crate::kernel::interrupt::Interrupt;
 use crate::organs::history::archive::{MAIN, flush_all};
@@ -26,6 +26,7 @@ use crate::organs::history::gitdir;
 use crate::organs::history::shell::{self, Job};
 use crate::organs::history::snapshots::SHORT_ID;
 use crate::organs::home::{Home, HostLock};
+use crate::organs::reach::root::Reach;
 
 /// A first backup of a large history over a slow line takes long; one that hangs must end.
 const TIMEOUT: Duration = Duration::from_secs(60 * 60);
@@ -61,6 +62,8 @@ const GIVEN: [&str; 19] = [
     "SSL_CERT_FILE",
     "SSL_CERT_DIR",
 ];
+/// What of the owner's files leads git to a remote.
+const OWNERS: [&str; 5] = [".ssh", ".gitconfig", ".config", ".git-credentials", ".netrc"];
 /// Nothing asks for anything, nothing is put into the user's language, and the system's
 /// configuration has no say.
 const FIXED: [(&str, &str); 5] = [
@@ -107,16 +110,24 @@ pub fn without_key(text: &str) -> String {
 /// Push the history to a git remote, or to an absolute folder: one that does not exist or is
 /// empty becomes a bare repository. What counts is main; a branch that has become something
 /// else there stays as it is there. `held` stays open while git runs. Blocks.
-pub fn backup(home: &Home, to: &str, held: &Arc<File>, interrupt: &Interrupt) -> Result<Backed> {
+pub fn backup(
+    home: &Home,
+    to: &str,
+    reach: &Reach,
+    held: &Arc<File>,
+    interrupt: &Interrupt,
+) -> Result<Backed> {
     let store = home.file("history.git");
     gitdir::check_settings(&store)?;
-    let git = Git { home, held, interrupt };
+    let mut git = Git { home, reach, places: Vec::new(), held, interrupt };
     let shown = without_key(to);
     let commit = gitdir::look(&store)?.refname_to_id(MAIN).context("there is no history yet")?;
     let mut arguments = words(&["push", "--quiet", "--no-verify", "--no-signed"]);
     arguments.insert(0, option("--git-dir=", &store));
     arguments.push("--recurse-submodules=no".into());
     if is_folder(to) {
+        fs::create_dir_all(to).with_context(|| format!("cannot create {to}"))?;
+        git.places.push(real(Path::new(to))?);
         git.prepare(Path::new(to))?;
         // Its hooks may be anybody's. It keeps itself small, but while we wait.
         let receiver = "--receive-pack=git -c core.hooksPath=/dev/null -c gc.autoDetach=false -c maintenance.autoDetach=false receive-pack";
@@ -136,7 +147,12 @@ pub fn backup(home: &Home, to: &str, held: &Arc<File>, interrupt: &Interrupt) ->
 
 /// Bring a home back from a backup, only where there is neither history nor workspace yet.
 /// Blocks. The host lock is handed back, so that nobody can come between.
-pub fn restore_home(home: &Home, from: &str, interrupt: &Interrupt) -> Result<HostLock> {
+pub fn restore_home(
+    home: &Home,
+    from: &str,
+    reach: &Reach,
+    interrupt: &Interrupt,
+) -> Result<HostLock> {
     let shown = home.path().display();
     home.create_root()?;
     let lock = home.lock()?.with_context(|| {
@@ -154,7 +170,9 @@ pub fn restore_home(home: &Home, from: &str, interrupt: &Interrupt) -> Result<Ho
     let fresh = home.file("restored.new");
     remove(&fresh)?;
     let held = Arc::new(File::open("/dev/null").context("cannot open /dev/null")?);
-    let brought = bring(&Git { home, held: &held, interrupt }, from, &fresh);
+    let places = Vec::new();
+    let git = Git { home, reach, places, held: &held, interrupt };
+    let brought = bring(git, from, &fresh);
     if let Err(error) =
         brought.with_context(|| format!("cannot bring a home back from {}", without_key(from)))
     {
@@ -197,10 +215,11 @@ pub fn fill(repository: &Repository, tree: &Tree<'_>, folder: &Path) -> Result<(
 }
 
 /// History and workspace, complete, in a folder of their own.
-fn bring(git: &Git<'_>, from: &str, fresh: &Path) -> Result<()> {
+fn bring(mut git: Git<'_>, from: &str, fresh: &Path) -> Result<()> {
     let (store, workspace) = (fresh.join("history.git"), fresh.join("workspace"));
     private(fresh)?;
     private(&workspace)?;
+    git.places.push(real(fresh)?);
     // Ours from the start, so that nothing of the backup's own configuration counts.
     gitdir::create(&store).with_context(|| format!("cannot create {}", store.display()))?;
     // One pack, which git itself flushes. It looks at each object as it comes: whether it is
@@ -225,6 +244,9 @@ fn bring(git: &Git<'_>, from: &str, fresh: &Path) -> Result<()> {
 /// The system's git, in a hand.
 struct Git<'a> {
     home: &'a Home,
+    reach: &'a Reach,
+    /// What it may change.
+    places: Vec<PathBuf>,
     held: &'a Arc<File>,
     interrupt: &'a Interrupt,
 }
@@ -237,7 +259,7 @@ impl Git<'_> {
         for word in settings.map(OsStr::new).chain(arguments.iter().map(OsString::as_os_str)) {
             command += &format!(" {}", shell::quote(word));
         }
-        let (policy, interrupt) = (&self.policy(), self.interrupt);
+        let (policy, interrupt) = (&self.policy(arguments)?, self.interrupt);
         let job = Job { policy, command: &command, input: None, timeout: TIMEOUT, interrupt };
         let (end, said) = job.run()?;
         match end {
@@ -253,14 +275,20 @@ impl Git<'_> {
         }
     }
 
-    fn policy(&self) -> Policy {
+    /// Below the owner's folder it may read what says how to reach a remote.
+    fn policy(&self, arguments: &[OsString]) -> Result<Policy> {
         let given = GIVEN.iter().filter_map(|name| Some((name.into(), std::env::var_os(name)?)));
         let fixed = FIXED.iter().map(|(name, value)| (name.into(), value.into()));
         let env = given.chain(fixed).collect();
         let folder = self.home.path().to_owned();
-        let (chain, own) = (Chain::Off, Vec::new());
+        let user = std::env::home_dir().and_then(|user| user.canonicalize().ok());
+        let owners = user.iter().flat_map(|user| OWNERS.map(|name| user.join(name)));
+        let folders = arguments.iter().map(Path::new).filter(|word| word.is_absolute());
+        let read = owners.chain(folders.map(Path::to_owned)).chain([self.home.file("history.git")]);
+        let read = read.filter_map(|path| path.canonicalize().ok()).collect();
+        let chain = self.reach.helper(read, self.places.clone(), Network::Full)?;
         let (scratch, held) = (self.home.scratch(), self.held.clone());
-        Policy { workspace: folder, scratch, env, chain, own, held }
+        Ok(Policy { workspace: folder, scratch, env, chain, own: Vec::new(), held })
     }
 
     /// See that a folder can take a backup.
@@ -354,6 +382,7 @@ mod tests {
 
     use super::*;
     use crate::kernel::interrupt::interrupt;
+    use crate::organs::config::Config;
     use crate::organs::history::gitdir::GitDir;
     use crate::organs::history::scan::{Scan, Terms};
     use crate::organs::history::snapshots::{Settings, Snapshots};
@@ -386,14 +415,18 @@ mod tests {
             self.temp.path().join(name).to_str().unwrap().to_owned()
         }
 
+        fn reach(&self) -> Reach {
+            Reach::of(&self.home, &Config::default()).unwrap()
+        }
+
         fn backup(&self, to: &str) -> Result<Backed> {
             let held = Arc::new(File::open("/dev/null").unwrap());
-            super::backup(&self.home, to, &held, &interrupt().1)
+            super::backup(&self.home, to, &self.reach(), &held, &interrupt().1)
         }
 
         fn restore(&self, name: &str, from: &str) -> Result<Home> {
             let home = Home::resolve(Some(self.path(name).into()))?;
-            restore_home(&home, from, &interrupt().1).map(|_lock| home)
+            restore_home(&home, from, &self.reach(), &interrupt().1).map(|_lock| home)
         }
 
         /// What plain git says about a home.
@@ -561,7 +594,9 @@ mod tests {
         assert!(!world.temp.path().join("ran").exists());
         let none = Home::resolve(Some(world.temp.path().join("none"))).unwrap();
         let held = Arc::new(File::open("/dev/null").unwrap());
-        assert!(super::backup(&none, &world.path("b"), &held, &interrupt().1).is_err());
+        assert!(
+            super::backup(&none, &world.path("b"), &world.reach(), &held, &interrupt().1).is_err()
+        );
     }
 
     #[test]
@@ -592,7 +627,8 @@ mod tests {
         let world = World::new();
         let to = world.path("backup");
         world.backup(&to).unwrap();
-        let error = restore_home(&world.home, &to, &interrupt().1).unwrap_err().to_string();
+        let error =
+            restore_home(&world.home, &to, &world.reach(), &interrupt().1).unwrap_err().to_string();
         assert!(error.contains("has a history or a workspace already"), "{error}");
         fs::create_dir_all(world.path("other/workspace")).unwrap();
         fs::write(world.path("other/workspace/mine"), "x").unwrap();
@@ -694,7 +730,7 @@ mod tests {
         // While it was being brought, nothing is at its place, and the next time clears up.
         let third = Home::resolve(Some(world.path("third").into())).unwrap();
         fs::create_dir_all(third.file("restored.new/workspace/x")).unwrap();
-        restore_home(&third, &to, &interrupt().1).unwrap();
+        restore_home(&third, &to, &world.reach(), &interrupt().1).unwrap();
         assert!(!third.workspace().join("x").exists() && !third.file("restored.new").exists());
     }
 
@@ -715,7 +751,8 @@ mod tests {
         let (interrupter, stop) = interrupt();
         interrupter.raise();
         let held = Arc::new(File::open("/dev/null").unwrap());
-        let error = super::backup(&world.home, &world.path("backup"), &held, &stop).unwrap_err();
+        let error = super::backup(&world.home, &world.path("backup"), &world.reach(), &held, &stop)
+            .unwrap_err();
         assert!(format!("{error:#}").ends_with("interrupted"), "{error:#}");
     }
 }

@@ -112,6 +112,7 @@ impl Images {
     #[must_use]
     pub fn at(mut self, workspace: &Path) -> Self {
         workspace.clone_into(&mut self.policy.workspace);
+        self.policy.own = vec![workspace.to_owned()];
         self
     }
 

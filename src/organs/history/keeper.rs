@@ -106,6 +106,11 @@ impl Keeper {
         Ok((keeper, writers))
     }
 
+    /// Have every commit say that tool calls are not confined, or not.
+    pub fn mark(&mut self, unconfined: bool) {
+        self.archive.unconfined = unconfined;
+    }
+
     /// The branch.
     pub fn archive(&self) -> &Archive {
         &self.archive

@@ -54,6 +54,8 @@ pub struct Settings {
     pub prices: BTreeMap<String, Price>,
     /// Whether this process is there for more than a turn: then a large workspace is watched.
     pub resident: bool,
+    /// Whether tool calls are not confined: every commit says so.
+    pub unconfined: bool,
 }
 
 impl Settings {
@@ -68,6 +70,7 @@ impl Settings {
             terms: Terms { limit: file_mb << 20, gate, images: Some(images) },
             prices: priced.map(|(name, price)| (name.clone(), price)).collect(),
             resident: false,
+            unconfined: false,
         }
     }
 }
@@ -108,7 +111,8 @@ impl Snapshots {
     }
 
     /// What this keeper keeps.
-    pub fn of(keeper: Keeper, writers: Writers, settings: &Settings) -> Self {
+    pub fn of(mut keeper: Keeper, writers: Writers, settings: &Settings) -> Self {
+        keeper.mark(settings.unconfined);
         let (keeper, prices) = (Arc::new(Mutex::new(keeper)), settings.prices.clone());
         let (resident, looks, lingering) = (settings.resident, Arc::default(), Mutex::default());
         let gate = settings.terms.gate.clone();
@@ -296,8 +300,20 @@ impl History for Snapshots {
     }
 
     fn after(&self, record: Record) -> Boxed<'_, Result<Changes>> {
+        self.after_turn(record, None)
+    }
+}
+
+impl Snapshots {
+    /// The same; with a trailer that tells how far the turn's hands reached.
+    pub fn after_turn(
+        &self,
+        record: Record,
+        reach: Option<&'static str>,
+    ) -> Boxed<'_, Result<Changes>> {
         Box::pin(async move {
             let mut message = message(&record, self.prices.get(&record.model));
+            message.trailers.extend(reach.map(|reach| ("Reach", reach.to_owned())));
             message.subject = self.gate.cleared(message.subject);
             message.body = self.gate.cleared(message.body);
             let lasting = std::mem::take(&mut *self.lingering());

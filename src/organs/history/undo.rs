@@ -296,7 +296,9 @@ fn undo_message(who: &Who, asked: &Which, chosen: &[Entry<'_>], changes: &[Logge
 
 /// The commands of these turns: what they did elsewhere is not taken back.
 fn commands(home: &Home, chosen: &[Entry<'_>]) -> Vec<String> {
-    let turns: BTreeSet<_> = chosen.iter().filter_map(Entry::turn).collect();
+    // Those of a turn that could reach nothing else did nothing elsewhere.
+    let chosen = chosen.iter().filter(|entry| entry.trailer("Reach").is_none());
+    let turns: BTreeSet<_> = chosen.filter_map(Entry::turn).collect();
     let exchanges = turns.iter().filter_map(|(name, turn)| Exchange::read(home, name, *turn).ok());
     let mut commands: Vec<_> = exchanges.flat_map(|exchange| exchange.commands()).collect();
     let more = commands.len().saturating_sub(COMMANDS);

@@ -1,0 +1,142 @@
+//! What an agent is told when something was refused: whether it was for lack of a grant, what
+//! it may touch, and how to ask.
+//!
+//! Owns how a refusal is recognised in what a call says. It is a guess, and only adds words.
+
+use std::path::{Component, Path, PathBuf};
+
+use crate::guard::policy::{Chain, Link, Policy};
+use crate::organs::reach::item::Shown;
+
+/// As programs say it.
+const REFUSALS: [&str; 5] =
+    ["permission denied", "operation not permitted", "eacces", "eperm", "permissionerror"];
+/// What may stand around a path in a message.
+const AROUND: [char; 12] = ['\'', '"', '`', ':', ',', ';', '(', ')', '[', ']', '‘', '’'];
+/// Bytes at the end of an output in which a refusal is looked for.
+const LOOKED_AT: usize = 4_000;
+/// Paths that are named.
+const NAMED: usize = 3;
+
+/// What to add to what a call said, if it was refused what its policy does not allow.
+pub fn after(text: &str, failed: bool, policy: &Policy) -> Option<String> {
+    let Chain::Links(links) = &policy.chain else { return None };
+    let start = text.floor_char_boundary(text.len().saturating_sub(LOOKED_AT));
+    let refused = |line: &&str| {
+        let line = line.to_lowercase();
+        REFUSALS.iter().any(|refusal| line.contains(refusal))
+    };
+    let lines: Vec<_> = text[start..].lines().filter(refused).collect();
+    if lines.is_empty() {
+        return None;
+    }
+    let words = lines
+        .iter()
+        .flat_map(|line| line.split(|c: char| c.is_whitespace() || AROUND.contains(&c)));
+    let paths = words.filter(|word| word.starts_with('/') || word.starts_with("../"));
+    let mut found: Vec<String> = Vec::new();
+    for path in paths.map(|word| plain(&policy.workspace.join(word))) {
+        let shown = path.display();
+        let may = |grants: fn(&Link) -> Vec<&PathBuf>| {
+            let covers = |link: &Link| {
+                grants(link).into_iter().chain(&policy.own).any(|grant| path.starts_with(grant))
+            };
+            links.iter().all(covers)
+        };
+        let said = if !may(|link| link.read.iter().chain(&link.write).collect()) {
+            format!("{shown} may not be read")
+        } else if !may(|link| link.write.iter().collect()) {
+            format!("{shown} may be read but not changed")
+        } else {
+            continue;
+        };
+        if !found.contains(&said) {
+            found.push(said);
+        }
+    }
+    if found.is_empty() && !failed {
+        return None;
+    }
+    found.truncate(NAMED);
+    let found = if found.is_empty() { String::new() } else { format!("{}. ", found.join("; ")) };
+    let sockets = if policy.chain.unix() { "allowed" } else { "none" };
+    Some(format!(
+        "[Tool calls are confined: {found}They may change {} and TMPDIR; network: {}; Unix sockets: {sockets}. `fledgling policy` shows all. If it is needed, ask: fledgling ask read|write|network|unix … --why REASON]\n",
+        policy.workspace.display(),
+        Shown(&policy.chain.network()),
+    ))
+}
+
+/// Without `.` and `..`, as far as the words alone tell.
+fn plain(path: &Path) -> PathBuf {
+    let mut plain = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::ParentDir => _ = plain.pop(),
+            Component::CurDir => {}
+            part => plain.push(part),
+        }
+    }
+    plain
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use super::*;
+    use crate::guard::policy::Network;
+
+    fn policy() -> Policy {
+        let link = Link {
+            read: vec!["/usr".into()],
+            write: vec!["/home/w".into()],
+            network: Network::None,
+            unix: false,
+            secrets: None,
+            tools: None,
+        };
+        Policy {
+            workspace: "/home/w".into(),
+            scratch: "/home/s".into(),
+            env: Vec::new(),
+            chain: Chain::Links(vec![link]),
+            own: vec!["/home/s".into()],
+            held: File::open("/dev/null").unwrap().into(),
+        }
+    }
+
+    #[test]
+    fn a_refusal_says_what_was_missing() {
+        for (text, said) in [
+            ("cat: /etc/x: Permission denied\n", "/etc/x may not be read"),
+            ("cat: '../k/x': Permission denied\n", "/home/k/x may not be read"),
+            (
+                "touch: cannot touch '/usr/x': Permission denied",
+                "/usr/x may be read but not changed",
+            ),
+            ("PermissionError: [Errno 13] Permission denied: '/a'", "/a may not be read"),
+        ] {
+            for failed in [false, true] {
+                let note = after(text, failed, &policy()).unwrap();
+                assert!(note.contains(&format!("confined: {said}. They")), "{note}");
+            }
+        }
+        let note = after("curl: (7) Permission denied", true, &policy()).unwrap();
+        assert!(
+            note.contains("confined: They may change /home/w and TMPDIR; network: none"),
+            "{note}"
+        );
+    }
+
+    #[test]
+    fn other_failures_are_left_alone() {
+        for text in ["no such file", "", "/home/w/x: not found"] {
+            assert_eq!(after(text, true, &policy()), None, "{text}");
+        }
+        assert_eq!(after("/home/w/x: Permission denied", false, &policy()), None);
+        assert_eq!(after("Permission denied", false, &policy()), None);
+        let off = Policy { chain: Chain::Off, ..policy() };
+        assert_eq!(after("/etc/x: Permission denied", true, &off), None);
+    }
+}
