@@ -70,11 +70,11 @@ pub fn confine(policy: &Policy) -> Result<Confined> {
     ensure!(depth > 0, "nothing says what it may touch, so nothing was run");
     ensure!(depth <= DEPTH, "a chain of {depth} agents: at most {DEPTH} can be");
     available()?;
+    // While the root folder can still be opened.
+    let seal = seal().context("cannot confine a tool call, so nothing was run")?;
     for link in links {
         add_layer(link, &policy.own).context("cannot confine a tool call, so nothing was run")?;
     }
-    let seal = Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
-    let seal: Option<OwnedFd> = seal.scope(Scope::Signal)?.create()?.into();
     drop_capabilities().context("cannot give up capabilities, so nothing was run")?;
     calls::forbid(&policy.chain).context("cannot restrict system calls, so nothing was run")?;
     Ok(Confined { seal, _thread: PhantomData })
@@ -135,6 +135,15 @@ fn add_layer(link: &Link, own: &[PathBuf]) -> Result<()> {
     }
     ruleset.restrict_self()?;
     Ok(())
+}
+
+/// A layer that keeps nothing from a process but signalling who is not below it. Moving files
+/// between folders is denied by any layer that does not say otherwise.
+fn seal() -> Result<Option<OwnedFd>> {
+    let ruleset = Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
+    let ruleset = ruleset.handle_access(AccessFs::Refer)?.scope(Scope::Signal)?.create()?;
+    let root = File::open("/").context("cannot open /")?;
+    Ok(ruleset.add_rule(PathBeneath::new(root, AccessFs::Refer))?.into())
 }
 
 /// What a rule names, with the rights that it can have. None where nothing is there.

@@ -22,7 +22,7 @@ use crate::rules::Wire;
 
 /// Lines on stderr that say how the program stands and belong to no test in particular:
 /// the beginnings of them. `Run` leaves them out before it compares.
-const STANDING_NOTICES: &[&str] = &["Tools run with the owner's full rights"];
+const STANDING_NOTICES: &[&str] = &["CONFINEMENT IS OFF"];
 
 /// A fresh home, working directory and environment.
 pub struct Home {

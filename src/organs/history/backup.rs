@@ -126,8 +126,6 @@ pub fn backup(
     arguments.insert(0, option("--git-dir=", &store));
     arguments.push("--recurse-submodules=no".into());
     if is_folder(to) {
-        fs::create_dir_all(to).with_context(|| format!("cannot create {to}"))?;
-        git.places.push(real(Path::new(to))?);
         git.prepare(Path::new(to))?;
         // Its hooks may be anybody's. It keeps itself small, but while we wait.
         let receiver = "--receive-pack=git -c core.hooksPath=/dev/null -c gc.autoDetach=false -c maintenance.autoDetach=false receive-pack";
@@ -292,7 +290,7 @@ impl Git<'_> {
     }
 
     /// See that a folder can take a backup.
-    fn prepare(&self, folder: &Path) -> Result<()> {
+    fn prepare(&mut self, folder: &Path) -> Result<()> {
         let shown = folder.display();
         ensure!(folder.is_absolute(), "{shown} is not an absolute path; name the whole path");
         let home = real(self.home.path())?;
@@ -300,6 +298,8 @@ impl Git<'_> {
             !real(folder)?.starts_with(home),
             "{shown} lies in the home that it would be a backup of; name a folder outside, best on another disk"
         );
+        fs::create_dir_all(folder).with_context(|| format!("cannot create {shown}"))?;
+        self.places.push(real(folder)?);
         if is_empty(folder)? {
             let arguments = ["init", "--quiet", "--bare", "--template=", "-b", "main", "--"];
             let mut arguments = words(&arguments);

@@ -56,7 +56,7 @@ impl Reach {
         let user = std::env::home_dir().and_then(|home| home.canonicalize().ok());
         let system = system::folders();
         let path = std::env::var_os("PATH").unwrap_or_default();
-        let home = real(home.path())?;
+        let home = real(home.path()).unwrap_or_else(|_| home.path().to_owned());
         let mut on_path = system::on_path(&path, &system, user.as_deref());
         on_path.retain(|folder| !folder.starts_with(&home) && !home.starts_with(folder));
         let program = std::env::current_exe().context("cannot find the program's own file")?;
