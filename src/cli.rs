@@ -22,6 +22,7 @@ use crate::organs::keys::Keys;
 use crate::organs::link::Link;
 use crate::organs::models::Catalog;
 use crate::organs::reach::item::{self, Item};
+use crate::organs::reach::narrow;
 use crate::organs::verb::Verb;
 
 /// A thin agent that grows into yours: it acts with bash and files in a workspace of its
@@ -86,6 +87,9 @@ enum Command {
         /// Work in a copy of the workspace, on a branch to look at and then merge or drop
         #[arg(long, value_name = "NAME")]
         branch: Option<String>,
+        /// Let a new conversation touch only this, for instance "network none" or "write notes"
+        #[arg(long, value_name = "WHAT")]
+        only: Vec<String>,
     },
     /// A recorded conversation with real tools: needs no key and no network
     Tour,
@@ -229,8 +233,11 @@ impl Cli {
         let simple = async |verb| views::once(Link::establish(&settings).await?, verb).await;
         match command {
             None => repl::repl(settings()?, session, json).await,
-            Some(Command::Run { task, branch }) => {
-                run::run(settings, task, session, model.clone(), branch, json).await
+            Some(Command::Run { task, branch, only }) => {
+                let user = std::env::home_dir();
+                let only = narrow::parse(&only, &current()?, user.as_deref()).map_err(usage)?;
+                let begin = run::Begin { model: model.clone(), branch, only };
+                run::run(settings, task, session, begin, json).await
             }
             Some(Command::History(command)) => {
                 let ask = command.ask(&Folder::here(&home))?;
@@ -299,9 +306,16 @@ impl Cli {
 
 /// What was typed after `allow` or `deny`.
 fn items(words: &[String]) -> Result<Vec<Item>> {
-    let current = std::env::current_dir().context("the current folder is gone")?;
-    item::parse(words, &current, std::env::home_dir().as_deref())
-        .map_err(|error| Refusal::usage(format!("{error:#}")).into())
+    item::parse(words, &current()?, std::env::home_dir().as_deref()).map_err(usage)
+}
+
+fn current() -> Result<PathBuf> {
+    std::env::current_dir().context("the current folder is gone")
+}
+
+/// What was typed was wrong.
+fn usage(error: anyhow::Error) -> anyhow::Error {
+    Refusal::usage(format!("{error:#}")).into()
 }
 
 /// A place as whoever is in another folder has to be told it.

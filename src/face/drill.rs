@@ -168,6 +168,7 @@ async fn turn(host: &Arc<Host>) -> Result<Changes> {
         model: None,
         steer: false,
         branch: None,
+        only: None,
     };
     let mut answers = host.ask(Caller::Owner, verb);
     while let Some(answer) = answers.recv().await {

@@ -384,7 +384,8 @@ impl Repl {
         let key = verb::fresh_key();
         let (session, model) = (Some(self.session.clone()), self.model.clone());
         self.mine.push(text.clone());
-        self.send(Verb::Run { session, text, key, model, steer: true, branch: None }).await
+        let (steer, branch, only) = (true, None, None);
+        self.send(Verb::Run { session, text, key, model, steer, branch, only }).await
     }
 
     /// Ask for a turn. What happens in it is heard by watching; here only a refusal counts,

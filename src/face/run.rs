@@ -14,6 +14,7 @@ use crate::face::clean::{clean, json_line};
 use crate::face::screen::{Place, Screen, write};
 use crate::face::turn_view::{Shown, TurnView};
 use crate::face::{Refusal, commands};
+use crate::guard::policy;
 use crate::kernel::event::{End, Event};
 use crate::organs::host::Settings;
 use crate::organs::link::Link;
@@ -23,19 +24,29 @@ use crate::organs::verb::{self, Answer, Verb, exit};
 /// So long a backup is waited for without a word.
 const SILENCE: Duration = Duration::from_secs(2);
 
+/// How a conversation begins.
+#[derive(Debug, Default)]
+pub struct Begin {
+    /// The model to ask.
+    pub model: Option<String>,
+    /// The branch to work on.
+    pub branch: Option<String>,
+    /// What it may do at most.
+    pub only: Option<policy::Link>,
+}
+
 /// Run the turn. The number is the exit code.
 pub async fn run(
     settings: impl FnOnce() -> Result<Settings>,
     given: Option<String>,
     session: Option<String>,
-    model: Option<String>,
-    branch: Option<String>,
+    begin: Begin,
     json: bool,
 ) -> Result<u8> {
     let text = task(given)?;
     let mut link = Link::establish(settings).await?;
     hosting(&link, json)?;
-    let code = turn(&mut link, text, session, model, branch, json).await?;
+    let code = turn(&mut link, text, session, begin, json).await?;
     leave(&link, json).await?;
     Ok(code)
 }
@@ -65,8 +76,8 @@ pub async fn lines(settings: Settings, session: Option<String>, json: bool) -> R
             "/quit" => break,
             _ => {
                 commands::refuse_command(&text)?;
-                code =
-                    turn(&mut link, text, Some(session.clone()), model.clone(), None, json).await?;
+                let begin = Begin { model: model.clone(), ..Begin::default() };
+                code = turn(&mut link, text, Some(session.clone()), begin, json).await?;
             }
         }
     }
@@ -97,13 +108,14 @@ async fn turn(
     link: &mut Link,
     text: String,
     session: Option<String>,
-    model: Option<String>,
-    branch: Option<String>,
+    begin: Begin,
     json: bool,
 ) -> Result<u8> {
     let mut output = Output::new(json);
     let key = verb::fresh_key();
-    let verb = Verb::Run { session, text, key: key.clone(), model, steer: false, branch };
+    let Begin { model, branch, only } = begin;
+    let (key_of_it, steer) = (key.clone(), false);
+    let verb = Verb::Run { session, text, key: key_of_it, model, steer, branch, only };
     loop {
         if let Some(code) = ask(link, verb.clone(), &key, &mut output).await? {
             return Ok(code);

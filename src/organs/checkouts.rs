@@ -231,6 +231,7 @@ mod tests {
             model: None,
             steer: false,
             branch: branch.map(str::to_owned),
+            only: None,
         };
         let mut answers = host.ask(Caller::Owner, verb);
         let mut began = String::new();

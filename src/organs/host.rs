@@ -6,12 +6,12 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, Weak};
+use std::sync::{Arc, Mutex, RwLock, Weak};
 
 use anyhow::Result;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use crate::guard::policy::{Chain, Network, Policy};
+use crate::guard::policy::{Network, Policy};
 use crate::kernel::event::End;
 use crate::kernel::message::Usage;
 use crate::kernel::model::Model;
@@ -29,7 +29,7 @@ use crate::organs::lane::{Heard, Lane, What, lock};
 use crate::organs::line::{Asker, Saying};
 use crate::organs::models::{Catalog, NoModel};
 use crate::organs::prompt::Sources;
-use crate::organs::reach::root::Reach;
+use crate::organs::reach::root::{NOTHING, Reach};
 use crate::organs::report;
 use crate::organs::sessions::{self, BadName};
 use crate::organs::state::State;
@@ -53,9 +53,6 @@ pub struct Settings {
     /// Whether the process is there for more than a turn.
     pub resident: bool,
 }
-
-/// A chain under which nothing is run.
-const NOTHING: Chain = Chain::Links(Vec::new());
 
 /// How far a host is on its way out.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -85,7 +82,7 @@ pub struct Host {
     pub(super) backups: Backups,
     pub(super) bash_path: String,
     /// What its hands reach.
-    reach: RwLock<Reach>,
+    pub(super) reach: RwLock<Reach>,
     /// What the supervisors of its tool calls hold open, see `hands_lock`.
     pub(super) hands: Arc<File>,
     models: Mutex<HashMap<String, Arc<dyn Model>>>,
@@ -153,16 +150,6 @@ impl Host {
         let swept = host.settings.home.clone();
         tokio::task::spawn_blocking(move || sweep::sweep(&swept));
         Ok(host)
-    }
-
-    /// What its hands reach.
-    pub fn reach(&self) -> RwLockReadGuard<'_, Reach> {
-        self.reach.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Have its hands reach something else from the next turn on.
-    pub(super) fn set_reach(&self, reach: Reach) {
-        *self.reach.write().unwrap_or_else(PoisonError::into_inner) = reach;
     }
 
     /// The home it hosts.
@@ -265,8 +252,8 @@ impl Host {
     ) -> Result<()> {
         self.check(caller, &verb)?;
         let value = match verb {
-            Verb::Run { session, text, key, model, steer, branch } => {
-                let saying = Saying { session, branch, text, key, model, steer };
+            Verb::Run { session, text, key, model, steer, branch, only } => {
+                let saying = Saying { session, branch, only, text, key, model, steer };
                 return self.run(caller, saying, answers).await;
             }
             Verb::History(ask) => self.history(caller, ask, answers).await?,

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, Weak};
 use anyhow::Result;
 use tokio::sync::mpsc::UnboundedSender;
 
+use crate::guard::policy::Link;
 use crate::kernel::border::Inbox;
 use crate::kernel::event::{End, Event};
 use crate::kernel::message::{Incoming, Origin};
@@ -26,6 +27,8 @@ pub(super) struct Saying {
     pub session: Option<String>,
     /// The branch to work on instead of in the workspace.
     pub branch: Option<String>,
+    /// The link by which it may do less, where it begins.
+    pub only: Option<Link>,
     pub text: String,
     pub key: String,
     pub model: Option<String>,
@@ -72,14 +75,14 @@ impl Host {
         saying: Saying,
         answers: &UnboundedSender<Answer>,
     ) -> Result<()> {
-        let Saying { session, branch, text, key, model, steer } = saying;
+        let Saying { session, branch, only, text, key, model, steer } = saying;
         let asker = self.admit(&key, session.clone());
         let (parent, origin) = match caller {
             Caller::Owner => (None, Origin::Owner),
             Caller::Hand(own) => (Some(own.clone()), Origin::Agent(own.clone())),
         };
         let session =
-            self.create_session(session, parent, branch.as_deref(), model.as_deref()).await?;
+            self.create_session(session, parent, branch.as_deref(), only, model.as_deref()).await?;
         // Somebody else may have made one of this name meanwhile.
         anyhow::ensure!(
             self.reaches(caller, &session),

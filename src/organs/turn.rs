@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use serde_json::Value;
 use tokio::sync::OnceCell;
 
 use crate::guard::hand::Hand;
@@ -28,8 +29,8 @@ use crate::organs::history::{branch, gitdir};
 use crate::organs::host::Host;
 use crate::organs::lane::{Lane, What};
 use crate::organs::prompt::Sources;
-use crate::organs::reach::hint;
 use crate::organs::reach::item::Item;
+use crate::organs::reach::{hint, narrow};
 use crate::organs::sessions;
 use crate::organs::state::Waiting;
 use crate::organs::wirelog::Recorder;
@@ -43,6 +44,7 @@ impl Host {
         name: Option<String>,
         parent: Option<String>,
         branch: Option<&str>,
+        only: Option<Link>,
         model: Option<&str>,
     ) -> Result<String> {
         branch.map_or(Ok(()), branch::check_name)?;
@@ -61,6 +63,10 @@ impl Host {
         }
         // From here on nobody else can make one of this name before we do.
         if let Some(name) = name.as_ref().filter(|name| is_there(name)) {
+            ensure!(
+                only.is_none(),
+                "session {name} is there already: what it may touch was settled when it began"
+            );
             self.go_on(name, branch).await?;
             return Ok(name.clone());
         }
@@ -68,9 +74,9 @@ impl Host {
             Some(branch) => gitdir::checkout(home.path(), branch),
             None => self.folder(parent.as_deref()),
         };
-        let chain = parent.as_deref().map(|parent| home.transcript(parent));
-        let chain = chain.and_then(|path| sessions::header(&path)).map(|header| header.chain);
-        let chain = chain.unwrap_or_default();
+        let chain = self.links(parent.as_deref())?;
+        let chain = narrow::extended(chain, only, &home.workspace(), &root)?;
+        let chain = if chain.is_empty() { Value::Null } else { serde_json::to_value(chain)? };
         let create = |name: &str| {
             let header = Header {
                 session: name.to_owned(),
@@ -239,11 +245,16 @@ impl Host {
         place: &'a Place,
         writer: &'a str,
     ) -> Result<Watched<'a>> {
+        let reach = self.reach().clone();
         // Where hands cannot be confined, each call says why it is not run.
-        let policy = self.policy(door.folder(), &place.folder, Some(writer));
-        let reach = self.reach();
-        let contained = policy.as_ref().is_ok_and(|policy| reach.is_contained(&policy.chain));
-        let hand = policy.map(|policy| (Hand::new(policy.clone()), policy));
+        let hand = match reach.check() {
+            Ok(()) => {
+                let policy = self.policy(door.folder(), &place.folder, Some(writer))?;
+                Ok((Hand::new(policy.clone()), policy))
+            }
+            Err(error) => Err(error),
+        };
+        let contained = hand.as_ref().is_ok_and(|(_, policy)| reach.is_contained(&policy.chain));
         let workspace = self.settings.home.workspace();
         let main = Place { folder: workspace, snapshots: self.snapshots.clone() };
         let beside = Some(main).filter(|main| main.folder != place.folder);
@@ -299,14 +310,21 @@ impl Host {
 
     /// What a session was given besides what all have, and the links by which it may do less.
     pub(super) fn given(&self, session: Option<&str>) -> Result<(Vec<Item>, Vec<Link>)> {
-        let Some(session) = session else { return Ok(Default::default()) };
+        let Some(name) = session else { return Ok(Default::default()) };
+        Ok((self.state.granted(name)?, self.links(session)?))
+    }
+
+    /// The links by which a session may do less than the owner's own.
+    fn links(&self, session: Option<&str>) -> Result<Vec<Link>> {
+        let Some(session) = session else { return Ok(Vec::new()) };
         let header = sessions::header(&self.settings.home.transcript(session));
         let chain = header.map(|header| header.chain).unwrap_or_default();
-        let chain = if chain.is_null() { Ok(Vec::new()) } else { serde_json::from_value(chain) };
-        let chain = chain.with_context(|| {
+        if chain.is_null() {
+            return Ok(Vec::new());
+        }
+        serde_json::from_value(chain).with_context(|| {
             format!("session {session} begins with a chain that this version does not know")
-        })?;
-        Ok((self.state.granted(session)?, chain))
+        })
     }
 }
 

@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::guard::policy::Link;
 use crate::kernel::event::Event;
 use crate::organs::history::ask::Ask;
 use crate::organs::reach::item::Item;
@@ -31,6 +32,9 @@ pub enum Verb {
         steer: bool,
         /// The branch to run on, in a checkout of its own, instead of in the workspace.
         branch: Option<String>,
+        /// The link by which a session that begins may do less than the one that asks.
+        #[serde(default)]
+        only: Option<Link>,
     },
     /// Everything that happens in a session, until the asker goes. A value comes first:
     /// from then on nothing is missed.
@@ -217,7 +221,7 @@ mod tests {
         let s = || "s".to_owned();
         let run_on = |session, branch| {
             let (text, key, model, steer) = (String::new(), String::new(), None, false);
-            Verb::Run { session, text, key, model, steer, branch }
+            Verb::Run { session, text, key, model, steer, branch, only: None }
         };
         let run = |session| run_on(session, None);
         for (verb, needs) in [

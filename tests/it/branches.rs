@@ -89,9 +89,9 @@ fn a_turn_that_was_killed_is_the_branchs() {
     server.queue(Reply::new().bash("echo 1 > b")).queue(Reply::text("Begun."));
     on_branch(&home, "begin").stdout("Begun.\n").check();
     let main = home.git(&["rev-parse", "main"]);
-    let told = Fifo::make(&home.workspace("told"));
+    let told = Fifo::make(&home.path("scratch/told"));
     Fifo::make(&home.path("branches/idea/never"));
-    let command = "echo 2 > b; echo $$ > ../../workspace/told; cat never";
+    let command = "echo 2 > b; echo $$ > $TMPDIR/told; cat never";
     server.queue(Reply::new().bash(command));
     let process = home.spawn(&["run", "--branch", "idea", "the task"]);
     let left = Watched::of(told.line().trim());
@@ -161,8 +161,23 @@ fn two_sessions_on_one_branch_share_its_history() {
 }
 
 #[test]
+fn a_turn_on_a_branch_does_not_reach_the_workspace() {
+    let (server, home) = home();
+    server
+        .queue(Reply::new().bash("cd ../../workspace && cat a && echo x > reached; rm a"))
+        .queue(Reply::text("Done."));
+    on_branch(&home, "reach over").stdout("Done.\n").check();
+    let asked = server.asked(2);
+    let results = asked[1].results();
+    assert!(results[0].contains("may be read but not changed"), "{results:?}");
+    assert!(home.read("reached").is_none() && home.read("a").is_some());
+}
+
+/// Where hands are not confined.
+#[test]
 fn what_a_turn_on_a_branch_does_in_the_workspace_is_not_the_owners() {
     let (server, home) = home();
+    let home = home.config("confine = \"off\"\n");
     fs::write(home.workspace("edited"), "by the owner\n").expect("a file");
     server
         .queue(Reply::new().bash("cd ../../workspace; echo x > reached; rm a"))

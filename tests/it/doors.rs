@@ -304,13 +304,14 @@ fn a_turn_that_began_in_a_killed_host_is_not_begun_again() {
 fn an_agents_command_reaches_its_host_however_it_is_started() {
     let two = Two::new();
     let list = "fledgling sessions --json";
-    let python = "python3 -c 'import subprocess; print(subprocess.run([\"fledgling\", \"sessions\", \
+    let python = "/usr/bin/python3 -c 'import subprocess; print(subprocess.run([\"fledgling\", \"sessions\", \
         \"--json\"], capture_output=True, text=True).stdout, end=\"\")'";
     let setsid = format!("setsid -w {list}");
     let files = "for f in \"$FLEDGLING_DOOR\"/*; do [ -p \"$f\" ] || echo \"$f is no FIFO\"; done; \
         ls -ld \"$FLEDGLING_DOOR\" | cut -c1-10; env | grep -c _KEY";
     let mut commands = vec![list, &setsid, files];
-    let has_python = Command::new("python3").arg("--version").stdout(Stdio::null()).status();
+    let has_python =
+        Command::new("/usr/bin/python3").arg("--version").stdout(Stdio::null()).status();
     if has_python.is_ok_and(|status| status.success()) {
         commands.push(python);
     } else {

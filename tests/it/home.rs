@@ -431,8 +431,7 @@ mod tests {
 
     #[test]
     fn a_run_is_compared_with_what_is_expected() {
-        let script =
-            "cat; echo \"Tools run with the owner's full rights.\" >&2; echo oops >&2; exit 3";
+        let script = "cat; echo \"CONFINEMENT IS OFF: yes.\" >&2; echo oops >&2; exit 3";
         let run = || Run::of(bash(script)).stdin("in").code(3);
         run().stdout("in").stderr("oops\n").check();
         run().stdout("in").stderr_holds(&["oo", "ps"]).check();

@@ -37,8 +37,8 @@ fn a_plain_turn_says_little_on_stderr() {
         server.queue(Reply::text("one")).queue(Reply::text("two"));
         home.run(&["run", "--session", "s", "a"]).stdout("one\n").stderr_any().check();
         let ran = home.run(&["run", "--session", "s", "b"]).stdout("two\n").stderr_any().check();
-        let [rights, sum] = ran.stderr.lines().collect::<Vec<_>>()[..] else { panic!("{ran}") };
-        assert!(rights.contains("full rights") && sum.ends_with(" · 15 tokens"), "{ran}");
+        let [sum] = ran.stderr.lines().collect::<Vec<_>>()[..] else { panic!("{ran}") };
+        assert!(sum.ends_with(" · 15 tokens"), "{ran}");
     });
 }
 

@@ -5,6 +5,7 @@
 //! price. Does not know how it was typed.
 
 use std::path::PathBuf;
+use std::sync::{PoisonError, RwLockReadGuard};
 
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
@@ -12,9 +13,20 @@ use serde_json::{Value, json};
 use crate::guard::policy::Network;
 use crate::organs::host::Host;
 use crate::organs::reach::item::{Item, Shown};
+use crate::organs::reach::root::Reach;
 use crate::organs::reach::settings;
 
 impl Host {
+    /// What its hands reach.
+    pub fn reach(&self) -> RwLockReadGuard<'_, Reach> {
+        self.reach.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Have its hands reach something else from the next turn on.
+    fn set_reach(&self, reach: Reach) {
+        *self.reach.write().unwrap_or_else(PoisonError::into_inner) = reach;
+    }
+
     /// Give these for good, or take them back: what was done, a line each.
     pub(in crate::organs) fn grant(&self, items: &[Item], give: bool) -> Result<Value> {
         let items: Vec<_> = items.iter().cloned().map(|item| resolved(item, give)).collect();

@@ -34,31 +34,33 @@ pub fn after(text: &str, failed: bool, policy: &Policy) -> Option<String> {
         .iter()
         .flat_map(|line| line.split(|c: char| c.is_whitespace() || AROUND.contains(&c)));
     let paths = words.filter(|word| word.starts_with('/') || word.starts_with("../"));
-    let mut found: Vec<String> = Vec::new();
+    let (mut unread, mut unchanged) = (Vec::new(), Vec::new());
     for path in paths.map(|word| plain(&policy.workspace.join(word))) {
-        let shown = path.display();
-        let may = |grants: fn(&Link) -> Vec<&PathBuf>| {
-            let covers = |link: &Link| {
-                grants(link).into_iter().chain(&policy.own).any(|grant| path.starts_with(grant))
-            };
-            links.iter().all(covers)
-        };
-        let said = if !may(|link| link.read.iter().chain(&link.write).collect()) {
-            format!("{shown} may not be read")
-        } else if !may(|link| link.write.iter().collect()) {
-            format!("{shown} may be read but not changed")
-        } else {
-            continue;
-        };
-        if !found.contains(&said) {
-            found.push(said);
+        // Grants are free of symlinks.
+        let real = path.canonicalize().unwrap_or_else(|_| path.clone());
+        let covered = |grants: &[PathBuf]| grants.iter().any(|grant| real.starts_with(grant));
+        let may_change = |link: &Link| covered(&link.write) || covered(&policy.own);
+        let shown = path.display().to_string();
+        if !links.iter().all(|link| covered(&link.read) || may_change(link)) {
+            unread.push(shown);
+        } else if !links.iter().all(may_change) {
+            unchanged.push(shown);
         }
     }
+    // Who complains is often named besides, and may be read.
+    let (mut found, not) = match unread.is_empty() {
+        true => (unchanged, "be read but not changed"),
+        false => (unread, "not be read"),
+    };
+    found.dedup();
     if found.is_empty() && !failed {
         return None;
     }
     found.truncate(NAMED);
-    let found = if found.is_empty() { String::new() } else { format!("{}. ", found.join("; ")) };
+    let found = match &found[..] {
+        [] => String::new(),
+        found => format!("{} may {not}. ", found.join(", ")),
+    };
     let sockets = if policy.chain.unix() { "allowed" } else { "none" };
     Some(format!(
         "[Tool calls are confined: {found}They may change {} and TMPDIR; network: {}; Unix sockets: {sockets}. `fledgling policy` shows all. If it is needed, ask: fledgling ask read|write|network|unix … --why REASON]\n",

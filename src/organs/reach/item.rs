@@ -43,10 +43,7 @@ pub const USAGE: &str = "read PATH…, write PATH…, network full|none|PORT…,
 /// What was typed. Paths are relative to `current`, and `~` is `home`.
 pub fn parse(words: &[String], current: &Path, home: Option<&Path>) -> Result<Vec<Item>> {
     let (what, rest) = words.split_first().with_context(|| format!("name one of: {USAGE}"))?;
-    let path = |word: &String| match (home, Path::new(word).strip_prefix("~")) {
-        (Some(home), Ok(rest)) => home.join(rest),
-        _ => current.join(word),
-    };
+    let path = |word| path(word, current, home);
     let number = || -> Result<u64> {
         let [number] = rest else { bail!("{what} takes a number") };
         number.parse().with_context(|| format!("{number} is not a number"))
@@ -68,6 +65,14 @@ pub fn parse(words: &[String], current: &Path, home: Option<&Path>) -> Result<Ve
         },
         _ => bail!("there is no {what:?} to give; usage: {USAGE}"),
     })
+}
+
+/// A path as it is typed.
+pub fn path(word: &String, current: &Path, home: Option<&Path>) -> PathBuf {
+    match (home, Path::new(word).strip_prefix("~")) {
+        (Some(home), Ok(rest)) => home.join(rest),
+        _ => current.join(word),
+    }
 }
 
 /// A network as it is typed: `full`, `none`, or ports, parted by spaces or commas.

@@ -75,11 +75,6 @@ impl Reach {
         self.confine == Confine::Off
     }
 
-    /// What the settings give.
-    pub fn settings(&self) -> &HandsSettings {
-        &self.settings
-    }
-
     /// With other settings.
     #[must_use]
     pub fn with(&self, settings: HandsSettings) -> Self {
@@ -226,11 +221,15 @@ impl Reach {
             rows.push(row("read", path(&self.home.join("workspace")), "the workspace"));
         }
         rows.extend(self.on_path.iter().map(|one| row("read", path(one), "your PATH")));
-        let system: Vec<_> = self.system.iter().map(path).collect();
+        let parts = |path: &&PathBuf| !path.starts_with("/etc/");
+        let mut system: Vec<_> = self.system.iter().filter(parts).map(path).collect();
+        if system.len() < self.system.len() {
+            system.push("what everybody may read of /etc".to_owned());
+        }
         let (first, rest) = system.split_at(system.len().min(SYSTEM_SHOWN));
         let more =
             if rest.is_empty() { String::new() } else { format!(" and {} more", rest.len()) };
-        rows.push(row("read", format!("{}{more}", first.join(" ")), "the system"));
+        rows.push(row("read", format!("{}{more}", first.join(", ")), "the system"));
         rows.push(row("network", Shown(network).to_string(), from(*network == default.network)));
         let sockets = if *unix { "allowed" } else { "none" };
         rows.push(row("unix", sockets.to_owned(), from(!unix)));
@@ -286,6 +285,8 @@ impl Reach {
     }
 }
 
+/// A chain under which nothing is run.
+pub const NOTHING: Chain = Chain::Links(Vec::new());
 /// Folders of the system that the table names.
 const SYSTEM_SHOWN: usize = 6;
 /// What is said at every start.
