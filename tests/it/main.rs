@@ -13,6 +13,7 @@ mod history_torture;
 mod home;
 mod kills;
 mod model_server;
+mod reach;
 mod real_model;
 mod repl;
 mod reply;
