@@ -30,6 +30,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use files::withheld::Withheld;
 use guard::policy::Policy;
 use kernel::border::{History as _, Record};
 use kernel::event::End;
@@ -254,7 +255,8 @@ impl Bench {
     fn open(&self, resident: bool) -> Snapshots {
         let workspace = self.workspace();
         let held = File::open("/dev/null").expect("it is there").into();
-        let policy = Policy { scratch: self.home.clone(), workspace, env: Vec::new(), held };
+        let (scratch, withheld) = (self.home.clone(), Withheld::default());
+        let policy = Policy { workspace, scratch, env: Vec::new(), held, withheld };
         let images = Some(Images::new(policy, PROGRAM.into()));
         let terms = Terms { limit: 1 << 30, images, ..Terms::default() };
         let settings = Settings { terms, resident, ..Settings::default() };

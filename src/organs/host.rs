@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, Weak};
 use anyhow::Result;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
+use crate::files::withheld::Withheld;
 use crate::guard::policy::Policy;
 use crate::kernel::event::End;
 use crate::kernel::message::Usage;
@@ -19,6 +20,7 @@ use crate::kernel::session::Session;
 use crate::organs::backups::Backups;
 use crate::organs::checkouts::Branches;
 use crate::organs::config::Config;
+use crate::organs::discreet::Discreet;
 use crate::organs::hand_door;
 use crate::organs::hands_lock;
 use crate::organs::history::branch;
@@ -82,7 +84,9 @@ pub struct Host {
     pub(super) bash_path: String,
     /// What the supervisors of its tool calls hold open, see `hands_lock`.
     pub(super) hands: Arc<File>,
-    models: Mutex<HashMap<String, Arc<dyn Model>>>,
+    /// What nobody is told.
+    pub(super) withheld: Withheld,
+    pub(super) models: Mutex<HashMap<String, Arc<dyn Model>>>,
     lanes: Mutex<HashMap<String, Arc<Lane>>>,
     notices: Mutex<Vec<String>>,
     phase: Mutex<Phase>,
@@ -102,14 +106,17 @@ impl Host {
             tokio::task::spawn_blocking(move || hands_lock::take(&hands)).await??;
         let state = State::open(&home.file("state.db"))?;
         let hands = Arc::new(hands);
+        let withheld = Withheld::default();
+        withheld.learn(settings.catalog.secrets())?;
         let policy = Policy {
             workspace: home.workspace(),
             scratch: home.scratch(),
             env: Vec::new(),
             held: hands.clone(),
+            withheld: withheld.clone(),
         };
         let images = Images::new(policy, home.program().join("fledgling"));
-        let kept = snapshots::Settings::of(&settings.config, settings.catalog.keys(), images);
+        let kept = snapshots::Settings::of(&settings.config, withheld.clone(), images);
         let kept = snapshots::Settings { resident: settings.resident, ..kept };
         // Databases are read by other processes, which must not be waited for on this thread.
         let (root, terms) = (home.path().to_owned(), kept.clone());
@@ -123,6 +130,7 @@ impl Host {
             branches: Branches::default(),
             kept,
             hands,
+            withheld,
             backups: Backups::default(),
             bash_path: std::env::var("PATH").unwrap_or_default(),
             models: Mutex::default(),
@@ -226,7 +234,8 @@ impl Host {
                         }
                         None => exit::FAILED,
                     };
-                    Answer::Refused { why: format!("{error:#}"), exit }
+                    let why = host.withheld.text(format!("{error:#}"));
+                    Answer::Refused { why, exit }
                 }
             };
             // An asker who went away needs no last word.
@@ -307,13 +316,16 @@ impl Host {
                 report::about(self, session.as_deref()).await?
             }
             Verb::Compact { session } => self.compact(&session).await?,
+            Verb::Secret { name, value: Some(value) } => self.keep_secret(&name, &value)?,
+            Verb::Secret { name, value: None } => self.forget_secret(&name)?,
+            Verb::Secrets => self.secrets(),
             Verb::Choose { session, model } => {
                 let found = self.model(&model).await?;
                 self.state.choose(&session, &model)?;
                 serde_json::json!({ "model": found.name() })
             }
         };
-        let _ = answers.send(Answer::Value(value));
+        let _ = answers.send(Answer::Value(self.withheld.json(value)));
         Ok(())
     }
 
@@ -403,7 +415,8 @@ impl Host {
         if let Some(model) = lock(&self.models).get(spec) {
             return Ok(model.clone());
         }
-        let model = self.settings.catalog.model(spec).await?;
+        let (model, withheld) = (self.settings.catalog.model(spec).await?, self.withheld.clone());
+        let model: Arc<dyn Model> = Arc::new(Discreet { model, withheld });
         lock(&self.models).insert(spec.to_owned(), model.clone());
         Ok(model)
     }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result, bail, ensure};
 use tokio::sync::OnceCell;
 
+use crate::files::withheld::Withheld;
 use crate::guard::hand::Hand;
 use crate::guard::policy::Policy;
 use crate::kernel::agent::Agent;
@@ -223,7 +224,8 @@ impl Host {
     ) -> Result<Heard<'a>> {
         let recorder = Recorder::open(&self.settings.home.wire(), name, turn)?;
         let (recorder, usage) = (Some(recorder), Usage::default());
-        Ok(Heard { lane, keys: keys.clone(), recorder, usage, last: None })
+        let (keys, withheld) = (keys.clone(), self.withheld.clone());
+        Ok(Heard { lane, keys, recorder, usage, last: None, withheld })
     }
 
     /// A hand of a session that works in this place.
@@ -268,7 +270,8 @@ impl Host {
         ];
         env.extend(fixed.map(|(name, value)| (name.into(), value.into())));
         let held = self.hands.clone();
-        Ok(Policy { workspace: folder.to_owned(), scratch: home.scratch(), env, held })
+        let (workspace, withheld) = (folder.to_owned(), self.withheld.clone());
+        Ok(Policy { workspace, scratch: home.scratch(), env, held, withheld })
     }
 }
 
@@ -362,6 +365,7 @@ struct Heard<'a> {
     usage: Usage,
     /// The turn's last event, held back until everything about the turn is settled.
     last: Option<Event>,
+    withheld: Withheld,
 }
 
 impl Heard<'_> {
@@ -390,6 +394,11 @@ impl Listener for Heard<'_> {
             Event::TurnEnded { usage, .. } => {
                 self.usage = usage;
                 self.last = Some(event);
+            }
+            // It may name files.
+            Event::Notice { text } => {
+                let text = self.withheld.text(text);
+                self.tell(Event::Notice { text });
             }
             event => self.tell(event),
         }

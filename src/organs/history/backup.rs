@@ -17,6 +17,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use git2::build::CheckoutBuilder;
 use git2::{Repository, Tree};
 
+use crate::files::withheld::Withheld;
 use crate::guard::history::{MAIN, flush_all};
 use crate::guard::policy::Policy;
 use crate::guard::supervisor::End;
@@ -258,7 +259,9 @@ impl Git<'_> {
         let fixed = FIXED.iter().map(|(name, value)| (name.into(), value.into()));
         let env = given.chain(fixed).collect();
         let folder = self.home.path().to_owned();
-        Policy { workspace: folder, scratch: self.home.scratch(), env, held: self.held.clone() }
+        let (scratch, held) = (self.home.scratch(), self.held.clone());
+        // Whoever asked for the backup clears what comes of it.
+        Policy { workspace: folder, scratch, env, held, withheld: Withheld::default() }
     }
 
     /// See that a folder can take a backup.

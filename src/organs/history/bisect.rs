@@ -251,6 +251,7 @@ mod tests {
     use git2::{FileMode, Signature};
 
     use super::*;
+    use crate::files::withheld::Withheld;
     use crate::guard::history::MAIN;
     use crate::kernel::interrupt::interrupt;
 
@@ -307,7 +308,8 @@ mod tests {
             ];
             let held = File::open("/dev/null").unwrap().into();
             let (workspace, scratch) = (path("workspace"), path("scratch"));
-            let policy = Policy { workspace, scratch, env, held };
+            let withheld = Withheld::default();
+            let policy = Policy { workspace, scratch, env, held, withheld };
             let logged = |commit: &Commit<'_>| {
                 let subject = commit.summary().unwrap().unwrap().to_owned();
                 Ok(Logged { subject, ..Logged::default() })

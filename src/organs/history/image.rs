@@ -411,6 +411,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
+    use crate::files::withheld::Withheld;
 
     /// A workspace, and images of it taken by a script in the place of the program.
     fn images(script: &str) -> (tempfile::TempDir, Images) {
@@ -420,7 +421,8 @@ mod tests {
         fs::write(&program, format!("#!/bin/bash\n{script}")).unwrap();
         fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
         let held = File::open("/dev/null").unwrap().into();
-        let policy = Policy { workspace: folder.clone(), scratch: folder, env: Vec::new(), held };
+        let (workspace, withheld) = (folder.clone(), Withheld::default());
+        let policy = Policy { workspace, scratch: folder, env: Vec::new(), held, withheld };
         (temp, Images::new(policy, program))
     }
 

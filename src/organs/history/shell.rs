@@ -38,12 +38,14 @@ impl Job<'_> {
     /// How it ended, and the end of what it said.
     pub fn run(&self) -> Result<(End, String)> {
         let mut said = Vec::new();
+        let mut passing = self.policy.withheld.stream();
         let ended = self.hear(&mut |bytes: &[u8]| {
-            said.extend_from_slice(bytes);
+            said.extend_from_slice(&passing.push(bytes));
             if said.len() > 2 * KEPT {
                 said.drain(..said.len() - KEPT);
             }
         })?;
+        said.extend(passing.finish());
         said.drain(..said.len().saturating_sub(KEPT));
         Ok((ended, String::from_utf8_lossy(&said).into_owned()))
     }
@@ -100,6 +102,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+    use crate::files::withheld::Withheld;
 
     fn run(
         policy: &Policy,
@@ -116,7 +119,8 @@ mod tests {
     fn policy(folder: &Path) -> Policy {
         let env = vec![("PATH".into(), "/usr/bin:/bin".into())];
         let held = File::open("/dev/null").unwrap().into();
-        Policy { workspace: folder.to_owned(), scratch: folder.to_owned(), env, held }
+        let (workspace, scratch) = (folder.to_owned(), folder.to_owned());
+        Policy { workspace, scratch, env, held, withheld: Withheld::default() }
     }
 
     #[test]
