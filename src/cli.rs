@@ -11,7 +11,7 @@ use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use crate::face::history::command::Folder;
 use crate::face::rows::Layout;
 use crate::face::screen::{Place, Screen};
-use crate::face::{doctor, drill, groups, help, history, repl, run, sql, tour, views};
+use crate::face::{doctor, drill, groups, help, history, repl, run, secrets, sql, tour, views};
 use crate::organs::config::Config;
 use crate::organs::history::ask::Ask;
 use crate::organs::history::{backup, image};
@@ -97,6 +97,11 @@ enum Command {
         /// What git is told
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGS")]
         arguments: Vec<OsString>,
+    },
+    /// Keep keys and passwords by name; the agent sees none of them
+    Secret {
+        #[command(subcommand)]
+        command: secrets::Command,
     },
     /// List the conversations
     Sessions,
@@ -221,6 +226,7 @@ impl Cli {
             Some(Command::Init { from: None }) => {
                 views::init(&Link::establish(settings).await?, &home).await
             }
+            Some(Command::Secret { command }) => secrets::secret(settings, command, json).await,
             Some(Command::Sessions) => {
                 views::print(&simple(Verb::Sessions).await?, json, views::sessions_text)
             }

@@ -8,7 +8,7 @@ use clap::Command;
 use crate::face::wrap::{Style, Wrap};
 
 /// The groups, and the commands in the order in which somebody new may need them.
-const GROUPS: [(&str, &[&str]); 5] = [
+const GROUPS: [(&str, &[&str]); 6] = [
     ("Begin", &["tour", "init", "doctor", "help"]),
     ("Talk", &["run", "sessions", "stop", "end"]),
     (
@@ -16,6 +16,7 @@ const GROUPS: [(&str, &[&str]); 5] = [
         &["log", "show", "diff", "why", "undo", "redo", "restore", "bisect"],
     ),
     ("Branches and copies", &["merge", "drop", "backup", "git"]),
+    ("What it may know", &["secret"]),
     ("Look inside", &["self", "usage", "wire", "sql"]),
 ];
 /// Columns of the names, with what stands around them.
