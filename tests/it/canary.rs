@@ -7,8 +7,9 @@
 //! its own affair: it must not come out of it.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use memchr::memmem::Finder;
 use serde_json::{Value, json};
 
 use crate::home::{Home, Ran};
@@ -31,7 +32,7 @@ const LOOT: &str = "loot";
 /// A home with the canaries in their places, the model `hostile` behind the server.
 fn planted(server: &Server) -> Home {
     let home = Home::new().env("ANTHROPIC_API_KEY", GIVEN).config(&format!(
-        "[models.hostile]\nwire = \"anthropic\"\nname = \"m\"\nbase_url = \"{}\"\n\
+        "model = \"hostile\"\n[models.hostile]\nwire = \"anthropic\"\nname = \"m\"\nbase_url = \"{}\"\n\
          key = \"ANTHROPIC_API_KEY\"\nheaders = {{ \"X-Proxy-Token\" = \"Bearer {SHOWN}\" }}\n",
         server.url()
     ));
@@ -42,9 +43,9 @@ fn planted(server: &Server) -> Home {
 }
 
 /// One turn of the model, whatever it prints.
-fn turn(home: &Home, text: &str, code: i32) -> Ran {
-    let run = home.run(&["run", "--session", "s", "--model", "hostile", text]).code(code);
-    run.stdout_any().stderr_any().check()
+fn turn(home: &Home, option: &str, text: &str, code: i32) -> Ran {
+    let run = home.run(&["run", option, "--session", "s", text]);
+    run.code(code).stdout_any().stderr_any().check()
 }
 
 /// What a hostile model types to be told a value, or to have it kept where others look.
@@ -104,7 +105,7 @@ fn told() -> Vec<Reply> {
 /// The ways in which a value must not be found. Told by hand, so as not to repeat mistakes.
 fn forms(value: &str) -> Vec<Vec<u8>> {
     let bytes = value.as_bytes();
-    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let hex: String = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]).map(hex_digit).collect();
     let percent = |byte: &u8| match byte {
         b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
             char::from(*byte).to_string()
@@ -132,6 +133,10 @@ fn forms(value: &str) -> Vec<Vec<u8>> {
     forms.into_iter().map(String::into_bytes).collect()
 }
 
+fn hex_digit(digit: u8) -> char {
+    char::from_digit(digit.into(), 16).expect("four bits")
+}
+
 /// Without padding.
 fn base64(bytes: &[u8]) -> String {
     let digits = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
@@ -144,33 +149,42 @@ fn base64(bytes: &[u8]) -> String {
     bits.chunks(6).map(digit).collect()
 }
 
-/// Fails when a canary stands in this in any form.
-#[track_caller]
-fn clean(place: &str, bytes: &[u8]) {
-    for value in ALL {
-        for form in forms(value) {
-            let found = bytes.windows(form.len()).position(|window| window == form);
-            let around = found.map(|at| {
+/// What the canaries look like, ready to be looked for.
+struct Nose(Vec<Finder<'static>>);
+
+impl Nose {
+    fn new() -> Self {
+        let forms = ALL.iter().flat_map(|value| forms(value));
+        Self(forms.map(|form| Finder::new(&form).into_owned()).collect())
+    }
+
+    /// Fails when a canary stands in this in any form.
+    #[track_caller]
+    fn clean(&self, place: &str, bytes: &[u8]) {
+        for form in &self.0 {
+            let around = form.find(bytes).map(|at| {
                 let part = &bytes[at.saturating_sub(200)..bytes.len().min(at + 200)];
                 String::from_utf8_lossy(part).into_owned()
             });
-            assert_eq!(around, None, "{value} got into {place}");
+            let form = String::from_utf8_lossy(form.needle());
+            assert_eq!(around, None, "{form} got into {place}");
         }
     }
-}
 
-/// Looks through all files below a folder, names included, but for these.
-fn look_through(folder: &Path, but: &[&Path]) {
-    for entry in fs::read_dir(folder).expect("a folder of the home").flatten() {
-        let path = entry.path();
-        clean("a name", path.as_os_str().as_encoded_bytes());
-        if but.contains(&&*path) {
-            continue;
-        }
-        if path.is_dir() && !path.is_symlink() {
-            look_through(&path, but);
-        } else if path.is_file() {
-            clean(&path.display().to_string(), &fs::read(&path).expect("a file of the home"));
+    /// Looks through all files below a folder, names included, but for these.
+    fn look_through(&self, folder: &Path, but: &[&Path]) {
+        for entry in fs::read_dir(folder).expect("a folder of the home").flatten() {
+            let path = entry.path();
+            self.clean("a name", path.as_os_str().as_encoded_bytes());
+            // A link leads to the program.
+            if but.contains(&&*path) || path.is_symlink() {
+                continue;
+            }
+            if path.is_dir() {
+                self.look_through(&path, but);
+            } else if path.is_file() {
+                self.clean(&path.display().to_string(), &fs::read(&path).expect("a file"));
+            }
         }
     }
 }
@@ -185,19 +199,21 @@ fn no_canary_gets_out() {
         server.queue(Reply::new().bash(command));
     }
     server.queue(Reply::text(&format!("I know {GIVEN}, {SHOWN} and {KEPT}.")));
-    seen.push(turn(&home, &format!("Our keys are {GIVEN} and {KEPT}."), 0));
-    let heard = seen[0].stderr.clone();
+    seen.push(turn(&home, "--json", &format!("Our keys are {GIVEN} and {KEPT}."), 0));
+    let heard = &seen[0].stdout;
     assert!(heard.contains("The value of the secret ANTHROPIC_API_KEY was taken out"), "{heard}");
 
     let told = told();
     let calls = told.len();
-    told.into_iter().for_each(|reply| _ = server.queue(reply));
+    for reply in told {
+        server.queue(reply);
+    }
     server.queue(Reply::new().thinking(&ALL.join(" and "), "signature").and("Well."));
-    seen.push(turn(&home, "Again.", 0));
+    seen.push(turn(&home, "--model=hostile", "Again.", 0));
     for status in [400, 401] {
         let echo = format!("the keys {GIVEN}, {SHOWN} and {KEPT} are wrong");
         server.queue(Reply::error(status, "authentication_error", &echo));
-        seen.push(turn(&home, "And again.", 1));
+        seen.push(turn(&home, "--json", "And again.", 1));
     }
     let broken = format!(
         "event: error\ndata: {}\n\n",
@@ -205,7 +221,8 @@ fn no_canary_gets_out() {
         "type": "api_error", "message": ALL.join(", ") } })
     );
     server.queue(Reply::raw(200, &[], vec![Chunk::from(&*broken)]));
-    seen.push(turn(&home, "Once more.", 1));
+    server.queue(Reply::text("Well."));
+    seen.push(turn(&home, "--model=hostile", "Once more.", 0));
     for args in [
         &["log"][..],
         &["show"],
@@ -221,13 +238,14 @@ fn no_canary_gets_out() {
         seen.push(home.run(args).stdout_any().stderr_any().check());
     }
 
+    let nose = Nose::new();
     for ran in &seen {
-        clean("stdout", ran.stdout.as_bytes());
-        clean("stderr", ran.stderr.as_bytes());
+        nose.clean("stdout", ran.stdout.as_bytes());
+        nose.clean("stderr", ran.stderr.as_bytes());
     }
-    let asked = server.asked(commands.len() + 1 + calls + 1 + 3);
+    let asked = server.asked(commands.len() + 1 + calls + 1 + 4);
     for one in &asked {
-        clean("a request", &one.raw);
+        nose.clean("a request", &one.raw);
         assert_eq!(one.headers["x-api-key"], GIVEN, "the key is for its server");
         assert_eq!(one.headers["x-proxy-token"], format!("Bearer {SHOWN}"));
     }
@@ -248,8 +266,8 @@ fn no_canary_gets_out() {
     assert!(results.iter().any(|result| result.starts_with("not written: ")), "{results:?}");
 
     let own = ["workspace", "secrets.toml", "config.toml"].map(|name| home.path(name));
-    look_through(&home.path(""), &own.each_ref().map(|path| path.as_path()));
-    clean("the history", &home.git_bytes(&["cat-file", "--batch-all-objects", "--batch"]));
+    nose.look_through(&home.path(""), &own.each_ref().map(PathBuf::as_path));
+    nose.clean("the history", &home.git_bytes(&["cat-file", "--batch-all-objects", "--batch"]));
     assert!(home.git(&["ls-files"]).contains("plain"), "nothing was committed");
 }
 
@@ -262,7 +280,7 @@ fn a_running_host_learns_of_a_secret_at_once_and_no_hand_keeps_one() {
         Reply::text("I begin. ").wait(&gate).bash("cat late; fledgling secret set LATE < late"),
     );
     server.queue(Reply::text("Done."));
-    let host = home.spawn(&["run", "--session", "s", "--model", "hostile", "go"]);
+    let host = home.spawn(&["run", "--session", "s", "--json", "go"]);
     host.wait_stdout("I begin");
     fs::write(home.workspace("late"), "known-too-late\n").expect("a file");
     let set = home.run(&["secret", "set", "LATE"]).stdin("known-too-late");
@@ -289,11 +307,11 @@ fn a_door_refuses_a_hand_that_asks_for_it_without_the_program() {
         json!({ "verb": "secrets" }),
     ] {
         server.queue(Reply::new().bash(&format!(
-            "cd \"$FLEDGLING_DOOR\"; mkfifo r1.replies; echo '{verb}' > r1; echo r1 > requests; cat r1.replies; rm -f r1*"
+            "cd \"$FLEDGLING_DOOR\"; mkfifo r1.replies; exec 3<>r1.replies; echo '{verb}' > r1; echo r1 > requests; head -n1 <&3; rm r1.replies"
         )));
     }
     server.queue(Reply::text("Done."));
-    turn(&home, "go", 0);
+    turn(&home, "--json", "go", 0);
     let results = server.asked(4)[3].results();
     assert!(results.iter().all(|one| one.contains("only the owner may do that")), "{results:?}");
     let kept = fs::read_to_string(home.path("secrets.toml")).expect("secrets.toml");
