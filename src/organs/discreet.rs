@@ -12,10 +12,8 @@ use crate::kernel::model::{Boxed, Delta, Deltas, Failure, Model, Request};
 
 /// A model, and what is withheld of what it says.
 pub struct Discreet {
-    /// The model.
-    pub model: Arc<dyn Model>,
-    /// What nobody hears from it.
-    pub withheld: Withheld,
+    model: Arc<dyn Model>,
+    withheld: Withheld,
 }
 
 impl Model for Discreet {
@@ -45,6 +43,11 @@ impl Model for Discreet {
 }
 
 impl Discreet {
+    /// This model, from which nobody hears what is withheld.
+    pub fn over(model: Arc<dyn Model>, withheld: &Withheld) -> Arc<dyn Model> {
+        Arc::new(Self { model, withheld: withheld.clone() })
+    }
+
     fn reply(&self, reply: Assistant) -> Assistant {
         let text = |text| self.withheld.text(text);
         let blocks = reply.blocks.into_iter().filter_map(|block| match block {
@@ -193,7 +196,7 @@ mod tests {
         let withheld = Withheld::default();
         withheld.learn([("KEY".to_owned(), VALUE.to_owned())]).unwrap();
         let tattler = Arc::new(Tattler { fails, prompt: Mutex::default() });
-        let model = Discreet { model: tattler.clone(), withheld };
+        let model = Discreet::over(tattler.clone(), &withheld);
         let system = format!("The key is {VALUE}.");
         let request = Request { system: &system, tools: &[], messages: &[] };
         let mut heard = Vec::new();

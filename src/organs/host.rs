@@ -105,8 +105,7 @@ impl Host {
         let (hands, alone) =
             tokio::task::spawn_blocking(move || hands_lock::take(&hands)).await??;
         let state = State::open(&home.file("state.db"))?;
-        let hands = Arc::new(hands);
-        let withheld = Withheld::default();
+        let (hands, withheld) = (Arc::new(hands), Withheld::default());
         withheld.learn(settings.catalog.secrets())?;
         let policy = Policy {
             workspace: home.workspace(),
@@ -234,8 +233,7 @@ impl Host {
                         }
                         None => exit::FAILED,
                     };
-                    let why = host.withheld.text(format!("{error:#}"));
-                    Answer::Refused { why, exit }
+                    Answer::Refused { why: host.withheld.text(format!("{error:#}")), exit }
                 }
             };
             // An asker who went away needs no last word.
@@ -316,8 +314,7 @@ impl Host {
                 report::about(self, session.as_deref()).await?
             }
             Verb::Compact { session } => self.compact(&session).await?,
-            Verb::Secret { name, value: Some(value) } => self.keep_secret(&name, &value)?,
-            Verb::Secret { name, value: None } => self.forget_secret(&name)?,
+            Verb::Secret { name, value } => self.secret(&name, value)?,
             Verb::Secrets => self.secrets(),
             Verb::Choose { session, model } => {
                 let found = self.model(&model).await?;
@@ -415,8 +412,7 @@ impl Host {
         if let Some(model) = lock(&self.models).get(spec) {
             return Ok(model.clone());
         }
-        let (model, withheld) = (self.settings.catalog.model(spec).await?, self.withheld.clone());
-        let model: Arc<dyn Model> = Arc::new(Discreet { model, withheld });
+        let model = Discreet::over(self.settings.catalog.model(spec).await?, &self.withheld);
         lock(&self.models).insert(spec.to_owned(), model.clone());
         Ok(model)
     }

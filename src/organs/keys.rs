@@ -92,17 +92,15 @@ pub fn check_name(name: &str) -> Result<()> {
 }
 
 /// Keep a secret in `secrets.toml`, readable by the owner alone, or forget it there when
-/// there is no value. Whether there was one of this name.
-pub fn store(path: &Path, name: &str, value: Option<&str>) -> Result<bool> {
+/// there is no value.
+pub fn store(path: &Path, name: &str, value: Option<&str>) -> Result<()> {
     let mut secrets = read(path)?;
-    let before = match value {
+    match value {
         Some(value) => secrets.insert(name.to_owned(), value.to_owned()),
         None => secrets.remove(name),
     };
     let text = toml::to_string(&secrets)?;
-    let wrote = write_private(path, text.as_bytes());
-    wrote.with_context(|| format!("cannot write {}", path.display()))?;
-    Ok(before.is_some())
+    write_private(path, text.as_bytes()).with_context(|| format!("cannot write {}", path.display()))
 }
 
 fn read(path: &Path) -> Result<BTreeMap<String, String>> {
@@ -131,10 +129,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("secrets.toml");
         let value = "one\ntwo \"three\" 'four' \\ ä";
-        assert!(!store(&path, "A", Some(value)).unwrap());
-        assert!(!store(&path, "B", Some("b")).unwrap());
-        assert!(store(&path, "B", None).unwrap());
-        assert!(!store(&path, "B", None).unwrap());
+        for (name, value) in [("A", Some(value)), ("B", Some("b")), ("B", None), ("B", None)] {
+            store(&path, name, value).unwrap();
+        }
         let keys = Keys::default().with_file(&path).unwrap();
         assert_eq!(keys.iter().collect::<Vec<_>>(), [("A", value)]);
         assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);

@@ -18,6 +18,7 @@ pub mod keys;
 pub mod lane;
 pub mod line;
 pub mod link;
+pub mod listener;
 pub mod models;
 pub mod prompt;
 pub mod report;

@@ -3,7 +3,7 @@
 //! Owns that whatever withholds them learns of a change at once, and every model of its key.
 //! Knows no terminal, and tells nobody a value or how long one is.
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 
 use crate::files::withheld::SHORTEST;
@@ -13,29 +13,24 @@ use crate::organs::lane::lock;
 use crate::organs::verb::Hidden;
 
 impl Host {
-    /// Keep a secret.
-    pub(super) fn keep_secret(&self, name: &str, value: &Hidden) -> Result<Value> {
+    /// Keep a secret, or forget one that was kept.
+    pub(super) fn secret(&self, name: &str, value: Option<Hidden>) -> Result<Value> {
+        let keys = self.settings.catalog.keys();
+        let (given, kept) = keys.names().get(name).copied().unwrap_or_default();
+        let Some(Hidden(value)) = value else {
+            ensure!(given || kept, "there is no such secret; `fledgling secret list` names them");
+            ensure!(
+                kept,
+                "{name} comes from the environment in which the host was started, and not from secrets.toml; take it out there"
+            );
+            self.store(name, None)?;
+            return Ok(json!({ "name": name, "given": given }));
+        };
         keys::check_name(name)?;
-        ensure!(!value.0.is_empty(), "the value of {name} is empty; nothing was kept");
-        let replaced = self.store(name, Some(&value.0))?;
-        let keys = self.settings.catalog.keys();
-        let given = keys.names().get(name).is_some_and(|(given, _)| *given);
-        let short = value.0.len() < SHORTEST;
-        Ok(json!({ "name": name, "replaced": replaced, "short": short, "given": given }))
-    }
-
-    /// Forget one that was kept.
-    pub(super) fn forget_secret(&self, name: &str) -> Result<Value> {
-        let keys = self.settings.catalog.keys();
-        let from = keys.names().get(name).copied();
-        let (given, kept) =
-            from.context("there is no such secret; `fledgling secret list` names them")?;
-        ensure!(
-            kept,
-            "{name} comes from the environment in which the host was started, and not from secrets.toml; take it out there"
-        );
-        self.store(name, None)?;
-        Ok(json!({ "name": name, "given": given }))
+        ensure!(!value.is_empty(), "the value of {name} is empty; nothing was kept");
+        self.store(name, Some(&value))?;
+        let short = value.len() < SHORTEST;
+        Ok(json!({ "name": name, "replaced": kept, "short": short, "given": given }))
     }
 
     /// What secrets there are, where each comes from and which models show it to a server.
@@ -49,14 +44,14 @@ impl Host {
         keys.names().into_iter().map(row).collect()
     }
 
-    fn store(&self, name: &str, value: Option<&str>) -> Result<bool> {
+    fn store(&self, name: &str, value: Option<&str>) -> Result<()> {
         let path = self.home().file("secrets.toml");
-        let before = keys::store(&path, name, value)?;
+        keys::store(&path, name, value)?;
         let catalog = &self.settings.catalog;
         catalog.reread(&path)?;
         self.withheld.learn(catalog.secrets())?;
         // They hold their keys. A script goes on where it is, and has none.
         lock(&self.models).retain(|spec, _| spec.starts_with("script:"));
-        Ok(before)
+        Ok(())
     }
 }

@@ -10,11 +10,10 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result, bail, ensure};
 use tokio::sync::OnceCell;
 
-use crate::files::withheld::Withheld;
 use crate::guard::hand::Hand;
 use crate::guard::policy::Policy;
 use crate::kernel::agent::Agent;
-use crate::kernel::border::{Context, Listener, Prompt, Summary};
+use crate::kernel::border::{Context, Listener as _, Prompt, Summary};
 use crate::kernel::event::{End, Event};
 use crate::kernel::interrupt::Interrupt;
 use crate::kernel::message::{Message, Origin, Usage};
@@ -27,7 +26,8 @@ use crate::organs::hand_door::HandDoor;
 use crate::organs::history::keeper::Keeper;
 use crate::organs::history::{branch, gitdir};
 use crate::organs::host::Host;
-use crate::organs::lane::{Lane, What};
+use crate::organs::lane::Lane;
+use crate::organs::listener::Heard;
 use crate::organs::prompt::Sources;
 use crate::organs::sessions;
 use crate::organs::state::Waiting;
@@ -223,9 +223,7 @@ impl Host {
         keys: &Arc<[String]>,
     ) -> Result<Heard<'a>> {
         let recorder = Recorder::open(&self.settings.home.wire(), name, turn)?;
-        let (recorder, usage) = (Some(recorder), Usage::default());
-        let (keys, withheld) = (keys.clone(), self.withheld.clone());
-        Ok(Heard { lane, keys, recorder, usage, last: None, withheld })
+        Ok(Heard::new(lane, keys.clone(), recorder, self.withheld.clone()))
     }
 
     /// A hand of a session that works in this place.
@@ -353,62 +351,5 @@ impl Hands for Watched<'_> {
             }
             outcome
         })
-    }
-}
-
-/// What hears a turn: the lane's watchers and the wire log.
-struct Heard<'a> {
-    lane: &'a Lane,
-    keys: Arc<[String]>,
-    /// Gone once it failed: a full disk is told once, not with each piece of a reply.
-    recorder: Option<Recorder>,
-    usage: Usage,
-    /// The turn's last event, held back until everything about the turn is settled.
-    last: Option<Event>,
-    withheld: Withheld,
-}
-
-impl Heard<'_> {
-    fn tell(&self, event: Event) {
-        self.lane.tell(&self.keys, &What::Event(event));
-    }
-
-    fn record(&mut self, what: impl FnOnce(&mut Recorder) -> Result<()>) {
-        let Some(recorder) = &mut self.recorder else { return };
-        if let Err(error) = what(recorder).context("the wire log is incomplete") {
-            self.recorder = None;
-            self.tell(Event::Notice { text: format!("{error:#}.") });
-        }
-    }
-
-    fn end(&mut self) {
-        if let Some(event) = self.last.take() {
-            self.tell(event);
-        }
-    }
-}
-
-impl Listener for Heard<'_> {
-    fn event(&mut self, event: Event) {
-        match event {
-            Event::TurnEnded { usage, .. } => {
-                self.usage = usage;
-                self.last = Some(event);
-            }
-            // It may name files.
-            Event::Notice { text } => {
-                let text = self.withheld.text(text);
-                self.tell(Event::Notice { text });
-            }
-            event => self.tell(event),
-        }
-    }
-
-    fn sent(&mut self, body: &str) {
-        self.record(|recorder| recorder.sent(body));
-    }
-
-    fn raw(&mut self, bytes: &[u8]) {
-        self.record(|recorder| recorder.raw(bytes));
     }
 }

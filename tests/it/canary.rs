@@ -221,7 +221,7 @@ fn no_canary_gets_out() {
         "type": "api_error", "message": ALL.join(", ") } })
     );
     server.queue(Reply::raw(200, &[], vec![Chunk::from(&*broken)]));
-    server.queue(Reply::text("Well."));
+    server.queue(Reply::text(&ALL.join(" and ")));
     seen.push(turn(&home, "--model=hostile", "Once more.", 0));
     for args in [
         &["log"][..],
