@@ -136,5 +136,6 @@ fn policy(home: &Home, chain: Chain) -> Policy {
     let scratch = home.scratch().canonicalize().expect("scratch");
     let held = Arc::new(File::open("/dev/null").expect("/dev/null"));
     let own = vec![scratch.clone()];
-    Policy { workspace: home.workspace(), scratch, env: env.to_vec(), chain, own, held }
+    let withheld = files::withheld::Withheld::default();
+    Policy { workspace: home.workspace(), scratch, env: env.to_vec(), chain, own, held, withheld }
 }

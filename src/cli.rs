@@ -12,7 +12,9 @@ use crate::face::Refusal;
 use crate::face::history::command::Folder;
 use crate::face::rows::Layout;
 use crate::face::screen::{Place, Screen};
-use crate::face::{doctor, drill, groups, help, history, policy, repl, run, sql, tour, views};
+use crate::face::{
+    doctor, drill, groups, help, history, policy, repl, run, secrets, sql, tour, views,
+};
 use crate::organs::config::Config;
 use crate::organs::history::ask::Ask;
 use crate::organs::history::{backup, image};
@@ -129,6 +131,11 @@ enum Command {
         /// What
         #[arg(required = true, value_name = "WHAT")]
         what: Vec<String>,
+    },
+    /// Keep keys and passwords by name; the agent sees none of them
+    Secret {
+        #[command(subcommand)]
+        command: secrets::Command,
     },
     /// List the conversations
     Sessions,
@@ -266,6 +273,7 @@ impl Cli {
             Some(Command::Deny { what }) => {
                 views::said(&simple(Verb::Grant { items: items(&what)?, give: false }).await?)
             }
+            Some(Command::Secret { command }) => secrets::secret(settings, command, json).await,
             Some(Command::Sessions) => {
                 views::print(&simple(Verb::Sessions).await?, json, views::sessions_text)
             }

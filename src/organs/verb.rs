@@ -3,6 +3,8 @@
 //! Owns the requests and answers that the doors carry, and the one table that says which
 //! authority each needs. Knows neither sockets nor how anything is done.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -97,8 +99,28 @@ pub enum Verb {
         /// Whether it is given; else it is taken back.
         give: bool,
     },
+    /// Keep a secret, or forget it when no value comes with it.
+    Secret {
+        /// Its name.
+        name: String,
+        /// Its value.
+        value: Option<Hidden>,
+    },
+    /// What secrets there are; not what they are.
+    Secrets,
     /// What is asked of the history.
     History(Ask),
+}
+
+/// The value of a secret on its way to where it is kept. Never printed.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Hidden(pub String);
+
+impl fmt::Debug for Hidden {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("hidden")
+    }
 }
 
 /// A key for something said.
@@ -145,6 +167,8 @@ impl Verb {
             | Self::Sessions
             | Self::Usage
             | Self::Grant { .. }
+            | Self::Secret { .. }
+            | Self::Secrets
             | Self::History(_) => None,
         }
     }
@@ -156,6 +180,8 @@ impl Verb {
             | Self::Choose { .. }
             | Self::TakeBack { .. }
             | Self::Grant { .. }
+            | Self::Secret { .. }
+            | Self::Secrets
             | Self::Run { branch: Some(_), .. } => Needs::Owner,
             Self::History(ask) if ask.is_owners() => Needs::Owner,
             Self::End { session } | Self::Run { session: Some(session), .. } => {
@@ -246,6 +272,9 @@ mod tests {
             (Verb::Grant { items: vec![Item::Unix], give: false }, Needs::Owner),
             (Verb::Compact { session: s() }, Needs::Owner),
             (Verb::Choose { session: s(), model: s() }, Needs::Owner),
+            (Verb::Secret { name: s(), value: Some(Hidden(s())) }, Needs::Owner),
+            (Verb::Secret { name: s(), value: None }, Needs::Owner),
+            (Verb::Secrets, Needs::Owner),
             (Verb::History(Ask::Log { limit: 1, path: None }), Needs::Filtered),
             (Verb::History(Ask::Undo { what: Which::Turns(1), favour: None }), Needs::Filtered),
             (Verb::History(Ask::Standing), Needs::Filtered),

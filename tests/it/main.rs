@@ -6,6 +6,7 @@ use std::time::Duration;
 mod backups;
 mod bad_input;
 mod branches;
+mod canary;
 mod databases;
 mod doors;
 mod history;

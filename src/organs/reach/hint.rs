@@ -127,6 +127,7 @@ mod tests {
             chain: Chain::Links(vec![link]),
             own: vec!["/home/s".into()],
             held: File::open("/dev/null").unwrap().into(),
+            withheld: crate::files::withheld::Withheld::default(),
         }
     }
 
