@@ -11,6 +11,7 @@ mod doors;
 mod history;
 mod history_torture;
 mod home;
+mod hygiene;
 mod kills;
 mod model_server;
 mod real_model;
