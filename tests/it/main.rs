@@ -8,6 +8,7 @@ mod bad_input;
 mod branches;
 mod databases;
 mod doors;
+mod everyday;
 mod history;
 mod history_torture;
 mod home;
