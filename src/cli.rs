@@ -9,9 +9,10 @@ use anyhow::{Context as _, Result};
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::face::Refusal;
+use crate::face::clean::clean;
 use crate::face::history::command::Folder;
 use crate::face::rows::Layout;
-use crate::face::screen::{Place, Screen};
+use crate::face::screen::{Place, Screen, write};
 use crate::face::{
     doctor, drill, groups, help, history, policy, repl, run, secrets, sql, tour, views,
 };
@@ -206,8 +207,13 @@ impl Cli {
     pub fn read() -> Self {
         let command = Self::command();
         let template = groups::template(&command, Screen::of(Place::Out).width);
-        let matches = command.help_template(template).get_matches();
-        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+        let matches = command.help_template(template).try_get_matches();
+        matches.and_then(|matches| Self::from_arg_matches(&matches)).unwrap_or_else(|said| {
+            // A file's name may have been typed by a shell, for instance for a `*`.
+            let place = if said.use_stderr() { Place::Err } else { Place::Out };
+            let _ = write(place, clean(&said.render().to_string()).trim_end());
+            std::process::exit(said.exit_code())
+        })
     }
 
     /// Do what was asked. The number is the exit code.

@@ -297,6 +297,10 @@ impl Host {
         ];
         env.extend(fixed.map(|(name, value)| (name.into(), value.into())));
         env.extend(reach.variables(&chain));
+        let keys = self.settings.catalog.keys();
+        for name in chain.secrets().unwrap_or_default() {
+            env.extend(keys.get(&name).map(|value| (name.clone().into(), value.into())));
+        }
         if let Network::Ports(_) = chain.network() {
             // Names are looked up over TCP then, or not at all.
             env.push(("RES_OPTIONS".into(), "use-vc".into()));
