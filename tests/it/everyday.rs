@@ -42,9 +42,8 @@ impl Day {
     /// Give hands more than they have by default: lines for `[hands]` in config.toml, as
     /// `read = ["/opt"]` or `network = "full"`.
     fn grants(self, lines: &[&str]) -> Self {
-        // Nothing is confined so far, and a field that is not known is refused.
-        let _ = lines;
-        self
+        let home = self.home.config(&format!("[hands]\n{}\n", lines.join("\n")));
+        Self { home, ..self }
     }
 
     /// What came of one command: what the model is told, and whether it failed.
@@ -164,8 +163,7 @@ END
 #[test]
 fn python_computes_in_several_processes() {
     let Some(day) = Day::with(&["python3"]) else { return };
-    let told = day.does(
-        "cat > pool.py <<'END'
+    let pool = "cat > pool.py <<'END'
 import multiprocessing
 
 def square(number):
@@ -176,8 +174,11 @@ if __name__ == '__main__':
         with multiprocessing.get_context(way).Pool(3) as pool:
             print(way, sum(pool.map(square, range(100))))
 END
-        python3 pool.py",
-    );
+        python3 pool.py";
+    let told = day.cannot(pool);
+    assert!(told.contains("Python's multiprocessing needs `write /dev/shm`."), "{told}");
+    // The third way speaks over a socket.
+    let told = day.grants(&["write = [\"/dev/shm\"]", "unix = true"]).does(pool);
     assert_eq!(told, "fork 328350\nspawn 328350\nforkserver 328350\n");
 }
 
@@ -267,20 +268,25 @@ fn ssh_is_refused_and_says_why() {
     let Some(day) = Day::with(&["ssh"]) else { return };
     // A port that is nobody's any more.
     let at = TcpListener::bind("127.0.0.1:0").and_then(|port| port.local_addr()).expect("a port");
+    let key = day.home.cwd().canonicalize().expect("a folder").join(".ssh/id_ed25519");
+    std::fs::create_dir(key.parent().expect("a folder")).expect("a folder");
+    std::fs::write(&key, "no key at all\n").expect("a file");
+    let (key, port) = (key.display(), at.port());
     let told = day.cannot(&format!(
-        "ssh -F none -o BatchMode=yes -o StrictHostKeyChecking=no -p {} 127.0.0.1 true",
-        at.port()
+        "ssh-keygen -y -f {key}; ssh -F none -i {key} -o BatchMode=yes -o StrictHostKeyChecking=no -p {port} 127.0.0.1 true",
     ));
     assert!(told.contains("Connection refused"), "{told}");
+    assert!(told.contains(&format!("confined: {key} may not be read.")), "{told}");
 }
 
 #[test]
 fn a_program_gets_a_terminal_of_its_own() {
     let Some(day) = Day::with(&["python3", "script"]) else { return };
-    let told = day.does(
-        "script --quiet --return --command 'test -t 0 && test -t 1 && tty >/dev/null && echo a terminal' /dev/null
-        python3 -c 'import pty; pty.spawn([\"sh\", \"-c\", \"test -t 1 && echo another\"])'",
-    );
+    let command = "script --quiet --return --command 'test -t 0 && test -t 1 && tty >/dev/null && echo a terminal' /dev/null
+        python3 -c 'import pty; pty.spawn([\"sh\", \"-c\", \"test -t 1 && echo another\"])'";
+    let told = day.cannot(command);
+    assert!(told.contains("A terminal of its own needs `write /dev/pts`."), "{told}");
+    let told = day.grants(&["write = [\"/dev/pts\"]"]).does(command);
     assert_eq!(told.replace('\r', ""), "a terminal\nanother\n");
 }
 

@@ -14,6 +14,13 @@ const REFUSALS: [&str; 5] =
 /// What may stand around a path in a message.
 const QUOTES: [char; 5] = ['\'', '"', '`', '‘', '’'];
 const AROUND: [char; 9] = [' ', '\t', ':', ',', ';', '(', ')', '[', ']'];
+/// What a refusal is about that names no path, and what would be needed.
+const PLACES: [(&str, &str); 4] = [
+    ("pseudo-terminal", "A terminal of its own needs `write /dev/pts`. "),
+    ("pty.py", "A terminal of its own needs `write /dev/pts`. "),
+    ("multiprocessing", "Python's multiprocessing needs `write /dev/shm`. "),
+    ("/dev/shm", "Shared memory needs `write /dev/shm`. "),
+];
 /// Bytes at the end of an output in which a refusal is looked for.
 const LOOKED_AT: usize = 4_000;
 /// Paths that are named.
@@ -31,6 +38,8 @@ pub fn after(text: &str, failed: bool, policy: &Policy) -> Option<String> {
     if lines.is_empty() {
         return None;
     }
+    let place = PLACES.iter().find(|(sign, _)| text[start..].contains(sign));
+    let place = place.map_or("", |(_, needed)| needed);
     let paths = lines.iter().flat_map(|line| words(past_speaker(line)));
     let paths = paths.filter(|word| word.starts_with('/') || word.starts_with("../"));
     // Bash's names for connections.
@@ -67,7 +76,7 @@ pub fn after(text: &str, failed: bool, policy: &Policy) -> Option<String> {
     let write = links.last().map_or(&[][..], |leaf| &leaf.write);
     let write = write.iter().map(|path| format!("{}, ", path.display())).collect::<String>();
     Some(format!(
-        "[Tool calls are confined: {found}They may change {write}TMPDIR; network: {}; Unix sockets: {sockets}. `fledgling policy` shows all. If it is needed, ask: fledgling ask read|write|network|unix … --why REASON]\n",
+        "[Tool calls are confined: {found}{place}They may change {write}TMPDIR; network: {}; Unix sockets: {sockets}. `fledgling policy` shows all. If it is needed, ask: fledgling ask read|write|network|unix … --why REASON]\n",
         Shown(&policy.chain.network()),
     ))
 }
