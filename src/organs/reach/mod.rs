@@ -5,6 +5,7 @@
 pub mod grant;
 pub mod hint;
 pub mod item;
+pub mod kernel;
 pub mod narrow;
 pub mod root;
 pub mod settings;

@@ -11,11 +11,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
-use crate::guard::confine;
 use crate::guard::policy::{Chain, Link, Network};
 use crate::organs::config::Config;
 use crate::organs::home::Home;
 use crate::organs::reach::item::{Item, Shown};
+use crate::organs::reach::kernel;
 use crate::organs::reach::settings::{Confine, HandsSettings};
 use crate::organs::reach::system;
 use crate::organs::reach::toolchains::{self, Place};
@@ -86,7 +86,7 @@ impl Reach {
         if self.is_off() {
             return Ok(());
         }
-        let checked = confine::available().and_then(|()| {
+        let checked = kernel::available().and_then(|()| {
             let around = self.system.iter().find(|folder| self.home.starts_with(folder));
             if let Some(around) = around {
                 bail!(
