@@ -20,13 +20,14 @@ use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use landlock::{
     ABI, Access as _, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible as _, NetPort,
     PathBeneath, Ruleset, RulesetAttr as _, RulesetCreated, RulesetCreatedAttr as _, Scope,
 };
+use seccompiler::{BpfProgram, apply_filter};
 
 use crate::guard::calls;
 use crate::guard::policy::{Chain, Link, Network, Policy};
@@ -57,36 +58,39 @@ impl Confined {
     }
 }
 
-/// The layers of a chain, kept from call to call for as long as each path in it means the same
-/// file: a rule names a file and keeps it from being another, so that its number tells.
+/// What confines a chain, kept from call to call for as long as each path in it means the
+/// same file: a rule names a file and keeps it from being another, so that its number tells.
 #[derive(Debug, Default)]
-pub struct Layers(Mutex<Option<(Vec<FileId>, Vec<RulesetCreated>)>>);
+pub struct Kept(Mutex<Option<Made>>);
 
-/// Device and number; none where nothing is there.
-type FileId = Option<(u64, u64)>;
+#[derive(Debug, Clone)]
+struct Made {
+    /// Device and number of each file that is named; none where nothing is there.
+    files: Vec<Option<(u64, u64)>>,
+    layers: Arc<[RulesetCreated]>,
+    filters: Arc<[BpfProgram]>,
+}
 
-impl Layers {
-    fn restrict(&self, links: &[Link], own: &[PathBuf]) -> Result<()> {
+impl Kept {
+    fn made(&self, links: &[Link], policy: &Policy) -> Result<Made> {
         let paths = links.iter().flat_map(|link| link.read.iter().chain(&link.write));
-        let id = |path: &PathBuf| {
+        let number = |path: &PathBuf| {
             path.symlink_metadata().ok().map(|metadata| (metadata.dev(), metadata.ino()))
         };
-        let ids: Vec<FileId> = paths.chain(own).map(id).collect();
+        let files: Vec<_> = paths.chain(&policy.own).map(number).collect();
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.as_ref().is_none_or(|(known, _)| *known != ids) {
-            let made = links.iter().map(|link| layer(link, own)).collect::<Result<_>>()?;
-            *kept = Some((ids, made));
+        if let Some(made) = kept.as_ref().filter(|made| made.files == files) {
+            return Ok(made.clone());
         }
-        for layer in kept.iter().flat_map(|(_, layers)| layers) {
-            layer.try_clone()?.restrict_self()?;
-        }
-        Ok(())
+        let layers = links.iter().map(|link| layer(link, &policy.own)).collect::<Result<_>>()?;
+        let filters = calls::filters(&policy.chain)?.into();
+        Ok(kept.insert(Made { files, layers, filters }).clone())
     }
 }
 
 /// Apply the policy to the calling thread and to all it will start, for good: call it in a
 /// thread of the hand's own, never in one that goes back to a pool.
-pub fn confine(policy: &Policy, layers: &Layers) -> Result<Confined> {
+pub fn confine(policy: &Policy, kept: &Kept) -> Result<Confined> {
     // SAFETY: takes numbers only.
     if unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) } != 0 {
         return Err(io::Error::last_os_error()).context("cannot give up gaining privileges");
@@ -97,13 +101,20 @@ pub fn confine(policy: &Policy, layers: &Layers) -> Result<Confined> {
     let depth = links.len();
     ensure!(depth > 0, "nothing says what it may touch, so nothing was run");
     ensure!(depth <= DEPTH, "a chain of {depth} agents: at most {DEPTH} can be");
-    // While the root folder can still be opened.
-    let seal = seal().context("cannot confine a tool call, so nothing was run")?;
-    let restricted = layers.restrict(links, &policy.own);
-    restricted.context("cannot confine a tool call, so nothing was run")?;
-    drop_capabilities().context("cannot give up capabilities, so nothing was run")?;
-    calls::forbid(&policy.chain).context("cannot restrict system calls, so nothing was run")?;
+    let restricted = kept.made(links, policy).and_then(|made| restrict(&made));
+    let seal = restricted.context("cannot confine a tool call, so nothing was run")?;
     Ok(Confined { seal, _thread: PhantomData })
+}
+
+fn restrict(made: &Made) -> Result<Option<OwnedFd>> {
+    // While the root folder can still be opened.
+    let seal = seal()?;
+    for layer in made.layers.iter() {
+        layer.try_clone()?.restrict_self()?;
+    }
+    drop_capabilities().context("cannot give up capabilities")?;
+    made.filters.iter().try_for_each(|filter| apply_filter(filter))?;
+    Ok(seal)
 }
 
 /// Make this process opaque to others of the same user: its memory, environment and
@@ -201,7 +212,6 @@ mod tests {
     use std::io::ErrorKind;
     use std::net::{TcpListener, TcpStream, UdpSocket};
     use std::os::unix::net::{UnixListener, UnixStream};
-    use std::sync::Arc;
     use std::thread;
 
     use proptest::prelude::*;
@@ -241,7 +251,7 @@ mod tests {
         };
         let control = attempt.clone();
         let confined = thread::spawn(move || {
-            let _confined = confine(&policy, &Layers::default()).unwrap();
+            let _confined = confine(&policy, &Kept::default()).unwrap();
             attempt()
         });
         (confined.join().unwrap(), thread::spawn(control).join().unwrap())
@@ -367,7 +377,7 @@ mod tests {
             held: Arc::new(File::open("/dev/null").unwrap()),
             withheld: crate::files::withheld::Withheld::default(),
         };
-        thread::spawn(move || format!("{:#}", confine(&policy, &Layers::default()).unwrap_err()))
+        thread::spawn(move || format!("{:#}", confine(&policy, &Kept::default()).unwrap_err()))
             .join()
             .unwrap()
     }

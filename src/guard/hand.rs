@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 
 use crate::files::file;
 use crate::files::output::Output;
-use crate::guard::confine::{Confined, Layers, confine};
+use crate::guard::confine::{Confined, Kept, confine};
 use crate::guard::policy::Policy;
 use crate::guard::supervisor::{self, End, Link, Shell};
 use crate::kernel::interrupt::Interrupt;
@@ -29,21 +29,21 @@ const GIVE_UP: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone)]
 pub struct Hand {
     policy: Arc<Policy>,
-    layers: Arc<Layers>,
+    kept: Arc<Kept>,
 }
 
 impl Hand {
     /// A hand that may do what the policy says.
     pub fn new(policy: Policy) -> Self {
-        Self { policy: Arc::new(policy), layers: Arc::default() }
+        Self { policy: Arc::new(policy), kept: Arc::default() }
     }
 
     async fn try_act(&self, action: Action, interrupt: Interrupt) -> Result<Outcome> {
         let (leash, link) = supervisor::leash()?;
-        let (policy, layers) = (self.policy.clone(), self.layers.clone());
+        let (policy, kept) = (self.policy.clone(), self.kept.clone());
         let stopped = interrupt.clone();
         let mut outcome = in_thread(move || {
-            let confined = confine(&policy, &layers)?;
+            let confined = confine(&policy, &kept)?;
             carry_out(&policy, &confined, action, link, &stopped)
         });
         tokio::select! {
