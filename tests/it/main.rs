@@ -14,6 +14,7 @@ mod home;
 mod kills;
 mod model_server;
 mod real_model;
+mod redteam;
 mod repl;
 mod reply;
 mod rules;
