@@ -59,6 +59,17 @@ impl Confined {
 /// Apply the policy to the calling thread and to all it will start, for good: call it in a
 /// thread of the hand's own, never in one that goes back to a pool.
 pub fn confine(policy: &Policy) -> Result<Confined> {
+    within(policy, Some(PROC))
+}
+
+/// The same for a thread that starts nothing and works on files itself. It does without
+/// `/proc`: there it would be the host, and nothing keeps a process from its own environment
+/// and memory.
+pub fn confine_to_files(policy: &Policy) -> Result<Confined> {
+    within(policy, None)
+}
+
+fn within(policy: &Policy, proc: Option<&str>) -> Result<Confined> {
     // SAFETY: takes numbers only.
     if unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) } != 0 {
         return Err(io::Error::last_os_error()).context("cannot give up gaining privileges");
@@ -73,7 +84,8 @@ pub fn confine(policy: &Policy) -> Result<Confined> {
     // While the root folder can still be opened.
     let seal = seal().context("cannot confine a tool call, so nothing was run")?;
     for link in links {
-        add_layer(link, &policy.own).context("cannot confine a tool call, so nothing was run")?;
+        add_layer(link, &policy.own, proc)
+            .context("cannot confine a tool call, so nothing was run")?;
     }
     drop_capabilities().context("cannot give up capabilities, so nothing was run")?;
     calls::forbid(&policy.chain).context("cannot restrict system calls, so nothing was run")?;
@@ -106,7 +118,7 @@ pub fn hide_from_others() {
     unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) };
 }
 
-fn add_layer(link: &Link, own: &[PathBuf]) -> Result<()> {
+fn add_layer(link: &Link, own: &[PathBuf], proc: Option<&str>) -> Result<()> {
     let all = AccessFs::from_all(NEEDED);
     let read = AccessFs::from_read(NEEDED);
     // Nobody makes devices.
@@ -119,7 +131,7 @@ fn add_layer(link: &Link, own: &[PathBuf]) -> Result<()> {
         ruleset = ruleset.handle_access(AccessNet::from_all(NEEDED))?;
     }
     let mut ruleset = ruleset.create()?;
-    let reads = link.read.iter().map(PathBuf::as_path).chain([Path::new(PROC)]);
+    let reads = link.read.iter().map(PathBuf::as_path).chain(proc.map(Path::new));
     let writes = link.write.iter().chain(own).map(PathBuf::as_path);
     let writes = writes.chain(DEVICES.map(Path::new));
     let grants = reads.map(|path| (path, read)).chain(writes.map(|path| (path, write)));

@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 
 use crate::files::file;
 use crate::files::output::Output;
-use crate::guard::confine::{Confined, confine};
+use crate::guard::confine::{Confined, confine, confine_to_files};
 use crate::guard::policy::Policy;
 use crate::guard::supervisor::{self, End, Link, Shell};
 use crate::kernel::interrupt::Interrupt;
@@ -41,7 +41,8 @@ impl Hand {
         let (leash, link) = supervisor::leash()?;
         let (policy, stopped) = (self.policy.clone(), interrupt.clone());
         let mut outcome = in_thread(move || {
-            let confined = confine(&policy)?;
+            let runs = matches!(action, Action::Bash { .. });
+            let confined = if runs { confine(&policy) } else { confine_to_files(&policy) }?;
             carry_out(&policy, &confined, action, link, &stopped)
         });
         tokio::select! {

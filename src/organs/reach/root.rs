@@ -118,6 +118,8 @@ impl Reach {
                 real.display()
             );
         }
+        // A tool that works on files finds the host in there: its environment, its memory.
+        ensure!(!path.starts_with("/proc"), "{shown}: commands have of /proc what can be given");
         let home = self.home.display();
         ensure!(
             !self.home.starts_with(path),
