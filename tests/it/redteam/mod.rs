@@ -110,7 +110,7 @@ struct Lab {
 impl Lab {
     fn new(user: Option<u32>, config: &str) -> Self {
         let root = TempDir::new().expect("a temporary folder");
-        let mut lab = Self { root, user, victim: None };
+        let lab = Self { root, user, victim: None };
         for folder in ["home/workspace/bin", "home/scratch", "out/folder", "user", "cwd"] {
             fs::create_dir_all(lab.path(folder)).expect("a folder");
         }
