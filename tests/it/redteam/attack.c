@@ -16,9 +16,11 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/msg.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/resource.h>
+#include <sys/sem.h>
 #include <sys/shm.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -59,15 +61,11 @@ static const struct { const char *name; long number; } CALLS[] = {
     {"kcmp", SYS_kcmp},
     {"keyctl", SYS_keyctl},
     {"move_mount", SYS_move_mount},
-    {"mq_open", SYS_mq_open},
-    {"msgget", SYS_msgget},
     {"open_tree", SYS_open_tree},
     {"perf_event_open", SYS_perf_event_open},
     {"pivot_root", SYS_pivot_root},
-    {"semget", SYS_semget},
     {"setns", SYS_setns},
     {"setxattr", SYS_setxattr},
-    {"shmget", SYS_shmget},
     {"umount2", SYS_umount2},
     {"userfaultfd", SYS_userfaultfd},
 };
@@ -235,6 +233,14 @@ int main(int count, char **is) {
         size = named(&to, is[2]);
         return came(connect(stream, (void *)&to, size), "connect");
     }
+    if (!strcmp(what, "say")) {
+        static char answer[1 << 16];
+        int stream = socket(AF_UNIX, SOCK_STREAM, 0);
+        size = named(&to, is[2]);
+        if (connect(stream, (void *)&to, size)) return told("connect");
+        dprintf(stream, "%s\n", is[3]);
+        return came(write(1, answer, read(stream, answer, sizeof answer)), what);
+    }
     if (!strcmp(what, "tcp")) return tcp(is, 0, count > 3 ? is[3] : "");
     if (!strcmp(what, "mptcp")) return tcp(is, 262, "");
     if (!strcmp(what, "udp")) {
@@ -281,6 +287,25 @@ int main(int count, char **is) {
         struct rlimit limit;
         if (prlimit(atoi(is[2]), RLIMIT_MSGQUEUE, 0, &limit)) return told(what);
         return came(prlimit(atoi(is[2]), RLIMIT_MSGQUEUE, &limit, 0), what);
+    }
+    /* Made, and removed at once. */
+    if (!strcmp(what, "make")) {
+        if (!strcmp(is[2], "memory")) {
+            int made = shmget(IPC_PRIVATE, 4096, 0600);
+            return made < 0 ? told(what) : came(shmctl(made, IPC_RMID, 0), what);
+        }
+        if (!strcmp(is[2], "semaphores")) {
+            int made = semget(IPC_PRIVATE, 1, 0600);
+            return made < 0 ? told(what) : came(semctl(made, 0, IPC_RMID), what);
+        }
+        if (!strcmp(is[2], "queue")) {
+            int made = msgget(IPC_PRIVATE, 0600);
+            return made < 0 ? told(what) : came(msgctl(made, IPC_RMID, 0), what);
+        }
+        char name[64];
+        snprintf(name, sizeof name, "fledgling-%d", getpid());
+        int made = syscall(SYS_mq_open, name, O_CREAT | O_RDWR, 0600, 0);
+        return made < 0 ? told(what) : came(syscall(SYS_mq_unlink, name), what);
     }
     if (!strcmp(what, "shared")) {
         char *at = shmat(atoi(is[2]), 0, SHM_RDONLY);

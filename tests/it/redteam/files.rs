@@ -9,12 +9,8 @@ const ROWS: &[Row] = &[
     ("read by /proc/self/root", Works, "cat /proc/self/root$O/secret"),
     ("read by /proc/1/root", IfThere, "cat /proc/1/root$O/secret"),
     ("read by the root of another program", Works, "cat /proc/$V/root$O/secret"),
-    (
-        "read by the folder of the host",
-        Root,
-        "ls -d /proc/$H/cwd/. && cat /proc/$H/cwd/script.jsonl",
-    ),
-    ("read by the folder of another program", Works, "cat /proc/$V/cwd/script.jsonl"),
+    ("read by the folder of the host", Root, "ls -d /proc/$H/cwd/. && cat /proc/$H/cwd/s.jsonl"),
+    ("read by the folder of another program", Works, "cat /proc/$V/cwd/s.jsonl"),
     ("read through a symlink", Works, "ln -sfn $O way; cat way/secret"),
     ("list outside", Works, "ls $O"),
     ("list the user's folder", Works, "ls -a $R/user"),
@@ -47,6 +43,7 @@ const ROWS: &[Row] = &[
     ("stand in a folder outside", Stated, "cd $O"),
     ("change a mode outside", Stated, "chmod 600 $O/victim"),
     ("change times outside", Stated, "touch -d @1 $O/victim"),
+    ("temporary files and long outputs of other sessions", Stated, "ls $FLEDGLING_HOME/scratch"),
     // The host's half of the home, and what it runs.
     ("read the door's key", Works, "cat $FLEDGLING_HOME/door.key"),
     ("read secrets.toml", Works, "grep SECRET $FLEDGLING_HOME/secrets.toml"),

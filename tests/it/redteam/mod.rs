@@ -4,8 +4,8 @@
 //! program with a scripted model: as root and as an ordinary user, confined and with
 //! `confine = "off"`, and nothing else differs. An attempt has to succeed in the control, or
 //! its failure where it is confined would show nothing. Rows that this machine makes vacuous
-//! say so, and rows that are stated limits are held to be just that. `host.rs` has what needs
-//! more than one command. Whoever runs the tests as no root is told that root's half is left
+//! say so, and rows that are stated limits are marked. `host.rs` and `refused.rs` have what
+//! needs more than one command. Whoever runs the tests as no root is told that root's half is left
 //! out.
 
 use std::collections::BTreeMap;
@@ -24,6 +24,7 @@ mod files;
 mod host;
 mod network;
 mod processes;
+mod refused;
 
 /// How programs tell that they were refused; Landlock answers a move between folders so that
 /// `mv` copies instead.
@@ -190,29 +191,34 @@ impl Lab {
 
     /// A turn in which the model calls these tools: what each is told.
     fn turn(&self, calls: &[(&str, Value)]) -> Vec<String> {
-        let mut lines: Vec<_> = calls
-            .iter()
-            .map(|(name, input)| json!({"calls": [{"name": name, "input": input}]}).to_string())
-            .collect();
-        lines.push(json!({"text": "Done."}).to_string());
-        self.put("cwd/script.jsonl", &lines.join("\n"));
         self.settle();
-        let _ = fs::remove_file(self.path("home/sessions/s.jsonl"));
-        let script = ["run", "--json", "--session", "s", "--model", "script:script.jsonl", "go"];
-        let mut command = self.fledgling(&script);
-        let mut host = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it");
-        let mut said = String::new();
-        host.stdout.take().expect("piped").read_to_string(&mut said).expect("UTF-8");
-        let mut warned = String::new();
-        host.stderr.take().expect("piped").read_to_string(&mut warned).expect("UTF-8");
+        let mut host = self.begin("s", calls);
+        let (said, warned) = heard(&mut host);
         let status = host.wait().expect("it was started");
         assert!(status.success(), "{status}\n{said}\n{warned}");
-        let transcript = self.text("home/sessions/s.jsonl");
-        let results = transcript.lines().filter_map(|line| {
-            let line: Value = serde_json::from_str(line).expect("JSON");
-            results_in(&line)
-        });
-        results.flatten().collect()
+        let told = self.told("s");
+        told[told.len() - calls.len()..].to_vec()
+    }
+
+    /// The same, of a session of this name, not waited for.
+    fn begin(&self, session: &str, calls: &[(&str, Value)]) -> Child {
+        let call = |(name, input): &(&str, Value)| json!({"name": name, "input": input});
+        let calls: Vec<_> = calls.iter().map(call).collect();
+        let lines = format!("{}\n{}", json!({ "calls": calls }), json!({"text": "Done."}));
+        let script = format!("{session}.jsonl");
+        self.put(&format!("cwd/{script}"), &lines);
+        let model = format!("script:{script}");
+        let mut command = self.fledgling(&["run", "--session", session, "--model", &model, "go"]);
+        command.env("ANTHROPIC_API_KEY", "SECRET-KEY").stdin(Stdio::null());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it can be run")
+    }
+
+    /// What the tools of a session were told, from its beginning.
+    fn told(&self, session: &str) -> Vec<String> {
+        let transcript = self.text(&format!("home/sessions/{session}.jsonl"));
+        let lines = transcript.lines().map(|line| serde_json::from_str(line).expect("JSON"));
+        let results = lines.filter(|line: &Value| line["kind"] == "result");
+        results.map(|line| line["text"].as_str().unwrap_or_default().to_owned()).collect()
     }
 
     /// What came of these rows, tried in one command.
@@ -222,7 +228,7 @@ impl Lab {
             "O='{}' A=$PWD/bin/attack V={} R='{}'\n",
             self.path("out").display(),
             words("pid"),
-            self.root.path().canonicalize().expect("it is there").display(),
+            self.path("").display(),
         );
         for name in ["tcp", "udp", "shared", "address", "descriptor"] {
             script += &format!("{}={}\n", name.to_uppercase(), words(name));
@@ -233,7 +239,7 @@ impl Lab {
                 "( exec >/dev/null 2>said/{at}.why </dev/null\n{attempt}\n)\necho $? >said/{at}\n"
             );
         }
-        let told = self.turn(&[("bash", json!({"command": script, "timeout": 100}))]);
+        let told = self.turn(&[bash(&script)]);
         let result = |(at, row): (usize, &&Row)| {
             let code = self.text(&format!("home/workspace/said/{at}"));
             let why = self.text(&format!("home/workspace/said/{at}.why"));
@@ -252,12 +258,19 @@ impl Lab {
     }
 }
 
-/// What a line of a transcript says of tools' results.
-fn results_in(line: &Value) -> Option<Vec<String>> {
-    let blocks = line["message"]["blocks"].as_array().or(line["blocks"].as_array())?;
-    let texts =
-        blocks.iter().filter_map(|block| block["text"].as_str().or(block["result"].as_str()));
-    Some(texts.map(str::to_owned).collect())
+/// What makes the difference between an attempt and its control.
+const OFF: &str = "confine = \"off\"\n";
+
+fn bash(command: &str) -> (&'static str, Value) {
+    ("bash", json!({ "command": command }))
+}
+
+/// All that a process says, until it ends.
+fn heard(process: &mut Child) -> (String, String) {
+    let (mut said, mut warned) = (String::new(), String::new());
+    process.stdout.take().expect("piped").read_to_string(&mut said).expect("UTF-8");
+    process.stderr.take().expect("piped").read_to_string(&mut warned).expect("UTF-8");
+    (said, warned)
 }
 
 impl Drop for Lab {
@@ -275,7 +288,7 @@ fn all_ways(config: &str, rows: &[Row]) {
     let mut wrong = Vec::new();
     for user in users() {
         let who = if user.is_none() && is_root() { "root" } else { "an ordinary user" };
-        let [confined, control] = ["", "confine = \"off\"\n"].map(|off| {
+        let [confined, control] = ["", OFF].map(|off| {
             let lab = Lab::new(user, &format!("{off}{config}")).attacked();
             lab.attempts(&rows.iter().collect::<Vec<_>>())
         });
