@@ -60,8 +60,11 @@ impl Confined {
 
 /// What confines a chain, kept from call to call for as long as each path in it means the
 /// same file: a rule names a file and keeps it from being another, so that its number tells.
-#[derive(Debug, Default)]
-pub struct Kept(Mutex<Option<Made>>);
+#[derive(Debug)]
+pub struct Kept {
+    starts: bool,
+    made: Mutex<Option<Made>>,
+}
 
 #[derive(Debug, Clone)]
 struct Made {
@@ -72,17 +75,26 @@ struct Made {
 }
 
 impl Kept {
+    /// For threads that start processes, or for such as work on files themselves. These do
+    /// without `/proc`: there they would be the host, and nothing keeps a process from its own
+    /// environment and memory.
+    pub fn new(starts: bool) -> Self {
+        Self { starts, made: Mutex::default() }
+    }
+
     fn made(&self, links: &[Link], policy: &Policy) -> Result<Made> {
         let paths = links.iter().flat_map(|link| link.read.iter().chain(&link.write));
         let number = |path: &PathBuf| {
             path.symlink_metadata().ok().map(|metadata| (metadata.dev(), metadata.ino()))
         };
         let files: Vec<_> = paths.chain(&policy.own).map(number).collect();
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.made.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(made) = kept.as_ref().filter(|made| made.files == files) {
             return Ok(made.clone());
         }
-        let layers = links.iter().map(|link| layer(link, &policy.own)).collect::<Result<_>>()?;
+        let proc = self.starts.then_some(Path::new(PROC));
+        let layers = links.iter().map(|link| layer(link, &policy.own, proc));
+        let layers = layers.collect::<Result<_>>()?;
         let filters = calls::filters(&policy.chain)?.into();
         Ok(kept.insert(Made { files, layers, filters }).clone())
     }
@@ -124,7 +136,7 @@ pub fn hide_from_others() {
     unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) };
 }
 
-fn layer(link: &Link, own: &[PathBuf]) -> Result<RulesetCreated> {
+fn layer(link: &Link, own: &[PathBuf], proc: Option<&Path>) -> Result<RulesetCreated> {
     let all = AccessFs::from_all(NEEDED);
     let read = AccessFs::from_read(NEEDED);
     // Nobody makes devices.
@@ -137,7 +149,7 @@ fn layer(link: &Link, own: &[PathBuf]) -> Result<RulesetCreated> {
         ruleset = ruleset.handle_access(AccessNet::from_all(NEEDED))?;
     }
     let mut ruleset = ruleset.create()?;
-    let reads = link.read.iter().map(PathBuf::as_path).chain([Path::new(PROC)]);
+    let reads = link.read.iter().map(PathBuf::as_path).chain(proc);
     let writes = link.write.iter().chain(own).map(PathBuf::as_path);
     let writes = writes.chain(DEVICES.map(Path::new));
     let grants = reads.map(|path| (path, read)).chain(writes.map(|path| (path, write)));
@@ -251,7 +263,7 @@ mod tests {
         };
         let control = attempt.clone();
         let confined = thread::spawn(move || {
-            let _confined = confine(&policy, &Kept::default()).unwrap();
+            let _confined = confine(&policy, &Kept::new(true)).unwrap();
             attempt()
         });
         (confined.join().unwrap(), thread::spawn(control).join().unwrap())
@@ -377,7 +389,7 @@ mod tests {
             held: Arc::new(File::open("/dev/null").unwrap()),
             withheld: crate::files::withheld::Withheld::default(),
         };
-        thread::spawn(move || format!("{:#}", confine(&policy, &Kept::default()).unwrap_err()))
+        thread::spawn(move || format!("{:#}", confine(&policy, &Kept::new(true)).unwrap_err()))
             .join()
             .unwrap()
     }

@@ -29,13 +29,14 @@ const GIVE_UP: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone)]
 pub struct Hand {
     policy: Arc<Policy>,
-    kept: Arc<Kept>,
+    /// For file tools, and for bash.
+    kept: Arc<[Kept; 2]>,
 }
 
 impl Hand {
     /// A hand that may do what the policy says.
     pub fn new(policy: Policy) -> Self {
-        Self { policy: Arc::new(policy), kept: Arc::default() }
+        Self { policy: Arc::new(policy), kept: [false, true].map(Kept::new).into() }
     }
 
     async fn try_act(&self, action: Action, interrupt: Interrupt) -> Result<Outcome> {
@@ -43,7 +44,8 @@ impl Hand {
         let (policy, kept) = (self.policy.clone(), self.kept.clone());
         let stopped = interrupt.clone();
         let mut outcome = in_thread(move || {
-            let confined = confine(&policy, &kept)?;
+            let runs = matches!(action, Action::Bash { .. });
+            let confined = confine(&policy, &kept[usize::from(runs)])?;
             carry_out(&policy, &confined, action, link, &stopped)
         });
         tokio::select! {

@@ -96,7 +96,7 @@ fn in_hand(
     };
     thread::scope(|scope| {
         let hand = scope.spawn(|| -> Result<_> {
-            let _confined = confine(&policy, &Kept::default())?;
+            let _confined = confine(&policy, &Kept::new(true))?;
             Ok(supervisor::run_in_terminal("git", words, variables, None))
         });
         hand.join().unwrap_or_else(|_| bail!("git failed inside the harness, which is a bug in it"))

@@ -63,7 +63,7 @@ impl Job<'_> {
             let work = move || {
                 // Dropped at the end, a panic included.
                 let _over = over;
-                let confined = &confine(policy, &Kept::default())?;
+                let confined = &confine(policy, &Kept::new(true))?;
                 let shell = Shell { confined, command, dir, env, timeout, held, input };
                 supervisor::run(&shell, link, hear)
             };
