@@ -132,7 +132,7 @@ impl Perform for Kept {
 /// Characters that show nothing, or change how others are shown: Unicode's default
 /// ignorables and bidirectional controls, without the joiners, the two variation selectors
 /// of emoji, and combining marks.
-fn invisible(c: char) -> bool {
+pub fn invisible(c: char) -> bool {
     matches!(c,
         '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}'..='\u{1160}' | '\u{17b4}'..='\u{17b5}'
         | '\u{180b}'..='\u{180f}' | '\u{200b}' | '\u{200e}'..='\u{200f}'
