@@ -14,7 +14,7 @@ use crate::face::history::command::Folder;
 use crate::face::rows::Layout;
 use crate::face::screen::{Place, Screen, write};
 use crate::face::{
-    doctor, drill, groups, help, history, policy, repl, run, secrets, sql, tour, views,
+    asking, doctor, drill, groups, help, history, policy, repl, run, secrets, sql, tour, views,
 };
 use crate::organs::config::Config;
 use crate::organs::history::ask::Ask;
@@ -24,6 +24,7 @@ use crate::organs::host::Settings;
 use crate::organs::keys::Keys;
 use crate::organs::link::Link;
 use crate::organs::models::Catalog;
+use crate::organs::reach::asks::Said;
 use crate::organs::reach::item::{self, Item};
 use crate::organs::reach::narrow;
 use crate::organs::verb::Verb;
@@ -56,7 +57,14 @@ WHAT is one of
   unix                    Unix sockets: the SSH agent, Docker, the desktop
   secret NAME…            the secret, in a variable of that name
 
-It is kept in config.toml and holds from the next turn on.";
+It is kept in config.toml and holds from the next tool call on.";
+
+const ASKS: &str = "\
+WHAT is as for `fledgling allow`, or one of
+  steps NUMBER, tokens NUMBER, seconds NUMBER   more of it in a turn
+  model SPEC                                    another model for this conversation
+
+It waits for the answer; no answer is a no.";
 
 // Below the options of the commands themselves.
 #[derive(Debug, Args)]
@@ -137,6 +145,29 @@ enum Command {
     Secret {
         #[command(subcommand)]
         command: secrets::Command,
+    },
+    /// In a tool call: ask the owner for more
+    #[command(after_help = ASKS)]
+    Ask {
+        /// What
+        #[arg(required = true, value_name = "WHAT")]
+        what: Vec<String>,
+        /// What it is needed for
+        #[arg(long, value_name = "REASON")]
+        why: String,
+        /// How long an answer is waited for
+        #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+        wait: u64,
+    },
+    /// List what was asked for, and the answers
+    Asks,
+    /// Answer what was asked for
+    Answer {
+        /// The number of the request
+        id: i64,
+        /// yes, for that conversation; always, kept in config.toml; or no
+        #[arg(value_parser = ["yes", "always", "no"])]
+        said: String,
     },
     /// List the conversations
     Sessions,
@@ -280,6 +311,19 @@ impl Cli {
                 views::said(&simple(Verb::Grant { items: items(&what)?, give: false }).await?)
             }
             Some(Command::Secret { command }) => secrets::secret(settings, command, json).await,
+            Some(Command::Ask { what, why, wait }) => {
+                // One by one, so that each is answered for itself.
+                for item in items(&what)? {
+                    let (why, seconds) = (why.clone(), wait);
+                    views::said(&simple(Verb::Ask { item, why, seconds }).await?)?;
+                }
+                Ok(0)
+            }
+            Some(Command::Asks) => views::print(&simple(Verb::Asks).await?, json, asking::list),
+            Some(Command::Answer { id, said }) => {
+                let said = Said::parse(&said).unwrap_or(Said::No);
+                views::said(&simple(Verb::Answer { id, said }).await?)
+            }
             Some(Command::Sessions) => {
                 views::print(&simple(Verb::Sessions).await?, json, views::sessions_text)
             }

@@ -10,13 +10,13 @@ use crate::face::clean::{clean, line, row};
 use crate::face::history::Look;
 use crate::face::screen::Screen;
 use crate::face::turn_view::{Looked, preview, wrapped};
-use crate::face::{Refusal, help, history, policy, views};
+use crate::face::{Refusal, asking, help, history, policy, views};
 use crate::organs::home::Home;
 use crate::organs::reach::item;
 use crate::organs::verb::Verb;
 
 /// The commands, with what each does.
-pub const COMMANDS: [(&str, &str); 26] = [
+pub const COMMANDS: [(&str, &str); 27] = [
     ("/new", "begin another conversation: /new [NAME]"),
     ("/resume", "go back to a conversation: /resume [NAME]"),
     ("/sessions", "list the conversations"),
@@ -42,6 +42,7 @@ pub const COMMANDS: [(&str, &str); 26] = [
     ("/policy", "what tool calls may touch, and who said so"),
     ("/allow", "let them touch more: /allow read|write PATH, …"),
     ("/deny", "take it back: /deny read|write PATH, …"),
+    ("/asks", "what tool calls asked for, and the answers"),
     ("/self", "paths, limits and rights, as the agent sees them"),
 ];
 
@@ -60,6 +61,7 @@ pub fn verb(line: &str, rest: Option<&str>, session: &str, home: &Home) -> Resul
     Ok(match command {
         "/sessions" | "/resume" => Verb::Sessions,
         "/usage" => Verb::Usage,
+        "/asks" => Verb::Asks,
         "/self" | "/model" => Verb::About { session: Some(session) },
         "/compact" => Verb::Compact { session },
         "/policy" => Verb::Policy { session: Some(session) },
@@ -96,6 +98,7 @@ pub fn shown(command: &str, asked: &Verb, answer: &Value, screen: Screen) -> Res
         "/model" => clean(answer["model"]["name"].as_str().unwrap_or("no model")),
         "/self" => wrapped(&views::about_text(answer), screen),
         "/wire" => views::wire_text(answer, screen),
+        "/asks" => asking::list(answer, screen)?,
         "/policy" => policy::text(answer, screen)?,
         "/allow" | "/deny" => wrapped(answer["said"].as_str().unwrap_or_default(), screen),
         _ => {

@@ -121,8 +121,8 @@ mod tests {
     fn every_page_is_in_the_index_and_short() {
         let index = index();
         for topic in [
-            "config", "context", "door", "history", "layout", "memory", "models", "safety",
-            "scripts", "secrets", "sessions", "skills", "sql", "tools",
+            "asking", "config", "context", "door", "history", "layout", "memory", "models",
+            "safety", "scripts", "secrets", "sessions", "skills", "sql", "tools",
         ] {
             assert!(topics().contains(&topic), "{topic}");
         }

@@ -1,6 +1,8 @@
 //! How people reach the agent: a terminal conversation, single turns, lists and pages.
 //! Owns everything that is looked at; decides nothing.
 
+pub mod asking;
+pub mod begun;
 pub mod clean;
 pub mod commands;
 pub mod doctor;

@@ -23,6 +23,7 @@ use rustyline::{
 };
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
+use crate::face::begun::Begun;
 use crate::face::clean::clean;
 use crate::face::screen::{Place, write};
 use crate::face::tty::Kept;
@@ -42,8 +43,9 @@ const HISTORY: usize = 2_000;
 /// What the person at the prompt does.
 #[derive(Debug)]
 pub enum Typed {
-    /// A whole line, which may hold several.
-    Line(String),
+    /// A whole line, which may hold several, and how many questions stood there when it was
+    /// begun.
+    Line(String, u64),
     /// A message written in an editor, or why that could not be used.
     Written(Result<String>),
     /// Ctrl-C, once.
@@ -63,7 +65,7 @@ pub struct PromptLine {
     /// What is typed.
     pub typed: UnboundedReceiver<Typed>,
     next: std::sync::mpsc::Sender<()>,
-    printer: std::sync::mpsc::Sender<String>,
+    printer: std::sync::mpsc::Sender<Print>,
     printing: std::thread::JoinHandle<()>,
     gate: Arc<Gate>,
     presses: Arc<Presses>,
@@ -74,15 +76,25 @@ pub struct PromptLine {
     kept: Option<Kept>,
     /// Whether the terminal is too dumb for a prompt that lives beside other lines.
     pub dumb: bool,
+    /// Questions so far.
+    questions: u64,
+}
+
+/// What is printed beside the prompt.
+enum Print {
+    Lines(String),
+    /// A question: when the second of these waits to be printed, the editor has taken the first.
+    Question([String; 3]),
 }
 
 impl PromptLine {
-    /// Begin to read lines.
+    /// Make ready to read lines.
     pub fn start(home: &Home, commands: &'static [(&'static str, &'static str)]) -> Result<Self> {
         let (sender, typed) = unbounded_channel();
         let (gate, presses) = (Arc::<Gate>::default(), Arc::<Presses>::default());
-        let kept = Kept::now();
-        let assist = Assist { commands, home: home.clone(), gate: gate.clone() };
+        let (kept, begun) = (Kept::now(), Arc::<Begun>::default());
+        let (home_of, beginning) = (home.clone(), begun.clone());
+        let assist = Assist { commands, home: home_of, gate: gate.clone(), begun: beginning };
         let mut editor = editor(assist)?;
         let (sent, busy) = (sender.clone(), Arc::new(()));
         let stop = OnStop { sender: sent, presses: presses.clone(), busy: Arc::downgrade(&busy) };
@@ -99,16 +111,28 @@ impl PromptLine {
         if dumb {
             gate.set(Prompt::Gone);
         }
-        let (printer, lines) = std::sync::mpsc::channel::<String>();
-        let open = gate.clone();
+        let (printer, lines) = std::sync::mpsc::channel();
+        let (open, shown) = (gate.clone(), begun.clone());
+        let mut print = move |line: String| {
+            let beside = open.pass() == Prompt::Live;
+            let above = external.as_mut().filter(|_| beside);
+            if above.is_none_or(|above| above.print(format!("{line}\n")).is_err()) {
+                // A terminal that is gone shows nothing, however it is printed.
+                let _ = write(Place::Out, &line);
+            }
+        };
         // A thread of its own: printing waits for the editor, and the runtime must not.
         let printing = std::thread::spawn(move || {
-            while let Ok(line) = lines.recv() {
-                let beside = open.pass() == Prompt::Live;
-                let above = external.as_mut().filter(|_| beside);
-                if above.is_none_or(|above| above.print(format!("{line}\n")).is_err()) {
-                    // A terminal that is gone shows nothing, however it is printed.
-                    let _ = write(Place::Out, &line);
+            while let Ok(printed) = lines.recv() {
+                match printed {
+                    Print::Lines(line) => print(line),
+                    Print::Question([what, price, answers]) => {
+                        print(what);
+                        // The editor holds one at most, and reads no key between two.
+                        print(price);
+                        shown.shown();
+                        print(answers);
+                    }
                 }
             }
         });
@@ -118,10 +142,20 @@ impl PromptLine {
             read(&mut editor, &sender, &asked, &ctrl_c, &home, &turned);
             turned.set(Prompt::Gone);
         });
-        let turn = None;
-        let prompt = Self { typed, next, printer, printing, gate, presses, busy, turn, kept, dumb };
-        prompt.next();
-        Ok(prompt)
+        let (turn, questions) = (None, 0);
+        Ok(Self {
+            typed,
+            next,
+            printer,
+            printing,
+            gate,
+            presses,
+            busy,
+            turn,
+            kept,
+            dumb,
+            questions,
+        })
     }
 
     /// Prompt for the next line. Until then nothing is read, and what is printed waits.
@@ -137,8 +171,17 @@ impl PromptLine {
             let _ = write(Place::Out, lines);
         } else {
             // The thread lives as long as this value.
-            let _ = self.printer.send(lines.to_owned());
+            let _ = self.printer.send(Print::Lines(lines.to_owned()));
         }
+    }
+
+    /// Print a question above the prompt: what it is about, its price, and how to answer it.
+    /// Its number: only a line that knows so many questions can be the answer. A dumb terminal
+    /// has no line that could.
+    pub fn question(&mut self, lines: [String; 3]) -> u64 {
+        self.questions += 1;
+        let _ = self.printer.send(Print::Question(lines));
+        self.questions
     }
 
     /// Ctrl-C came as a signal: what it means.
@@ -187,10 +230,12 @@ fn read(
 ) {
     while next.recv().is_ok() {
         gate.turn(Prompt::Between, Prompt::Coming);
-        let typed = match editor.readline("> ") {
+        let line = editor.readline("> ");
+        let begun = editor.helper().map_or(0, |assist| assist.begun.take());
+        let typed = match line {
             Ok(line) if line.trim() == "/edit" => Typed::Written(edit(home)),
             // A backslash at a line's end only says that the text goes on.
-            Ok(line) => Typed::Line(line.replace("\\\n", "\n")),
+            Ok(line) => Typed::Line(line.replace("\\\n", "\n"), begun),
             Err(ReadlineError::Eof) => Typed::Leave,
             Err(ReadlineError::Interrupted) if presses.twice() => Typed::Abandon,
             // A signal that came just as the prompt was drawn: the editor takes it for the end.
@@ -315,6 +360,7 @@ struct Assist {
     commands: &'static [(&'static str, &'static str)],
     home: Home,
     gate: Arc<Gate>,
+    begun: Arc<Begun>,
 }
 
 impl Helper for Assist {}
@@ -330,8 +376,10 @@ impl Highlighter for Assist {
 impl Hinter for Assist {
     type Hint = String;
 
-    /// Gives no hint: it is asked whenever the prompt is drawn, and that is what it tells.
-    fn hint(&self, _: &str, _: usize, _: &rustyline::Context<'_>) -> Option<String> {
+    /// Gives no hint: it is asked whenever the line changes or is drawn, and that is what it
+    /// tells.
+    fn hint(&self, line: &str, _: usize, _: &rustyline::Context<'_>) -> Option<String> {
+        self.begun.drawn(line);
         self.gate.turn(Prompt::Coming, Prompt::Live);
         None
     }
@@ -345,6 +393,7 @@ impl Validator for Assist {
         if open {
             return Ok(ValidationResult::Incomplete);
         }
+        self.begun.entered(text);
         self.gate.turn(Prompt::Live, Prompt::Between);
         Ok(ValidationResult::Valid(None))
     }

@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result};
 use serde_json::Value;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
+use crate::face::asking::{self, Meant, Questions, visible};
 use crate::face::clean::clean;
 use crate::face::onboard::{Welcome, opening, recall, welcome};
 use crate::face::prompt_line::{PromptLine, Typed};
@@ -20,6 +21,7 @@ use crate::kernel::event::Event;
 use crate::organs::home::Home;
 use crate::organs::host::Settings;
 use crate::organs::link::Link;
+use crate::organs::reach::asks::{Asked, Said};
 use crate::organs::sessions;
 use crate::organs::verb::{self, Answer, Verb, exit};
 
@@ -47,11 +49,18 @@ pub async fn repl(mut settings: Settings, session: Option<String>, json: bool) -
     let screen = Screen::of(Place::Out);
     let newcomer = sessions::latest(&home)?.is_none();
     let session = opening(&link, &home, session, screen)?;
-    let heard = watch(&link, &session).await?;
     let prompt = PromptLine::start(&home, &commands::COMMANDS)?;
+    let heard = match watch(&link, &session, !prompt.dumb).await {
+        Ok(heard) => heard,
+        Err(error) => {
+            prompt.finish();
+            return Err(error);
+        }
+    };
+    prompt.next();
     let (tell, told) = unbounded_channel();
     let (lost, unheard) = unbounded_channel();
-    let view = TurnView::new(screen);
+    let (view, questions) = (TurnView::new(screen), Questions::default());
     let (mine, held, hosts) = (Vec::new(), false, 0);
     let mut repl = Repl {
         home,
@@ -59,6 +68,7 @@ pub async fn repl(mut settings: Settings, session: Option<String>, json: bool) -
         model,
         session,
         heard,
+        questions,
         view,
         screen,
         prompt,
@@ -105,6 +115,8 @@ struct Repl {
     session: String,
     /// What happens in it.
     heard: UnboundedReceiver<Answer>,
+    /// What it asks for.
+    questions: Questions,
     view: TurnView,
     screen: Screen,
     prompt: PromptLine,
@@ -156,6 +168,7 @@ impl Repl {
                     }
                 },
                 Wake::Heard(Some(Answer::Event(event))) => self.event(&event),
+                Wake::Heard(Some(Answer::Asked(asked))) => self.asked(&asked),
                 Wake::Heard(Some(Answer::Refused { why, .. })) => {
                     self.complain(&anyhow::Error::msg(why));
                 }
@@ -182,7 +195,17 @@ impl Repl {
     async fn typed(&mut self, typed: Typed) -> Result<Next> {
         let cut = matches!(typed, Typed::Cut);
         match typed {
-            Typed::Line(line) => return self.line(line.trim()).await,
+            Typed::Line(line, seen) => {
+                let line = line.trim();
+                return match self.questions.meant(line, seen) {
+                    Meant::Line => self.line(line).await,
+                    Meant::Answer(id, said) => self.answer(line, id, said).await,
+                    Meant::Odd => {
+                        self.aside("That cannot be kept in config.toml: y or Enter.");
+                        Ok(Next::Prompt)
+                    }
+                };
+            }
             Typed::Written(written) => return self.written(written?).await,
             Typed::Abandon => return Ok(Next::Leave(exit::INTERRUPTED)),
             Typed::Leave => return Ok(Next::Leave(0)),
@@ -245,7 +268,14 @@ impl Repl {
         self.prompt.turn = None;
         self.aside(&lines.join("\n"));
         self.release();
-        self.heard = watch(&self.link, &self.session).await?;
+        self.hear(self.session.clone()).await
+    }
+
+    /// Hear this conversation, from now on.
+    async fn hear(&mut self, session: String) -> Result<()> {
+        self.heard = watch(&self.link, &session, !self.prompt.dumb).await?;
+        self.session = session;
+        self.questions = Questions::default();
         Ok(())
     }
 
@@ -276,6 +306,34 @@ impl Repl {
             }
             _ => {}
         }
+    }
+
+    /// More is asked for, or what was is over.
+    fn asked(&mut self, asked: &Asked) {
+        if self.questions.hear(asked) {
+            self.aside(&asking::told(asked));
+        }
+        self.question();
+    }
+
+    fn question(&mut self) {
+        let (prompt, screen) = (&mut self.prompt, self.screen);
+        self.questions.next(|asked| prompt.question(asking::question(asked, screen)));
+    }
+
+    /// A question is answered by this line.
+    async fn answer(&mut self, line: &str, id: i64, said: Said) -> Result<Next> {
+        if said == Said::No && !["", "n", "no"].contains(&line) {
+            self.aside("That counts as a no, and was not sent as a message.");
+        }
+        let screen = self.screen;
+        let next = self.beside(Verb::Answer { id, said }, move |answer| {
+            let answer = answer.context("the host ended before it was answered")?;
+            Ok(screen.dim(&wrapped(&visible(answer["said"].as_str().unwrap_or_default()), screen)))
+        });
+        let next = next.await;
+        self.question();
+        next
     }
 
     /// Whether this was said here, which is asked once about each thing said.
@@ -369,8 +427,7 @@ impl Repl {
     async fn go(&mut self, session: String) -> Result<()> {
         sessions::check_name(&session)?;
         self.aside(&format!("Conversation {session}."));
-        self.heard = watch(&self.link, &session).await?;
-        self.session = session;
+        self.hear(session).await?;
         if let Some(text) = recall(&self.home.transcript(&self.session), self.screen) {
             self.prompt.print(&text);
         }
@@ -447,9 +504,9 @@ enum Next {
     Leave(u8),
 }
 
-/// Hear a session from now on.
-async fn watch(link: &Link, session: &str) -> Result<UnboundedReceiver<Answer>> {
-    let mut heard = link.ask(Verb::Watch { session: session.to_owned() }).await?;
+/// Hear a session from now on. `answers` says whether its requests can be answered here.
+async fn watch(link: &Link, session: &str, answers: bool) -> Result<UnboundedReceiver<Answer>> {
+    let mut heard = link.ask(Verb::Watch { session: session.to_owned(), answers }).await?;
     // The first answer says that nothing is missed any more. None comes from a host that
     // has just ended, which is found out with the next.
     match heard.recv().await {

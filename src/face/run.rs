@@ -13,11 +13,12 @@ use tokio::sync::mpsc::{Receiver, channel};
 use crate::face::clean::{clean, json_line};
 use crate::face::screen::{Place, Screen, write};
 use crate::face::turn_view::{Shown, TurnView};
-use crate::face::{Refusal, commands};
+use crate::face::{Refusal, asking, commands};
 use crate::guard::policy;
 use crate::kernel::event::{End, Event};
 use crate::organs::host::Settings;
 use crate::organs::link::Link;
+use crate::organs::reach::asks::Asked;
 use crate::organs::sessions;
 use crate::organs::verb::{self, Answer, Verb, exit};
 
@@ -197,6 +198,7 @@ async fn ask(link: &Link, verb: Verb, key: &str, output: &mut Output) -> Result<
         match answer {
             None => return Ok(output.ended.or(stopping.then_some(exit::INTERRUPTED))),
             Some(Answer::Event(event)) => output.event(&event)?,
+            Some(Answer::Asked(asked)) => output.asked(&asked)?,
             Some(Answer::Refused { why, exit }) => return Err(Refusal { why, exit }.into()),
             Some(Answer::Value(_)) => {}
             Some(Answer::Done) => return Ok(Some(output.ended.unwrap_or(exit::FAILED))),
@@ -300,6 +302,14 @@ impl Output {
         }
         let lines = self.view.event(event);
         self.lines(lines)
+    }
+
+    /// Write that more is asked for, or what came of it: here nobody can answer.
+    fn asked(&mut self, asked: &Asked) -> Result<()> {
+        if self.json {
+            return Ok(write(Place::Out, &json_line(asked)?)?);
+        }
+        Ok(write(self.asides, &asking::told(asked))?)
     }
 
     fn lines(&mut self, lines: Vec<Shown>) -> Result<()> {

@@ -20,6 +20,13 @@ impl Host {
         match verb.needs() {
             Needs::Filtered => Ok(()),
             Needs::Owner => anyhow::bail!("only the owner may do that"),
+            Needs::Approver(id) => {
+                anyhow::ensure!(
+                    self.may_answer(own, id)?,
+                    "request {id} is not session {own}'s to answer: that is for whoever it was put to, which `fledgling asks` shows, and for the owner"
+                );
+                Ok(())
+            }
             Needs::Reach(session) => {
                 anyhow::ensure!(
                     self.reaches(caller, session),

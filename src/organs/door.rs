@@ -115,7 +115,13 @@ async fn serve(stream: UnixStream, host: Arc<Host>, key: String, asked: Arc<RwLo
         }
         Err(why) => refuse(why),
     };
-    while let Some(answer) = answers.recv().await {
+    loop {
+        let answer = tokio::select! {
+            answer = answers.recv() => answer,
+            // Nothing follows a request but its end: a watcher that is gone answers nothing.
+            _ = lines.next_line(), if held.is_none() => break,
+        };
+        let Some(answer) = answer else { break };
         if writer.write_all(line_of(&answer).as_bytes()).await.is_err() {
             break;
         }
@@ -170,7 +176,13 @@ where
 {
     let (sender, receiver) = unbounded_channel();
     tokio::spawn(async move {
-        while let Ok(Some(line)) = lines.next_line().await {
+        loop {
+            let line = tokio::select! {
+                line = lines.next_line() => line,
+                // Whoever asked is gone, and the other side is to know.
+                () = sender.closed() => return,
+            };
+            let Ok(Some(line)) = line else { return };
             // A newer host may say things this version does not know.
             let Ok(answer) = serde_json::from_str(&line) else { continue };
             let last = matches!(answer, Answer::Done | Answer::Refused { .. });

@@ -85,6 +85,8 @@ pub struct Host {
     pub(super) bash_path: String,
     /// What its hands reach.
     pub(super) reach: RwLock<Reach>,
+    /// How often what is given has changed.
+    pub(super) grants: tokio::sync::watch::Sender<u64>,
     /// What the supervisors of its tool calls hold open, see `hands_lock`.
     pub(super) hands: Arc<File>,
     /// What nobody is told.
@@ -137,6 +139,7 @@ impl Host {
             branches: Branches::default(),
             kept,
             reach: reach.into(),
+            grants: tokio::sync::watch::Sender::new(0),
             hands,
             withheld,
             backups: Backups::default(),
@@ -264,19 +267,16 @@ impl Host {
                 return self.run(caller, saying, answers).await;
             }
             Verb::History(ask) => self.history(caller, ask, answers).await?,
-            Verb::Watch { session } => {
-                let (lane, mut heard) = self.watch(&session)?;
-                let begun = serde_json::json!({ "running": lane.busy() });
-                let _ = answers.send(Answer::Value(begun));
-                while let Some(Heard { what, .. }) = heard.recv().await {
-                    if let What::Event(event) = what
-                        && answers.send(Answer::Event(event)).is_err()
-                    {
-                        return Ok(());
-                    }
-                }
-                return Err(Ending.into());
+            Verb::Watch { session, answers: able } => {
+                // A hand that watches is not somebody who can answer.
+                let able = able && *caller == Caller::Owner;
+                return self.watch_for(&session, able, answers).await;
             }
+            Verb::Ask { item, why, seconds } => {
+                self.ask_for(caller, (item, &why, seconds), answers).await?
+            }
+            Verb::Answer { id, said } => self.settle(caller, id, said).await?,
+            Verb::Asks => serde_json::to_value(self.asks(caller)?)?,
             Verb::TakeBack { key } => {
                 self.take_back(&key)?;
                 return Ok(());
@@ -345,10 +345,41 @@ impl Host {
         lock(&self.lanes).entry(session.to_owned()).or_default().clone()
     }
 
+    /// Tell a watcher everything that happens in a session, until it goes.
+    async fn watch_for(
+        &self,
+        session: &str,
+        able: bool,
+        answers: &UnboundedSender<Answer>,
+    ) -> Result<()> {
+        let (lane, mut heard) = self.watch(session, able)?;
+        let begun = serde_json::json!({ "running": lane.busy() });
+        let _ = answers.send(Answer::Value(begun));
+        for asked in self.state.open_asks(session)? {
+            let _ = answers.send(Answer::Asked(asked));
+        }
+        loop {
+            let heard = tokio::select! {
+                heard = heard.recv() => heard.ok_or(Ending)?,
+                () = answers.closed() => return Ok(()),
+            };
+            let answer = match heard.what {
+                What::Event(event) => Answer::Event(event),
+                What::Asked(asked) => Answer::Asked(asked),
+                What::Failed(..) => continue,
+            };
+            let _ = answers.send(answer);
+        }
+    }
+
     /// The lane of a session, and everything in it from now on, until the host ends.
-    pub(super) fn watch(&self, session: &str) -> Result<(Arc<Lane>, UnboundedReceiver<Heard>)> {
+    pub(super) fn watch(
+        &self,
+        session: &str,
+        answers: bool,
+    ) -> Result<(Arc<Lane>, UnboundedReceiver<Heard>)> {
         let lane = self.lane(session);
-        let heard = lane.watch();
+        let heard = lane.watch(answers);
         // In this order: a host that closes later finds the watcher.
         anyhow::ensure!(self.phase() < Phase::Closed, Ending);
         Ok((lane, heard))
@@ -422,7 +453,7 @@ impl Host {
     }
 
     /// The model of this name; the same one as long as the host lives.
-    async fn model(&self, spec: &str) -> Result<Arc<dyn Model>> {
+    pub(super) async fn model(&self, spec: &str) -> Result<Arc<dyn Model>> {
         if let Some(model) = lock(&self.models).get(spec) {
             return Ok(model.clone());
         }

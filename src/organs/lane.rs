@@ -11,6 +11,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::kernel::event::Event;
 use crate::kernel::interrupt::{Interrupt, Interrupter, interrupt};
+use crate::organs::reach::asks::Asked;
 
 /// What a watcher hears.
 #[derive(Debug, Clone)]
@@ -26,6 +27,8 @@ pub struct Heard {
 pub enum What {
     /// Something in a turn.
     Event(Event),
+    /// A request for more, when it comes and when it is over.
+    Asked(Asked),
     /// A turn could not be run, and this is why and the exit code it makes.
     Failed(String, u8),
 }
@@ -46,7 +49,8 @@ pub struct Lane {
     /// Whether it was said what of the transcript cannot be read: once is enough.
     told: AtomicBool,
     running: Mutex<Option<Running>>,
-    watchers: Mutex<Vec<UnboundedSender<Heard>>>,
+    /// Each with whether somebody is there who can answer.
+    watchers: Mutex<Vec<(UnboundedSender<Heard>, bool)>>,
 }
 
 impl Lane {
@@ -55,17 +59,28 @@ impl Lane {
         !self.told.swap(true, Ordering::Relaxed)
     }
 
-    /// Hear everything from now on.
-    pub fn watch(&self) -> UnboundedReceiver<Heard> {
+    /// Hear everything from now on. `answers` says whether requests can be answered.
+    pub fn watch(&self, answers: bool) -> UnboundedReceiver<Heard> {
         let (sender, receiver) = unbounded_channel();
-        lock(&self.watchers).push(sender);
+        lock(&self.watchers).push((sender, answers));
         receiver
+    }
+
+    /// Whether a watcher is there who can answer requests.
+    pub fn is_answered(&self) -> bool {
+        lock(&self.watchers).iter().any(|(watcher, answers)| *answers && !watcher.is_closed())
     }
 
     /// Tell all watchers.
     pub fn tell(&self, keys: &Arc<[String]>, what: &What) {
         let heard = || Heard { keys: keys.clone(), what: what.clone() };
-        lock(&self.watchers).retain(|watcher| watcher.send(heard()).is_ok());
+        lock(&self.watchers).retain(|(watcher, _)| watcher.send(heard()).is_ok());
+    }
+
+    /// Tell all watchers something that belongs to the running turn.
+    pub fn tell_now(&self, what: &What) {
+        let keys = lock(&self.running).as_ref().map(|running| running.keys.clone());
+        self.tell(&keys.unwrap_or_else(|| [].into()), what);
     }
 
     /// Nothing more happens here: whoever watches hears that by the channel's end.

@@ -101,7 +101,7 @@ impl Host {
             let _ = answers.send(Answer::Event(Event::Notice { text }));
         }
         let incoming = Incoming { key: key.clone(), origin, text: self.withheld.text(text) };
-        let (lane, mut heard) = self.watch(&session)?;
+        let (lane, mut heard) = self.watch(&session, false)?;
         self.state.receive(&Waiting { incoming, steer, model }, &session)?;
         *lock(&asker.stage) = Stage::Received;
         if !(steer && lane.busy()) {
@@ -128,6 +128,7 @@ impl Host {
                     let last = matches!(event, Event::TurnEnded { .. });
                     (Answer::Event(event), last)
                 }
+                What::Asked(request) if own || steered_into => (Answer::Asked(request), false),
                 _ => continue,
             };
             if answers.send(answer).is_err() || last {

@@ -22,7 +22,7 @@ impl Host {
 pub async fn about(host: &Host, session: Option<&str>) -> Result<Value> {
     let settings = &host.settings;
     let home = &settings.home;
-    let limits = settings.config.limits;
+    let limits = host.limits_of(session)?;
     let model = match host.model_for(session.unwrap_or_default(), None).await {
         Ok(model) => json!({ "name": model.name(), "window_tokens": model.window() }),
         Err(error) => json!({ "none": error.to_string().lines().next() }),

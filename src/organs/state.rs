@@ -1,7 +1,8 @@
 //! `state.db`: what must survive a kill and is neither transcript nor workspace.
 //!
 //! Owns the inbox, the turns that are under way, what was used, and each session's choice
-//! of model. One connection, in the host. Knows nothing of what messages mean.
+//! of model; requests for more are rows of `reach::asks`. One connection, in the host. Knows
+//! nothing of what messages mean.
 
 use std::fs::File;
 use std::path::Path;
@@ -14,7 +15,7 @@ use serde::Serialize;
 
 use crate::kernel::message::{Incoming, Origin, Usage};
 use crate::kernel::session::now;
-use crate::organs::reach::item::Item;
+use crate::organs::reach::asks;
 
 /// The format of `state.db` this version writes, and with it the home's. A predecessor
 /// must be able to read it: a newer number is refused.
@@ -98,7 +99,11 @@ impl State {
             let made = connection.execute_batch(&format!("BEGIN; {SCHEMA} COMMIT;"));
             made.with_context(|| format!("cannot set up {shown}"))?;
         }
-        Ok(Self(Mutex::new(connection)))
+        let added = connection.execute_batch(asks::SCHEMA);
+        added.with_context(|| format!("cannot set up {shown}"))?;
+        let state = Self(Mutex::new(connection));
+        state.expire_asks()?;
+        Ok(state)
     }
 
     /// Put a message into its session's inbox. One with the same key is there but once.
@@ -208,11 +213,6 @@ impl State {
         )
     }
 
-    /// What a session was given by its owner, for itself alone.
-    pub fn granted(&self, _session: &str) -> Result<Vec<Item>> {
-        Ok(Vec::new())
-    }
-
     /// The model chosen for a session, if one was.
     pub fn choice(&self, session: &str) -> Result<Option<String>> {
         let sql = "SELECT model FROM choice WHERE session = ?";
@@ -225,17 +225,17 @@ impl State {
         self.write("INSERT OR REPLACE INTO choice VALUES (?, ?)", params![session, model])
     }
 
-    fn connection(&self) -> MutexGuard<'_, Connection> {
+    pub(super) fn connection(&self) -> MutexGuard<'_, Connection> {
         // A panic elsewhere cannot leave a statement half done: SQLite rolls back.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write(&self, sql: &str, params: impl rusqlite::Params) -> Result<()> {
+    pub(super) fn write(&self, sql: &str, params: impl rusqlite::Params) -> Result<()> {
         self.connection().execute(sql, params).context("cannot write state.db")?;
         Ok(())
     }
 
-    fn read<T>(
+    pub(super) fn read<T>(
         &self,
         sql: &str,
         params: impl rusqlite::Params,

@@ -4,8 +4,8 @@
 //! Owns how these meet. Knows neither who asked nor how the answer is shown.
 
 use std::ffi::OsString;
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
@@ -27,7 +27,7 @@ use crate::organs::hand_door::HandDoor;
 use crate::organs::history::keeper::Keeper;
 use crate::organs::history::{branch, gitdir};
 use crate::organs::host::Host;
-use crate::organs::lane::Lane;
+use crate::organs::lane::{Lane, lock};
 use crate::organs::listener::Heard;
 use crate::organs::prompt::Sources;
 use crate::organs::reach::item::Item;
@@ -161,7 +161,7 @@ impl Host {
         let context = self.sources.within(place.folder.clone());
         let hand = self.hand(&door, &place, name)?;
         self.state.begin(name, turn)?;
-        let mut agent = self.agent(&*model, &hand, &context, interrupt, &mut heard);
+        let mut agent = self.agent(&*model, &hand, &context, interrupt, &mut heard)?;
         let ended = agent.turn(&mut transcript, first).await;
         hand.leave().await;
         self.state.used(name, turn, &origin, model.name(), heard.usage)?;
@@ -188,7 +188,7 @@ impl Host {
         let context = self.sources.within(place.folder.clone());
         let hand = self.hand(&door, &place, name)?;
         let interrupt = lane.begin(&[].into());
-        let mut agent = self.agent(&*model, &hand, &context, interrupt, &mut heard);
+        let mut agent = self.agent(&*model, &hand, &context, interrupt, &mut heard)?;
         let compacted = agent.compact_now(&mut transcript).await;
         let counted = match &compacted {
             // Only the owner may ask for it.
@@ -214,17 +214,17 @@ impl Host {
         context: &'a Sources,
         interrupt: Interrupt,
         listener: &'a mut Heard<'_>,
-    ) -> Agent<'a> {
-        Agent {
+    ) -> Result<Agent<'a>> {
+        Ok(Agent {
             model,
             hands,
             history: hands,
             inbox: self,
             context,
-            limits: self.settings.config.limits.limits(),
+            limits: self.limits_of(Some(hands.writer))?.limits(),
             interrupt,
             listener,
-        }
+        })
     }
 
     fn listener<'a>(
@@ -245,20 +245,29 @@ impl Host {
         place: &'a Place,
         writer: &'a str,
     ) -> Result<Watched<'a>> {
+        let door = door.folder().to_owned();
+        let hand = Mutex::new(self.equipped(&door, place, writer)?.into());
+        let workspace = self.settings.home.workspace();
+        let main = Place { folder: workspace, snapshots: self.snapshots.clone() };
+        let beside = Some(main).filter(|main| main.folder != place.folder);
+        let looked = OnceCell::new();
+        Ok(Watched { host: self, door, hand, place, beside, looked, writer })
+    }
+
+    /// What a session's hands are, as things stand.
+    fn equipped(&self, door: &Path, place: &Place, writer: &str) -> Result<Equipped> {
+        let since = *self.grants.borrow();
         let reach = self.reach().clone();
         // Where hands cannot be confined, each call says why it is not run.
         let hand = match reach.check() {
             Ok(()) => {
-                let policy = self.policy(door.folder(), &place.folder, Some(writer))?;
+                let policy = self.policy(door, &place.folder, Some(writer))?;
                 Ok((Hand::new(policy.clone()), policy))
             }
             Err(error) => Err(error),
         };
         let contained = hand.as_ref().is_ok_and(|(_, policy)| reach.is_contained(&policy.chain));
-        let workspace = self.settings.home.workspace();
-        let main = Place { folder: workspace, snapshots: self.snapshots.clone() };
-        let beside = Some(main).filter(|main| main.folder != place.folder);
-        Ok(Watched { hand, contained, place, beside, looked: OnceCell::new(), writer })
+        Ok(Equipped { since, hand, contained })
     }
 
     /// What hands of a session in this folder are given.
@@ -316,11 +325,11 @@ impl Host {
     /// What a session was given besides what all have, and the links by which it may do less.
     pub(super) fn given(&self, session: Option<&str>) -> Result<(Vec<Item>, Vec<Link>)> {
         let Some(name) = session else { return Ok(Default::default()) };
-        Ok((self.state.granted(name)?, self.links(session)?))
+        self.widened(name)
     }
 
     /// The links by which a session may do less than the owner's own.
-    fn links(&self, session: Option<&str>) -> Result<Vec<Link>> {
+    pub(super) fn links(&self, session: Option<&str>) -> Result<Vec<Link>> {
         let Some(session) = session else { return Ok(Vec::new()) };
         let header = sessions::header(&self.settings.home.transcript(session));
         let chain = header.map(|header| header.chain).unwrap_or_default();
@@ -354,10 +363,9 @@ impl Context for Sources {
 
 /// A hand, the calls of which the history knows as times in which it may write.
 struct Watched<'a> {
-    /// With its policy; none where it may not be confined.
-    hand: Result<(Hand, Policy)>,
-    /// Whether the history has whatever it changes.
-    contained: bool,
+    host: &'a Host,
+    door: PathBuf,
+    hand: Mutex<Arc<Equipped>>,
     place: &'a Place,
     /// The workspace, where that is another place: nothing keeps a hand from writing there too,
     /// and what it does must not pass for the owner's.
@@ -367,7 +375,34 @@ struct Watched<'a> {
     writer: &'a str,
 }
 
+/// A hand, with what it was made of.
+struct Equipped {
+    /// How often what is given had changed.
+    since: u64,
+    /// With its policy; none where it may not be confined.
+    hand: Result<(Hand, Policy)>,
+    /// Whether the history has whatever it changes, and those before it changed.
+    contained: bool,
+}
+
 impl Watched<'_> {
+    /// The hand for the next call, which has what was given meanwhile.
+    fn equipped(&self) -> Arc<Equipped> {
+        let mut hand = lock(&self.hand);
+        if hand.since != *self.host.grants.borrow() {
+            let contained = hand.contained;
+            let anew = self.host.equipped(&self.door, self.place, self.writer);
+            let mut anew = anew.unwrap_or_else(|error| Equipped {
+                since: hand.since,
+                hand: Err(error),
+                contained,
+            });
+            anew.contained &= contained;
+            *hand = anew.into();
+        }
+        hand.clone()
+    }
+
     /// The turn is over: what it did beside its own place is taken in, so that nobody suspects
     /// it of anything that comes.
     async fn leave(&self) {
@@ -390,7 +425,8 @@ impl Hands for Watched<'_> {
         let reads = matches!(action, Action::Read { .. });
         let anywhere = matches!(action, Action::Bash { .. });
         Box::pin(async move {
-            let (hand, policy) = match &self.hand {
+            let equipped = self.equipped();
+            let (hand, policy) = match &equipped.hand {
                 Ok(hand) => hand,
                 Err(error) => return Outcome::failed(format!("{error:#}")),
             };
@@ -436,7 +472,7 @@ impl History for Watched<'_> {
     }
 
     fn after(&self, record: Record) -> Boxed<'_, Result<Changes>> {
-        let reach = Some("workspace").filter(|_| self.contained);
+        let reach = Some("workspace").filter(|_| lock(&self.hand).contained);
         self.place.snapshots.after_turn(record, reach)
     }
 }

@@ -11,6 +11,7 @@ use serde_json::Value;
 use crate::guard::policy::Link;
 use crate::kernel::event::Event;
 use crate::organs::history::ask::Ask;
+use crate::organs::reach::asks::{Asked, Said};
 use crate::organs::reach::item::Item;
 
 /// The version of this protocol. A door refuses another one by name.
@@ -43,6 +44,9 @@ pub enum Verb {
     Watch {
         /// The session.
         session: String,
+        /// Whether somebody is there who can answer its requests for more.
+        #[serde(default)]
+        answers: bool,
     },
     /// Stop the running turn.
     Stop {
@@ -108,6 +112,24 @@ pub enum Verb {
     },
     /// What secrets there are; not what they are.
     Secrets,
+    /// Ask for more, from a tool call, in the name of its session; answers when it is answered.
+    Ask {
+        /// What.
+        item: Item,
+        /// What it is needed for.
+        why: String,
+        /// How long an answer is waited for, in seconds.
+        seconds: u64,
+    },
+    /// Answer such a request.
+    Answer {
+        /// Its number.
+        id: i64,
+        /// The answer.
+        said: Said,
+    },
+    /// The latest of these requests.
+    Asks,
     /// What is asked of the history.
     History(Ask),
 }
@@ -146,6 +168,8 @@ pub enum Needs<'a> {
     Reach(&'a str),
     /// The owner, or a hand of a session above this one: not of this one itself.
     Below(&'a str),
+    /// The owner, or a hand of the session to which this request was put.
+    Approver(i64),
     /// Anybody, about what is within their reach.
     Filtered,
 }
@@ -159,7 +183,7 @@ impl Verb {
             | Self::Wire { session, .. }
             | Self::About { session }
             | Self::Policy { session } => session.as_deref(),
-            Self::Watch { session }
+            Self::Watch { session, .. }
             | Self::End { session }
             | Self::Compact { session }
             | Self::Choose { session, .. } => Some(session),
@@ -169,6 +193,9 @@ impl Verb {
             | Self::Grant { .. }
             | Self::Secret { .. }
             | Self::Secrets
+            | Self::Ask { .. }
+            | Self::Answer { .. }
+            | Self::Asks
             | Self::History(_) => None,
         }
     }
@@ -187,7 +214,8 @@ impl Verb {
             Self::End { session } | Self::Run { session: Some(session), .. } => {
                 Needs::Below(session)
             }
-            Self::Watch { session }
+            Self::Answer { id, .. } => Needs::Approver(*id),
+            Self::Watch { session, .. }
             | Self::Stop { session: Some(session) }
             | Self::Wire { session: Some(session), .. }
             | Self::About { session: Some(session) }
@@ -199,6 +227,8 @@ impl Verb {
             | Self::Policy { .. }
             | Self::Sessions
             | Self::Usage
+            | Self::Ask { .. }
+            | Self::Asks
             | Self::History(_) => Needs::Filtered,
         }
     }
@@ -210,6 +240,8 @@ impl Verb {
 pub enum Answer {
     /// Something happened in a turn.
     Event(Event),
+    /// A request for more has come, or is over.
+    Asked(Asked),
     /// What was asked for.
     Value(Value),
     /// That is all.
@@ -255,7 +287,7 @@ mod tests {
             (run(None), Needs::Filtered),
             (run_on(Some(s()), Some(s())), Needs::Owner),
             (run_on(None, Some(s())), Needs::Owner),
-            (Verb::Watch { session: s() }, Needs::Reach("s")),
+            (Verb::Watch { session: s(), answers: true }, Needs::Reach("s")),
             (Verb::Stop { session: Some(s()) }, Needs::Reach("s")),
             (Verb::Stop { session: None }, Needs::Filtered),
             (Verb::TakeBack { key: s() }, Needs::Owner),
@@ -270,6 +302,9 @@ mod tests {
             (Verb::Policy { session: None }, Needs::Filtered),
             (Verb::Grant { items: vec![Item::Unix], give: true }, Needs::Owner),
             (Verb::Grant { items: vec![Item::Unix], give: false }, Needs::Owner),
+            (Verb::Ask { item: Item::Unix, why: s(), seconds: 1 }, Needs::Filtered),
+            (Verb::Answer { id: 7, said: Said::Yes }, Needs::Approver(7)),
+            (Verb::Asks, Needs::Filtered),
             (Verb::Compact { session: s() }, Needs::Owner),
             (Verb::Choose { session: s(), model: s() }, Needs::Owner),
             (Verb::Secret { name: s(), value: Some(Hidden(s())) }, Needs::Owner),

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+mod asks;
 mod backups;
 mod bad_input;
 mod branches;

@@ -1,5 +1,5 @@
 //! Giving and taking back: the owner's word, checked, kept in `config.toml`, in force from the
-//! next turn on.
+//! next call on.
 //!
 //! Owns that nothing is given which could not be enforced, and what the owner is told of its
 //! price. Does not know how it was typed.
@@ -11,6 +11,7 @@ use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 
 use crate::guard::policy::Network;
+use crate::organs::config::Config;
 use crate::organs::host::Host;
 use crate::organs::reach::item::{Item, Shown};
 use crate::organs::reach::root::Reach;
@@ -22,9 +23,15 @@ impl Host {
         self.reach.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Have its hands reach something else from the next turn on.
+    /// Have its hands reach something else from the next call on.
     fn set_reach(&self, reach: Reach) {
         *self.reach.write().unwrap_or_else(PoisonError::into_inner) = reach;
+        self.granted_anew();
+    }
+
+    /// What is given has changed: turns under way look at it again before their next call.
+    pub(in crate::organs) fn granted_anew(&self) {
+        self.grants.send_modify(|count| *count += 1);
     }
 
     /// Give these for good, or take them back: what was done, a line each.
@@ -33,12 +40,30 @@ impl Host {
         if give {
             items.iter().try_for_each(|item| self.check_item(item))?;
         }
-        let file = self.home().file("config.toml");
-        let settings = settings::change(&file, &items, give)?;
-        let reach = self.reach().with(settings);
-        self.set_reach(reach);
+        self.keep(&items, give)?;
         let said: Vec<_> = items.iter().map(|item| told(item, give)).collect();
         Ok(json!({ "said": said.join("\n") }))
+    }
+
+    /// The same, for what has its final name and was checked. What conversations were given is
+    /// taken back with the rest.
+    pub(in crate::organs) fn keep(&self, items: &[Item], give: bool) -> Result<()> {
+        let file = self.home().file("config.toml");
+        let there = Config::read(&file)?.hands;
+        let mut kept = items.to_vec();
+        if !give {
+            let mut gone = Vec::new();
+            for item in items {
+                if self.state.ungrant(item)? && !there.names(item) {
+                    gone.push(item);
+                }
+            }
+            kept.retain(|item| !gone.contains(&item));
+        }
+        let settings = settings::change(&file, &kept, give)?;
+        let reach = self.reach().with(settings);
+        self.set_reach(reach);
+        Ok(())
     }
 
     /// Whether it may be given at all.

@@ -2,6 +2,9 @@
 //! people and agents, widened and narrowed by name. Owns everything between `config.toml`
 //! and a chain of links; that a chain holds is the guard's business.
 
+pub mod asking;
+pub mod asks;
+pub mod given;
 pub mod grant;
 pub mod hint;
 pub mod item;

@@ -84,22 +84,26 @@ pub fn extended(
         *paths = paths.iter().map(real).collect::<Result<_>>()?;
     }
     let workspace = workspace.canonicalize().unwrap_or_else(|_| workspace.to_owned());
-    for control in CONTROL.map(|name| workspace.join(name)) {
-        let wide = |path: &&PathBuf| control.starts_with(path) || path.starts_with(&control);
-        if let Some(path) = link.write.iter().find(wide) {
-            bail!(
-                "{} cannot be given to a narrowed session: {} is changed by the owner's own conversations only; let it work on a branch, with --branch NAME, or name other folders",
-                path.display(),
-                control.display()
-            );
-        }
-    }
+    link.write.iter().try_for_each(|path| keeps_control(path, &workspace))?;
     // The checkout of a branch is its own.
     if folder.canonicalize().is_ok_and(|folder| folder != workspace) {
         link.write.push(real(&folder.to_owned())?);
     }
     chain.push(link);
     Ok(chain)
+}
+
+/// See that a path which a narrowed session is to change holds nothing that is the root's.
+pub fn keeps_control(path: &Path, workspace: &Path) -> Result<()> {
+    let workspace = workspace.canonicalize().unwrap_or_else(|_| workspace.to_owned());
+    let controls = CONTROL.map(|name| workspace.join(name));
+    let wide = |control: &&PathBuf| control.starts_with(path) || path.starts_with(control);
+    let Some(control) = controls.iter().find(wide) else { return Ok(()) };
+    bail!(
+        "{} cannot be given to a narrowed session: {} is changed by the owner's own conversations only; let it work on a branch, with --branch NAME, or name other folders",
+        path.display(),
+        control.display()
+    )
 }
 
 #[cfg(test)]

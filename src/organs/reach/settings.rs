@@ -49,6 +49,20 @@ impl Default for HandsSettings {
     }
 }
 
+impl HandsSettings {
+    /// Whether this stands in them, to be taken back.
+    pub fn names(&self, item: &Item) -> bool {
+        match item {
+            Item::Read(path) => self.read.contains(path),
+            Item::Write(path) => self.write.contains(path),
+            Item::Network(_) => self.network != Network::None,
+            Item::Unix => self.unix,
+            Item::Secret(name) => self.secrets.contains(name),
+            _ => false,
+        }
+    }
+}
+
 /// Give these in the file, or take them back. What its settings are then.
 pub fn change(path: &Path, items: &[Item], give: bool) -> Result<HandsSettings> {
     let shown = path.display();
