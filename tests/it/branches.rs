@@ -167,8 +167,8 @@ fn a_turn_on_a_branch_does_not_reach_the_workspace() {
         .queue(Reply::new().bash("cd ../../workspace && cat a && echo x > reached; rm a"))
         .queue(Reply::text("Done."));
     on_branch(&home, "reach over").stdout("Done.\n").check();
-    let asked = server.asked(2);
-    let results = asked[1].results();
+    let asked = server.wait(4);
+    let results = asked[3].results();
     assert!(results[0].contains("may be read but not changed"), "{results:?}");
     assert!(home.read("reached").is_none() && home.read("a").is_some());
 }
