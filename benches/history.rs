@@ -30,6 +30,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use files::withheld::Withheld;
 use guard::policy::{Chain, Policy};
 use kernel::border::{History as _, Record};
 use kernel::event::End;
@@ -255,7 +256,8 @@ impl Bench {
         let workspace = self.workspace();
         let held = File::open("/dev/null").expect("it is there").into();
         let (scratch, env, own) = (self.home.clone(), Vec::new(), Vec::new());
-        let policy = Policy { scratch, workspace, env, chain: Chain::Off, own, held };
+        let withheld = Withheld::default();
+        let policy = Policy { scratch, workspace, env, chain: Chain::Off, own, held, withheld };
         let images = Some(Images::new(policy, PROGRAM.into()));
         let terms = Terms { limit: 1 << 30, images, ..Terms::default() };
         let settings = Settings { terms, resident, ..Settings::default() };

@@ -9,11 +9,12 @@ use anyhow::{Context as _, Result};
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::face::Refusal;
+use crate::face::clean::clean;
 use crate::face::history::command::Folder;
 use crate::face::rows::Layout;
-use crate::face::screen::{Place, Screen};
+use crate::face::screen::{Place, Screen, write};
 use crate::face::{
-    asking, doctor, drill, groups, help, history, policy, repl, run, sql, tour, views,
+    asking, doctor, drill, groups, help, history, policy, repl, run, secrets, sql, tour, views,
 };
 use crate::organs::config::Config;
 use crate::organs::history::ask::Ask;
@@ -163,6 +164,11 @@ enum Command {
         #[arg(value_parser = ["yes", "always", "no"])]
         said: String,
     },
+    /// Keep keys and passwords by name; the agent sees none of them
+    Secret {
+        #[command(subcommand)]
+        command: secrets::Command,
+    },
     /// List the conversations
     Sessions,
     /// End a conversation for good; its transcript stays
@@ -232,8 +238,13 @@ impl Cli {
     pub fn read() -> Self {
         let command = Self::command();
         let template = groups::template(&command, Screen::of(Place::Out).width);
-        let matches = command.help_template(template).get_matches();
-        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+        let matches = command.help_template(template).try_get_matches();
+        matches.and_then(|matches| Self::from_arg_matches(&matches)).unwrap_or_else(|said| {
+            // A file's name may have been typed by a shell, for instance for a `*`.
+            let place = if said.use_stderr() { Place::Err } else { Place::Out };
+            let _ = write(place, clean(&said.render().to_string()).trim_end());
+            std::process::exit(said.exit_code())
+        })
     }
 
     /// Do what was asked. The number is the exit code.
@@ -312,6 +323,7 @@ impl Cli {
                 let said = Said::parse(&said).unwrap_or(Said::No);
                 views::said(&simple(Verb::Answer { id, said }).await?)
             }
+            Some(Command::Secret { command }) => secrets::secret(settings, command, json).await,
             Some(Command::Sessions) => {
                 views::print(&simple(Verb::Sessions).await?, json, views::sessions_text)
             }

@@ -9,9 +9,10 @@ use std::collections::VecDeque;
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 
-use crate::face::clean::{invisible, row};
+use crate::face::clean::row;
 use crate::face::screen::Screen;
 use crate::face::turn_view::wrapped;
+use crate::files::visible::invisible;
 use crate::kernel::message::Origin;
 use crate::organs::reach::asks::{Asked, Said};
 
@@ -60,7 +61,7 @@ pub fn list(answer: &Value, screen: Screen) -> Result<String> {
         return Ok("Nothing was asked for yet.".to_owned());
     }
     let shown = |asked: &Asked| {
-        let Asked { id, session, approver, item, reason, asked: at, answer, by, .. } = asked;
+        let Asked { id, session, approver, item, reason, at, answer, by, .. } = asked;
         let state = match (answer, by) {
             (None, _) if *approver == Origin::Owner => "open".to_owned(),
             (None, _) => format!("open, for {approver}"),
@@ -149,7 +150,7 @@ mod tests {
             item: Item::Read("/a".into()),
             reason: "r".to_owned(),
             lasting,
-            asked: "2026-11-21T10:00:00+00:00".to_owned(),
+            at: "2026-11-21T10:00:00+00:00".to_owned(),
             expires: "2026-11-21T10:01:00+00:00".to_owned(),
             answer: None,
             by: None,

@@ -77,6 +77,9 @@ pub fn verb(line: &str, rest: Option<&str>, session: &str, home: &Home) -> Resul
             let turn = words.next().and_then(|word| word.parse().ok());
             Verb::Wire { session: named.or(Some(session)), turn }
         }
+        "/secret" => anyhow::bail!(
+            "what is typed here is kept among the lines before; in a shell, `fledgling secret set NAME` asks for a secret without showing or keeping it, and this conversation learns of it at once"
+        ),
         _ if COMMANDS.iter().any(|(name, _)| *name == command) => {
             Verb::History(history::command::typed(line, &home.workspace())?)
         }
@@ -180,6 +183,8 @@ mod tests {
         ] {
             assert!(matches!(asked(line), Ok(Verb::History(_))), "{line}");
         }
+        let secret = asked("/secret set A").unwrap_err().to_string();
+        assert!(secret.contains("`fledgling secret set NAME`"), "{secret}");
         let unknown = asked("/backup").unwrap_err().to_string();
         assert_eq!(unknown, "there is no command /backup; /help lists them");
     }

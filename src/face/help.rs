@@ -122,7 +122,7 @@ mod tests {
         let index = index();
         for topic in [
             "asking", "config", "context", "door", "history", "layout", "memory", "models",
-            "safety", "scripts", "sessions", "skills", "sql", "tools",
+            "safety", "scripts", "secrets", "sessions", "skills", "sql", "tools",
         ] {
             assert!(topics().contains(&topic), "{topic}");
         }

@@ -19,6 +19,7 @@ pub mod repl;
 pub mod rows;
 pub mod run;
 pub mod screen;
+pub mod secrets;
 pub mod sql;
 pub mod tour;
 pub mod tty;

@@ -93,7 +93,7 @@ pub async fn welcome(settings: &mut Settings) -> Result<Welcome> {
                 String::new()
             }
         };
-        keys::store(&settings.home.file("secrets.toml"), name, key)?;
+        keys::store(&settings.home.file("secrets.toml"), name, Some(key))?;
         settings.catalog = catalog;
         say(&format!("{worked}The key is kept in secrets.toml, readable by you alone."))?;
         return Ok(Welcome::Ready);

@@ -5,6 +5,7 @@
 //! live prompt: what is printed keeps its order, and the terminal is left as it was found.
 //! Knows nothing of what a line means.
 
+use std::borrow::Cow;
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -16,12 +17,13 @@ use rustyline::hint::Hinter;
 use rustyline::history::DefaultHistory;
 use rustyline::validate::{ValidationContext, ValidationResult, Validator};
 use rustyline::{
-    Cmd, ConditionalEventHandler, Config, Editor, Event, EventContext, EventHandler,
+    Cmd, ColorMode, ConditionalEventHandler, Config, Editor, Event, EventContext, EventHandler,
     ExternalPrinter as _, Helper, KeyCode, KeyEvent, Modifiers, Movement, RepeatCount,
 };
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::face::begun::Begun;
+use crate::face::clean::clean;
 use crate::face::screen::{Place, write};
 use crate::face::tty::Kept;
 use crate::guard::supervisor;
@@ -206,6 +208,8 @@ fn editor(assist: Assist) -> Result<Editor<Assist, DefaultHistory>> {
         .and_then(|config| config.history_ignore_dups(true))
         .context("cannot set the line editor up")?
         .auto_add_history(true)
+        // Lines are cleaned where others colour them, and so whatever NO_COLOR says.
+        .color_mode(ColorMode::Forced)
         .bracketed_paste(true)
         .build();
     let mut editor = Editor::with_config(config).context("cannot open the terminal")?;
@@ -352,7 +356,14 @@ struct Assist {
 }
 
 impl Helper for Assist {}
-impl Highlighter for Assist {}
+
+impl Highlighter for Assist {
+    /// The line as a terminal may see it: what is pasted or recalled may hold more.
+    fn highlight<'l>(&self, line: &'l str, _: usize) -> Cow<'l, str> {
+        let cleaned = clean(line);
+        if cleaned == line { Cow::from(line) } else { Cow::from(cleaned) }
+    }
+}
 
 impl Hinter for Assist {
     type Hint = String;
@@ -401,8 +412,8 @@ impl Completer for Assist {
         };
         let word = &typed[start..];
         let pair = |name: String| Pair { replacement: format!("{name} "), display: name };
-        let mut found: Vec<_> =
-            known.into_iter().filter(|name| name.starts_with(word)).map(pair).collect();
+        let fits = |name: &String| name.starts_with(word) && clean(name) == *name;
+        let mut found: Vec<_> = known.into_iter().filter(fits).map(pair).collect();
         if found.is_empty() {
             found = self.paths(word);
         }
@@ -422,7 +433,8 @@ impl Assist {
             let found = entry.file_name().into_string().ok()? + slash;
             let hidden = found.starts_with('.') && !name.starts_with('.');
             let replacement = format!("{folder}{found}");
-            let fits = found.starts_with(name) && !hidden;
+            // A name that a terminal must not see is none to be typed.
+            let fits = found.starts_with(name) && !hidden && clean(&found) == found;
             fits.then_some(Pair { display: found, replacement })
         };
         let mut found: Vec<_> = entries.filter_map(pair).collect();

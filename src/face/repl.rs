@@ -85,7 +85,8 @@ pub async fn repl(mut settings: Settings, session: Option<String>, json: bool) -
     let Repl { mut prompt, link, .. } = repl;
     let running = link.host().map(|host| host.running()).unwrap_or_default();
     if !running.is_empty() {
-        prompt.print(&format!("Stopping what still runs here: {}.", running.join(", ")));
+        let names = clean(&running.join(", "));
+        prompt.print(&format!("Stopping what still runs here: {names}."));
     }
     tokio::select! {
         () = link.stop_all() => {}

@@ -43,6 +43,9 @@ impl Layout {
 /// Run a statement whose values are bound, and write its rows.
 pub fn show(statement: &mut Statement<'_>, layout: Layout, out: &mut impl Write) -> Result<()> {
     let names = names(statement);
+    // A program gets values as they are, a terminal never.
+    let seen = std::io::stdout().is_terminal();
+    let text = |value: ValueRef<'_>| if seen { clean(&text(value)) } else { text(value) };
     let mut rows = statement.raw_query();
     let mut table = vec![names.iter().map(|name| (clean(&escaped(name)), false)).collect()];
     if layout == (Layout::Tabs { header: true }) && !names.is_empty() {

@@ -56,7 +56,7 @@ pub fn sql(
     drop(shell);
     if missing && let Ok(found) = file.metadata() {
         let empty = if found.len() == 0 { ", which is empty" } else { "" };
-        writeln!(notes, "created {shown}{empty}").ok();
+        writeln!(notes, "{}", clean::clean(&format!("created {shown}{empty}"))).ok();
     }
     ran.with_context(|| format!("sql {shown}"))
 }

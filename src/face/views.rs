@@ -68,7 +68,8 @@ pub async fn answer(
 pub async fn init(link: &Link, home: &Home) -> Result<u8> {
     notices(link)?;
     let (root, workspace) = (home.path().display(), home.workspace());
-    write(Place::Out, &format!("home       {root}\nworkspace  {}", workspace.display()))?;
+    let text = format!("home       {root}\nworkspace  {}", workspace.display());
+    write(Place::Out, &clean(&text))?;
     run::leave(link, false).await?;
     Ok(0)
 }
@@ -112,7 +113,7 @@ pub fn ended(answer: &Value) -> Result<u8> {
         1 => " 1 message that waited was dropped.".to_owned(),
         count => format!(" {count} messages that waited were dropped."),
     };
-    write(Place::Err, &format!("Session {name} is ended; its transcript stays.{dropped}"))?;
+    write(Place::Err, &clean(&format!("Session {name} is ended; its transcript stays.{dropped}")))?;
     Ok(0)
 }
 
@@ -124,7 +125,7 @@ pub fn stopped(answer: &Value) -> Result<u8> {
         [] => "Nothing was running.".to_owned(),
         names => format!("Stopped: {}.", names.join(", ")),
     };
-    write(Place::Err, &text)?;
+    write(Place::Err, &clean(&text))?;
     Ok(0)
 }
 
@@ -186,9 +187,9 @@ pub fn about_text(answer: &Value) -> String {
 fn fields(value: &Value, indent: &str) -> Vec<String> {
     let mut lines = Vec::new();
     for (name, value) in value.as_object().into_iter().flatten() {
-        let shown = value.as_str().map_or_else(|| value.to_string(), clean);
+        let shown = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         let shown = if value.is_object() { String::new() } else { format!(" {shown}") };
-        lines.push(format!("{indent}{}:{shown}", name.replace('_', " ")));
+        lines.push(clean(&format!("{indent}{}:{shown}", name.replace('_', " "))));
         lines.extend(fields(value, &format!("{indent}  ")));
     }
     lines

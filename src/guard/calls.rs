@@ -21,7 +21,7 @@ use crate::guard::policy::{Chain, Network};
 /// namespaces (in a new one a process has capabilities again), the kernel's keyrings and
 /// programs, and attributes that may change who can read a file.
 #[rustfmt::skip]
-const DENIED: [c_long; 35] = [
+const DENIED: [c_long; 36] = [
     libc::SYS_ptrace, libc::SYS_process_vm_readv, libc::SYS_process_vm_writev,
     libc::SYS_pidfd_getfd, libc::SYS_kcmp, libc::SYS_open_by_handle_at,
     libc::SYS_unshare, libc::SYS_setns, libc::SYS_chroot, libc::SYS_pivot_root,
@@ -31,8 +31,17 @@ const DENIED: [c_long; 35] = [
     libc::SYS_bpf, libc::SYS_perf_event_open, libc::SYS_userfaultfd, libc::SYS_fanotify_init,
     libc::SYS_setxattr, libc::SYS_lsetxattr, libc::SYS_fsetxattr,
     libc::SYS_removexattr, libc::SYS_lremovexattr, libc::SYS_fremovexattr,
-    // setxattrat, removexattrat (Linux 6.13), open_tree_attr (6.15): the same numbers everywhere.
-    463, 466, 467,
+    // setxattrat, removexattrat (Linux 6.13), open_tree_attr (6.15), file_setattr (6.17): the
+    // same numbers everywhere.
+    463, 466, 467, 469,
+];
+/// Memory, semaphores and queues that other programs of the user share by number: nothing but
+/// the user keeps a hand from theirs. Given with Unix sockets, which lead to the same programs.
+#[rustfmt::skip]
+const SHARED: [c_long; 11] = [
+    libc::SYS_shmget, libc::SYS_shmat, libc::SYS_shmctl,
+    libc::SYS_semget, libc::SYS_semctl, libc::SYS_semop, libc::SYS_semtimedop,
+    libc::SYS_msgget, libc::SYS_msgctl, libc::SYS_msgsnd, libc::SYS_msgrcv,
 ];
 /// Which programs do without: their arguments lie where a filter cannot look.
 const ABSENT: [c_long; 4] = [
@@ -67,6 +76,9 @@ pub fn forbid(chain: &Chain) -> Result<()> {
     for request in TYPING {
         add(&mut rules, libc::SYS_ioctl, [(1, Dword, Eq, request)])?;
     }
+    // Another process' limits: with them it can be ended, the host too, without a signal.
+    let others = [(0, Dword, Ne, 0), (2, Qword, Ne, 0)];
+    add(&mut rules, libc::SYS_prlimit64, others)?;
     apply(rules, libc::EPERM)?;
     apply(ABSENT.into_iter().map(|call| (call, Vec::new())).collect(), libc::ENOSYS)?;
     apply(sockets(&chain.network(), chain.unix())?, libc::EACCES)?;
@@ -87,8 +99,11 @@ fn sockets(network: &Network, unix: bool) -> Result<Rules> {
         families.push(libc::AF_UNIX as u64);
     } else {
         // A pair that keeps messages apart can be pointed at any socket that has a name.
-        let datagram = libc::SOCK_DGRAM as u64;
-        add(&mut rules, libc::SYS_socketpair, [(1, Dword, MaskedEq(KIND), datagram)])?;
+        // The raw kind is another word for it.
+        for kind in [libc::SOCK_DGRAM, libc::SOCK_RAW].map(|kind| kind as u64) {
+            add(&mut rules, libc::SYS_socketpair, [(1, Dword, MaskedEq(KIND), kind)])?;
+        }
+        rules.extend(SHARED.map(|call| (call, Vec::new())));
     }
     add(&mut rules, libc::SYS_socket, families.into_iter().map(|family| (0, Dword, Ne, family)))?;
     // To ask which addresses this machine has, and nothing else.
@@ -105,8 +120,13 @@ fn sockets(network: &Network, unix: bool) -> Result<Rules> {
         for (call, flags) in SENDING {
             add(&mut rules, call, [(flags, Dword, MaskedEq(FAST_OPEN), FAST_OPEN)])?;
         }
-        let fast = [(1, Dword, Eq, TCP), (2, Dword, Eq, libc::TCP_FASTOPEN_CONNECT as u64)];
-        add(&mut rules, libc::SYS_setsockopt, fast)?;
+        // Another protocol may be put above TCP, too, which connects by itself.
+        for option in [libc::TCP_FASTOPEN_CONNECT, libc::TCP_ULP].map(|option| option as u64) {
+            let set = [(1, Dword, Eq, TCP), (2, Dword, Eq, option)];
+            add(&mut rules, libc::SYS_setsockopt, set)?;
+        }
+        // Landlock sees a port that is named, not one that the kernel picks.
+        rules.insert(libc::SYS_listen, Vec::new());
     }
     Ok(rules)
 }

@@ -231,6 +231,7 @@ mod tests {
             chain: Chain::Links(links),
             own: Vec::new(),
             held: Arc::new(File::open("/dev/null").unwrap()),
+            withheld: crate::files::withheld::Withheld::default(),
         };
         let control = attempt.clone();
         let confined = thread::spawn(move || {
@@ -358,6 +359,7 @@ mod tests {
             chain: Chain::Links(links),
             own: Vec::new(),
             held: Arc::new(File::open("/dev/null").unwrap()),
+            withheld: crate::files::withheld::Withheld::default(),
         };
         thread::spawn(move || format!("{:#}", confine(&policy).unwrap_err())).join().unwrap()
     }

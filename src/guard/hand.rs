@@ -60,7 +60,8 @@ impl Hands for Hand {
     fn act(&self, action: Action, interrupt: Interrupt) -> Boxed<'_, Outcome> {
         Box::pin(async move {
             let outcome = self.try_act(action, interrupt).await;
-            outcome.unwrap_or_else(|error| Outcome::failed(format!("{error:#}")))
+            let outcome = outcome.unwrap_or_else(|error| Outcome::failed(format!("{error:#}")));
+            Outcome { text: self.policy.withheld.text(outcome.text), ..outcome }
         })
     }
 }
@@ -96,6 +97,7 @@ fn carry_out(
         bail!("this session may not use {}; it has {}", action.tool(), rest.join(", "));
     }
     let workspace = policy.workspace.as_path();
+    refuse_markers(policy, &action)?;
     match action {
         Action::Bash { command, timeout } => Ok(bash(policy, confined, &command, timeout, link)),
         Action::Read { path, offset, limit } => {
@@ -103,6 +105,23 @@ fn carry_out(
         }
         Action::Write { path, content } => file::write(workspace, &path, content.as_bytes()),
         Action::Edit { path, edits } => file::edit(workspace, &path, &edits),
+    }
+}
+
+/// A file must not hold what stands in place of a secret.
+fn refuse_markers(policy: &Policy, action: &Action) -> Result<()> {
+    let texts = match action {
+        Action::Write { content, .. } => vec![content],
+        Action::Edit { edits, .. } => {
+            edits.iter().flat_map(|edit| [&edit.old, &edit.new]).collect()
+        }
+        Action::Bash { .. } | Action::Read { .. } => Vec::new(),
+    };
+    match texts.into_iter().find_map(|text| policy.withheld.holds_marker(text)) {
+        None => Ok(()),
+        Some(name) => bail!(
+            "not written: the value of the secret {name} was withheld from you, and its marker is not the value; have the program read it from the environment variable {name}, or ask the owner"
+        ),
     }
 }
 
@@ -116,7 +135,10 @@ fn bash(
     let mut output = Output::new(&policy.scratch);
     let Policy { workspace: dir, env, held, .. } = policy;
     let shell = Shell { confined, command, dir, env, timeout, held, input: None };
-    let ended = supervisor::run(&shell, link, &mut |bytes| output.push(bytes));
+    // Before anything is kept: the spill file holds no more than the model is told.
+    let mut passing = policy.withheld.stream();
+    let ended = supervisor::run(&shell, link, &mut |bytes| output.push(&passing.push(bytes)));
+    output.push(&passing.finish());
     let mut text = output.finish();
     let (mut notes, mut error) = (Vec::new(), true);
     match ended {
@@ -161,6 +183,7 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
+    use crate::files::withheld::Withheld;
     use crate::guard::policy::Chain;
     use crate::kernel::interrupt::interrupt;
 
@@ -211,8 +234,11 @@ mod tests {
         let folder = folder.canonicalize().unwrap();
         let held = File::open("/dev/null").unwrap().into();
         let (env, chain, own) = (env.to_vec(), Chain::Off, Vec::new());
+        let withheld = Withheld::default();
+        let secret = ("API_KEY".to_owned(), "a value of mine".to_owned());
+        withheld.learn([secret]).unwrap();
         let (workspace, scratch) = (folder.clone(), folder);
-        Hand::new(Policy { workspace, scratch, env, chain, own, held })
+        Hand::new(Policy { workspace, scratch, env, chain, own, held, withheld })
     }
 
     fn bash_for(command: &str, timeout: Duration) -> Action {
@@ -243,6 +269,36 @@ mod tests {
         let wait = PATIENCE.as_millis() as libc::c_int;
         // SAFETY: one live entry.
         assert_eq!(unsafe { libc::poll(&raw mut poll, 1, wait) }, 1, "something still runs");
+    }
+
+    #[test]
+    fn a_known_secret_is_neither_told_nor_kept_and_its_marker_is_not_written() {
+        let home = Home::new();
+        fs::write(home.path("a value of mine"), "x a value of mine y").unwrap();
+        let bash =
+            home.bash("printf 'a value'; printf ' of mine'; printf 'a value of mine' | base64");
+        assert_eq!(bash.text, "[secret API_KEY withheld][secret API_KEY withheld]\n");
+        let read = |path: &str| home.act(Action::Read { path: path.into(), offset: 1, limit: 9 });
+        assert_eq!(read("a value of mine").text, "x [secret API_KEY withheld] y");
+        assert!(read("no/a value of mine").text.contains("no/[secret API_KEY withheld]"));
+        let long = home.bash("seq 10000; echo a value of mine; seq 10000");
+        let spilt = fs::read_dir(home.path("output")).unwrap().next().unwrap().unwrap().path();
+        assert!(long.text.contains(spilt.to_str().unwrap()), "{}", long.text);
+        let spilt = fs::read_to_string(spilt).unwrap();
+        assert!(spilt.contains("\n[secret API_KEY withheld]\n") && !spilt.contains("of mine"));
+
+        let marked = "key = [secret API_KEY withheld]".to_owned();
+        let refused = home.act(Action::Write { path: "b".into(), content: marked.clone() });
+        assert!(refused.error && refused.text.starts_with("not written: "), "{}", refused.text);
+        let edit = crate::kernel::tool::Replacement { old: "x".to_owned(), new: marked };
+        let path = PathBuf::from("a value of mine");
+        let refused = home.act(Action::Edit { path: path.clone(), edits: vec![edit] });
+        assert!(refused.error && refused.text.contains("API_KEY"), "{}", refused.text);
+        assert!(!home.path("b").exists());
+        assert_eq!(
+            fs::read_to_string(home.path("a value of mine")).unwrap(),
+            "x a value of mine y"
+        );
     }
 
     #[test]

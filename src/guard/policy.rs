@@ -12,6 +12,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::files::withheld::Withheld;
+
 /// What a hand is given.
 #[derive(Debug, Clone)]
 pub struct Policy {
@@ -28,6 +30,8 @@ pub struct Policy {
     /// Kept open above what it starts until that has ended, be the host killed meanwhile: a
     /// lock on it tells whether anything still runs.
     pub held: Arc<File>,
+    /// What nobody is told of what it reads and says.
+    pub withheld: Withheld,
 }
 
 /// What confines a hand.

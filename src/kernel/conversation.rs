@@ -5,7 +5,7 @@
 
 use std::collections::HashSet;
 
-use crate::kernel::message::{Assistant, Block, Call, CallResult, Incoming, Message, Origin, Stop};
+use crate::kernel::message::{Assistant, Block, Call, CallResult, Incoming, Message, Stop};
 use crate::kernel::session::{Entry, Line};
 
 /// What a call without a recorded result is answered with.
@@ -40,10 +40,8 @@ impl Conversation {
                 self.open = true;
                 let Incoming { key, origin, text } = incoming;
                 self.keys.insert(key);
-                self.push(Message::User {
-                    text: format!("[{}{}]\n{text}", stamp(&at), by(&origin)),
-                    origin,
-                });
+                let text = format!("[{}]\n{text}", stamp(&at));
+                self.push(Message::User { origin, text });
             }
             Line::Assistant(reply) => self.take_reply(reply),
             Line::Result(result) => self.take_result(result),
@@ -138,20 +136,13 @@ fn stamp(at: &str) -> String {
     format!("{date} {} {zone}", rest.get(..5).unwrap_or_default())
 }
 
-fn by(origin: &Origin) -> String {
-    match origin {
-        Origin::Owner => String::new(),
-        other => format!(", from {other}"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
     use serde_json::json;
 
     use super::*;
-    use crate::kernel::message::Usage;
+    use crate::kernel::message::{Origin, Usage};
 
     fn lines() -> impl Strategy<Value = Line> {
         let id = || (0..4_u8).prop_map(|id| format!("call_{id}"));
@@ -216,17 +207,12 @@ mod tests {
     #[test]
     fn a_message_carries_its_time_and_its_origin() {
         let mut conversation = Conversation::default();
-        for (origin, text) in [(Origin::Owner, "hi"), (Origin::Agent("a".to_owned()), "ho")] {
-            let incoming = Incoming { key: text.to_owned(), origin, text: text.to_owned() };
-            let line = Line::User { turn: 1, incoming };
-            conversation.take(Entry { at: "2026-11-21T09:00:05+01:00".to_owned(), line });
-        }
-        let text = |message: &Message| match message {
-            Message::User { text, .. } => text.clone(),
-            other => panic!("{other:?}"),
-        };
-        let texts: Vec<_> = conversation.messages.iter().map(text).collect();
-        assert_eq!(texts[0], "[2026-11-21 09:00 +01:00]\nhi");
-        assert_eq!(texts[1], "[2026-11-21 09:00 +01:00, from agent:a]\nho");
+        let origin = Origin::Agent("a".to_owned());
+        let incoming =
+            Incoming { key: "k".to_owned(), origin: origin.clone(), text: "hi".to_owned() };
+        let line = Line::User { turn: 1, incoming };
+        conversation.take(Entry { at: "2026-11-21T09:00:05+01:00".to_owned(), line });
+        let text = "[2026-11-21 09:00 +01:00]\nhi".to_owned();
+        assert_eq!(conversation.messages, [Message::User { origin, text }]);
     }
 }

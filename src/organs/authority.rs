@@ -15,6 +15,7 @@ impl Host {
     /// The authority table, enforced.
     pub(super) fn check(&self, caller: &Caller, verb: &Verb) -> Result<()> {
         verb.session().map_or(Ok(()), sessions::check_name)?;
+        self.check_names(verb)?;
         let Caller::Hand(own) = caller else { return Ok(()) };
         match verb.needs() {
             Needs::Filtered => Ok(()),
@@ -45,6 +46,21 @@ impl Host {
                 );
                 Ok(())
             }
+        }
+    }
+
+    /// Names become those of files, rows and commits: no request may have a secret in one.
+    fn check_names(&self, verb: &Verb) -> Result<()> {
+        let mut named = serde_json::to_value(verb)?;
+        if let Some(named) = named.as_object_mut() {
+            // What is said is cleared, and what is to be kept as a secret is one.
+            named.retain(|field, _| field != "text" && field != "value");
+        }
+        match self.withheld.finds(named.to_string().as_bytes()) {
+            None => Ok(()),
+            Some(name) => anyhow::bail!(
+                "what is asked for has the value of the secret {name} in a name; choose another name"
+            ),
         }
     }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{Mutex, Notify};
 
@@ -100,8 +100,10 @@ impl Host {
         let reach = self.reach().clone();
         let push = move || backup::backup(&home, &to, &reach, &hands, &interrupt);
         let mut pushing = tokio::task::spawn_blocking(push);
+        // Git may repeat what it was told, and what it says is kept.
+        let clear = |error| anyhow!(self.withheld.text(format!("{error:#}")));
         let why = tokio::select! {
-            pushed = &mut pushing => return pushed.context("it was broken off")?,
+            pushed = &mut pushing => return pushed.context("it was broken off")?.map_err(clear),
             () = unwanted => "whoever asked for it went away",
             () = self.backups.stop.notified() => "the program ended, and it took too long",
         };

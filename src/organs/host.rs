@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, RwLock, Weak};
 use anyhow::Result;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
+use crate::files::withheld::Withheld;
 use crate::guard::policy::{Network, Policy};
 use crate::kernel::event::End;
 use crate::kernel::message::Usage;
@@ -19,6 +20,7 @@ use crate::kernel::session::Session;
 use crate::organs::backups::Backups;
 use crate::organs::checkouts::Branches;
 use crate::organs::config::Config;
+use crate::organs::discreet::Discreet;
 use crate::organs::hand_door;
 use crate::organs::hands_lock;
 use crate::organs::history::branch;
@@ -87,7 +89,9 @@ pub struct Host {
     pub(super) grants: tokio::sync::watch::Sender<u64>,
     /// What the supervisors of its tool calls hold open, see `hands_lock`.
     pub(super) hands: Arc<File>,
-    models: Mutex<HashMap<String, Arc<dyn Model>>>,
+    /// What nobody is told.
+    pub(super) withheld: Withheld,
+    pub(super) models: Mutex<HashMap<String, Arc<dyn Model>>>,
     lanes: Mutex<HashMap<String, Arc<Lane>>>,
     notices: Mutex<Vec<String>>,
     phase: Mutex<Phase>,
@@ -106,7 +110,8 @@ impl Host {
         let (hands, alone) =
             tokio::task::spawn_blocking(move || hands_lock::take(&hands)).await??;
         let state = State::open(&home.file("state.db"))?;
-        let hands = Arc::new(hands);
+        let (hands, withheld) = (Arc::new(hands), Withheld::default());
+        withheld.learn(settings.catalog.secrets())?;
         let reach = Reach::new(&home, settings.config.confine, settings.config.hands.clone())?;
         let rights = reach.rights();
         let policy = Policy {
@@ -116,9 +121,10 @@ impl Host {
             chain: reach.helper(Vec::new(), Vec::new(), Network::None).unwrap_or(NOTHING),
             own: Vec::new(),
             held: hands.clone(),
+            withheld: withheld.clone(),
         };
         let images = Images::new(policy, home.program().join("fledgling"));
-        let kept = snapshots::Settings::of(&settings.config, settings.catalog.keys(), images);
+        let kept = snapshots::Settings::of(&settings.config, withheld.clone(), images);
         let unconfined = reach.is_off();
         let kept = snapshots::Settings { resident: settings.resident, unconfined, ..kept };
         // Databases are read by other processes, which must not be waited for on this thread.
@@ -135,6 +141,7 @@ impl Host {
             reach: reach.into(),
             grants: tokio::sync::watch::Sender::new(0),
             hands,
+            withheld,
             backups: Backups::default(),
             bash_path: std::env::var("PATH").unwrap_or_default(),
             models: Mutex::default(),
@@ -238,7 +245,7 @@ impl Host {
                         }
                         None => exit::FAILED,
                     };
-                    Answer::Refused { why: format!("{error:#}"), exit }
+                    Answer::Refused { why: host.withheld.text(format!("{error:#}")), exit }
                 }
             };
             // An asker who went away needs no last word.
@@ -321,13 +328,15 @@ impl Host {
             }
             Verb::Grant { items, give } => self.grant(&items, give)?,
             Verb::Compact { session } => self.compact(&session).await?,
+            Verb::Secret { name, value } => self.secret(&name, value)?,
+            Verb::Secrets => self.secrets(),
             Verb::Choose { session, model } => {
                 let found = self.model(&model).await?;
                 self.state.choose(&session, &model)?;
                 serde_json::json!({ "model": found.name() })
             }
         };
-        let _ = answers.send(Answer::Value(value));
+        let _ = answers.send(Answer::Value(self.withheld.json(value)));
         Ok(())
     }
 
@@ -448,7 +457,7 @@ impl Host {
         if let Some(model) = lock(&self.models).get(spec) {
             return Ok(model.clone());
         }
-        let model = self.settings.catalog.model(spec).await?;
+        let model = Discreet::over(self.settings.catalog.model(spec).await?, &self.withheld);
         lock(&self.models).insert(spec.to_owned(), model.clone());
         Ok(model)
     }

@@ -94,7 +94,13 @@ impl Host {
             let _ = answers.send(Answer::Refused { why, exit: exit::INTERRUPTED });
             return Ok(());
         }
-        let incoming = Incoming { key: key.clone(), origin, text };
+        if let Some(name) = self.withheld.finds(text.as_bytes()) {
+            let text = format!(
+                "The value of the secret {name} was taken out of the message: nobody sees it, and nothing keeps it."
+            );
+            let _ = answers.send(Answer::Event(Event::Notice { text }));
+        }
+        let incoming = Incoming { key: key.clone(), origin, text: self.withheld.text(text) };
         let (lane, mut heard) = self.watch(&session, false)?;
         self.state.receive(&Waiting { incoming, steer, model }, &session)?;
         *lock(&asker.stage) = Stage::Received;
@@ -114,7 +120,10 @@ impl Host {
             steered_into |= steer && lane.busy();
             let own = keys.contains(&key);
             let (answer, last) = match what {
-                What::Failed(why, exit) if own => (Answer::Refused { why, exit }, true),
+                What::Failed(why, exit) if own => {
+                    let why = self.withheld.text(why);
+                    (Answer::Refused { why, exit }, true)
+                }
                 What::Event(event) if own || steered_into => {
                     let last = matches!(event, Event::TurnEnded { .. });
                     (Answer::Event(event), last)

@@ -4,8 +4,11 @@
 //! found: named, config.toml, a key, a local server. Knows no wire format.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::path::Path;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
+
+use anyhow::Result;
 
 use crate::kernel::model::Model;
 use crate::organs::config::{Config, NamedModel, Wire};
@@ -120,7 +123,8 @@ pub enum NoModel {
 #[derive(Debug, Clone)]
 pub struct Catalog {
     config: Config,
-    keys: Keys,
+    /// All clones have the same.
+    keys: Arc<RwLock<Keys>>,
     bases: BTreeMap<&'static str, String>,
 }
 
@@ -131,25 +135,57 @@ impl Catalog {
             let url = std::env::var(provider.base_variable?).ok()?;
             (!url.trim().is_empty()).then(|| (provider.name, url.trim().to_owned()))
         });
-        Self { config, keys, bases: variables.collect() }
+        Self { config, keys: Arc::new(RwLock::new(keys)), bases: variables.collect() }
     }
 
-    /// The keys to them.
-    pub fn keys(&self) -> &Keys {
-        &self.keys
+    /// The keys to them, and all other secrets there are.
+    pub fn keys(&self) -> Keys {
+        self.keys.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Take up what `secrets.toml` has now.
+    pub fn reread(&self, path: &Path) -> Result<()> {
+        let keys = self.keys().with_file(path)?;
+        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = keys;
+        Ok(())
+    }
+
+    /// All that must not be told, by name: the secrets, and what the settings of models have
+    /// to show to servers.
+    pub fn secrets(&self) -> Vec<(String, String)> {
+        let keys = self.keys();
+        let keys = keys.iter().map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let shown = self.config.models.iter().flat_map(|(model, named)| {
+            let headers = named.headers.iter().filter(|(header, _)| is_credential(header));
+            // Of `Bearer KEY` only the key.
+            let key = |value: &str| value.rsplit(' ').next().unwrap_or_default().to_owned();
+            headers.map(move |(header, value)| (format!("{header} of {model}"), key(value)))
+        });
+        keys.chain(shown).collect()
+    }
+
+    /// What a secret is for, as far as models need it.
+    pub fn users_of(&self, key: &str) -> Vec<String> {
+        let providers = PROVIDERS.iter().filter(|provider| provider.key == Some(key));
+        let named =
+            self.config.models.iter().filter(|(_, named)| named.key.as_deref() == Some(key));
+        let providers = providers.map(|provider| provider.name.to_owned());
+        providers.chain(named.map(|(name, _)| name.clone())).collect()
     }
 
     /// The same with one more key.
     #[must_use]
-    pub fn with_key(mut self, name: &str, value: &str) -> Self {
-        self.keys.insert(name, value);
-        self
+    pub fn with_key(self, name: &str, value: &str) -> Self {
+        let mut keys = self.keys();
+        keys.insert(name, value);
+        Self { keys: Arc::new(RwLock::new(keys)), ..self }
     }
 
     /// The name of the model to ask when none is named, if that is known without a request.
     pub fn known_spec(&self) -> Option<String> {
+        let keys = self.keys();
         let reached = |provider: &&Provider| {
-            let has_key = provider.key.is_some_and(|key| self.keys.get(key).is_some());
+            let has_key = provider.key.is_some_and(|key| keys.get(key).is_some());
             has_key || self.bases.contains_key(provider.name)
         };
         self.config.model.clone().or_else(|| {
@@ -175,7 +211,8 @@ impl Catalog {
     /// Whether only a URL of the environment speaks for a hosted model, and the server there
     /// lets nobody in without a key.
     pub async fn wants_key(&self) -> bool {
-        let keyless = |key| self.keys.get(key).is_none();
+        let keys = self.keys();
+        let keyless = |key| keys.get(key).is_none();
         if self.config.model.is_some()
             || !PROVIDERS.iter().filter_map(|provider| provider.key).all(keyless)
         {
@@ -208,16 +245,17 @@ impl Catalog {
 
     fn named(&self, spec: &str, named: &NamedModel) -> Result<(Wire, Endpoint), NoModel> {
         let provider = provider_of(named.wire);
+        let keys = self.keys();
         let key = match &named.key {
             None => None,
-            Some(name) => Some(self.keys.get(name).map(str::to_owned).ok_or_else(|| {
+            Some(name) => Some(keys.get(name).map(str::to_owned).ok_or_else(|| {
                 unusable(format!("model {spec} wants the key {name}, which is neither in secrets.toml nor in the environment"))
             })?),
         };
         let key = key.or_else(|| {
             // A URL of its own gets no key that was meant for somebody else.
             let name = provider.key.filter(|_| named.base_url.is_none())?;
-            self.keys.get(name).map(str::to_owned)
+            keys.get(name).map(str::to_owned)
         });
         let endpoint = Endpoint {
             spec: spec.to_owned(),
@@ -250,7 +288,7 @@ impl Catalog {
             )));
         };
         let base_url = self.base(provider);
-        let key = provider.key.and_then(|name| self.keys.get(name)).map(str::to_owned);
+        let key = provider.key.and_then(|name| self.keys().get(name).map(str::to_owned));
         if let (Some(name), None, false) =
             (provider.key, &key, self.bases.contains_key(provider.name))
         {
@@ -299,6 +337,12 @@ impl Catalog {
     fn base(&self, provider: &Provider) -> String {
         self.bases.get(provider.name).cloned().unwrap_or_else(|| provider.base_url.to_owned())
     }
+}
+
+/// Whether a header of this name shows who asks.
+fn is_credential(header: &str) -> bool {
+    let header = header.to_lowercase();
+    ["auth", "key", "token", "secret", "cookie"].iter().any(|part| header.contains(part))
 }
 
 /// The provider whose defaults a named model of this wire has.

@@ -14,7 +14,7 @@ use tokio::sync::OnceCell;
 use crate::guard::hand::Hand;
 use crate::guard::policy::{Link, Network, Policy};
 use crate::kernel::agent::Agent;
-use crate::kernel::border::{Context, History, Listener, Prompt, Record, Summary};
+use crate::kernel::border::{Context, History, Listener as _, Prompt, Record, Summary};
 use crate::kernel::event::{Changes, End, Event};
 use crate::kernel::interrupt::Interrupt;
 use crate::kernel::message::{Message, Origin, Usage};
@@ -27,7 +27,8 @@ use crate::organs::hand_door::HandDoor;
 use crate::organs::history::keeper::Keeper;
 use crate::organs::history::{branch, gitdir};
 use crate::organs::host::Host;
-use crate::organs::lane::{Lane, What, lock};
+use crate::organs::lane::{Lane, lock};
+use crate::organs::listener::Heard;
 use crate::organs::prompt::Sources;
 use crate::organs::reach::item::Item;
 use crate::organs::reach::{hint, narrow};
@@ -234,8 +235,7 @@ impl Host {
         keys: &Arc<[String]>,
     ) -> Result<Heard<'a>> {
         let recorder = Recorder::open(&self.settings.home.wire(), name, turn)?;
-        let (recorder, usage) = (Some(recorder), Usage::default());
-        Ok(Heard { lane, keys: keys.clone(), recorder, usage, last: None })
+        Ok(Heard::new(lane, keys.clone(), recorder, self.withheld.clone()))
     }
 
     /// A hand of a session that works in this place.
@@ -306,15 +306,20 @@ impl Host {
         ];
         env.extend(fixed.map(|(name, value)| (name.into(), value.into())));
         env.extend(reach.variables(&chain));
+        let keys = self.settings.catalog.keys();
+        for name in chain.secrets().unwrap_or_default() {
+            env.extend(keys.get(&name).map(|value| (name.clone().into(), value.into())));
+        }
         if let Network::Ports(_) = chain.network() {
             // Names are looked up over TCP then, or not at all.
             env.push(("RES_OPTIONS".into(), "use-vc".into()));
         }
         let held = self.hands.clone();
         let (workspace, scratch) = (folder.to_owned(), home.scratch());
+        let withheld = self.withheld.clone();
         let own = [scratch.as_path(), door]
             .map(|path| path.canonicalize().unwrap_or_else(|_| path.to_owned()));
-        Ok(Policy { workspace, scratch, env, chain, own: own.to_vec(), held })
+        Ok(Policy { workspace, scratch, env, chain, own: own.to_vec(), held, withheld })
     }
 
     /// What a session was given besides what all have, and the links by which it may do less.
@@ -469,56 +474,5 @@ impl History for Watched<'_> {
     fn after(&self, record: Record) -> Boxed<'_, Result<Changes>> {
         let reach = Some("workspace").filter(|_| lock(&self.hand).contained);
         self.place.snapshots.after_turn(record, reach)
-    }
-}
-
-/// What hears a turn: the lane's watchers and the wire log.
-struct Heard<'a> {
-    lane: &'a Lane,
-    keys: Arc<[String]>,
-    /// Gone once it failed: a full disk is told once, not with each piece of a reply.
-    recorder: Option<Recorder>,
-    usage: Usage,
-    /// The turn's last event, held back until everything about the turn is settled.
-    last: Option<Event>,
-}
-
-impl Heard<'_> {
-    fn tell(&self, event: Event) {
-        self.lane.tell(&self.keys, &What::Event(event));
-    }
-
-    fn record(&mut self, what: impl FnOnce(&mut Recorder) -> Result<()>) {
-        let Some(recorder) = &mut self.recorder else { return };
-        if let Err(error) = what(recorder).context("the wire log is incomplete") {
-            self.recorder = None;
-            self.tell(Event::Notice { text: format!("{error:#}.") });
-        }
-    }
-
-    fn end(&mut self) {
-        if let Some(event) = self.last.take() {
-            self.tell(event);
-        }
-    }
-}
-
-impl Listener for Heard<'_> {
-    fn event(&mut self, event: Event) {
-        match event {
-            Event::TurnEnded { usage, .. } => {
-                self.usage = usage;
-                self.last = Some(event);
-            }
-            event => self.tell(event),
-        }
-    }
-
-    fn sent(&mut self, body: &str) {
-        self.record(|recorder| recorder.sent(body));
-    }
-
-    fn raw(&mut self, bytes: &[u8]) {
-        self.record(|recorder| recorder.raw(bytes));
     }
 }

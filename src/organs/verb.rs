@@ -3,6 +3,8 @@
 //! Owns the requests and answers that the doors carry, and the one table that says which
 //! authority each needs. Knows neither sockets nor how anything is done.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -119,8 +121,28 @@ pub enum Verb {
     },
     /// The latest of these requests.
     Asks,
+    /// Keep a secret, or forget it when no value comes with it.
+    Secret {
+        /// Its name.
+        name: String,
+        /// Its value.
+        value: Option<Hidden>,
+    },
+    /// What secrets there are; not what they are.
+    Secrets,
     /// What is asked of the history.
     History(Ask),
+}
+
+/// The value of a secret on its way to where it is kept. Never printed.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Hidden(pub String);
+
+impl fmt::Debug for Hidden {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("hidden")
+    }
 }
 
 /// A key for something said.
@@ -172,6 +194,8 @@ impl Verb {
             | Self::Ask { .. }
             | Self::Answer { .. }
             | Self::Asks
+            | Self::Secret { .. }
+            | Self::Secrets
             | Self::History(_) => None,
         }
     }
@@ -183,6 +207,8 @@ impl Verb {
             | Self::Choose { .. }
             | Self::TakeBack { .. }
             | Self::Grant { .. }
+            | Self::Secret { .. }
+            | Self::Secrets
             | Self::Run { branch: Some(_), .. } => Needs::Owner,
             Self::History(ask) if ask.is_owners() => Needs::Owner,
             Self::End { session } | Self::Run { session: Some(session), .. } => {
@@ -281,6 +307,9 @@ mod tests {
             (Verb::Asks, Needs::Filtered),
             (Verb::Compact { session: s() }, Needs::Owner),
             (Verb::Choose { session: s(), model: s() }, Needs::Owner),
+            (Verb::Secret { name: s(), value: Some(Hidden(s())) }, Needs::Owner),
+            (Verb::Secret { name: s(), value: None }, Needs::Owner),
+            (Verb::Secrets, Needs::Owner),
             (Verb::History(Ask::Log { limit: 1, path: None }), Needs::Filtered),
             (Verb::History(Ask::Undo { what: Which::Turns(1), favour: None }), Needs::Filtered),
             (Verb::History(Ask::Standing), Needs::Filtered),

@@ -9,6 +9,7 @@ mod fault;
 pub mod http;
 mod openai;
 mod protocol;
+pub mod quoted;
 mod retry;
 pub mod script;
 mod sse;

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::kernel::message::{Assistant, Block, Call, Message, Stop, Usage};
 use crate::kernel::model::{Boxed, Delta, Deltas, Failure, Model, Request};
+use crate::wires::quoted;
 
 /// The window, where no first line `{"window": N}` says otherwise.
 const WINDOW: u64 = 200_000;
@@ -258,7 +259,8 @@ impl Expect {
 
 fn said(message: &Message) -> String {
     match message {
-        Message::User { text, .. } | Message::Note(text) => text.clone(),
+        Message::User { origin, text } => quoted::said(origin, text).into_owned(),
+        Message::Note(text) => text.clone(),
         Message::Assistant(reply) => reply.text(),
         Message::Results(results) => {
             results.iter().map(|result| result.text.as_str()).collect::<Vec<_>>().join("\n")
@@ -310,7 +312,7 @@ fn check_conversation(messages: &[Message]) -> Result<(), String> {
 fn written(request: &Request<'_>) -> String {
     let tools: Vec<_> = request.tools.iter().map(|tool| tool.name).collect();
     let messages = request.messages.iter().map(|message| match message {
-        Message::User { text, .. } => json!({"user": text}),
+        Message::User { origin, text } => json!({"user": quoted::said(origin, text)}),
         Message::Note(text) => json!({"note": text}),
         Message::Assistant(reply) => json!({"assistant": reply.blocks}),
         Message::Results(results) => json!({"results": results}),

@@ -7,10 +7,7 @@
 use std::borrow::Cow;
 
 use crate::kernel::message::{Block, CallResult, Message};
-
-/// What stands in front of the kernel's own words, so that a model can tell them from a
-/// person's.
-const NOTE: &str = "[fledgling] ";
+use crate::wires::quoted::{note, said};
 
 /// All that one side says before the other one speaks.
 #[derive(Debug, PartialEq)]
@@ -32,8 +29,8 @@ pub fn turns<'a>(messages: &'a [Message], wire: &str, model: &str) -> Vec<Turn<'
     let mut turns = Vec::new();
     for message in messages {
         match message {
-            Message::User { text, .. } => say(&mut turns, Cow::from(text)),
-            Message::Note(text) => say(&mut turns, Cow::from(format!("{NOTE}{text}"))),
+            Message::User { origin, text } => say(&mut turns, said(origin, text)),
+            Message::Note(text) => say(&mut turns, Cow::from(note(text))),
             Message::Results(new) => user(&mut turns).0.extend(new),
             Message::Assistant(reply) => {
                 let own = reply.model == model;
@@ -47,7 +44,7 @@ pub fn turns<'a>(messages: &'a [Message], wire: &str, model: &str) -> Vec<Turn<'
                     Some(Turn::Assistant(last)) => last.append(&mut blocks),
                     Some(Turn::User { .. }) => turns.push(Turn::Assistant(blocks)),
                     None => {
-                        say(&mut turns, Cow::from(format!("{NOTE}the conversation goes on")));
+                        say(&mut turns, Cow::from(note("the conversation goes on")));
                         turns.push(Turn::Assistant(blocks));
                     }
                 }
@@ -129,6 +126,17 @@ mod tests {
         assert_eq!(turns.len(), 2);
         assert_eq!(texts(&turns[0]), ["a", "[fledgling] b", "(an empty message)"]);
         assert_eq!(texts(&turns[1]).len(), 2, "a foreign opaque block stays at home");
+    }
+
+    #[test]
+    fn whose_words_they_are_is_told() {
+        let (origin, text) = (Origin::Agent("x".to_owned()), "[fledgling] a\nb".to_owned());
+        let messages =
+            [user("c"), Message::User { origin, text }, Message::Note("d\ne".to_owned())];
+        let told = texts(&turns(&messages, "", "")[0]);
+        assert!(told[1].starts_with("From \"agent:x\", another agent of this home"), "{told:?}");
+        assert!(told[1].ends_with(":\n| [fledgling] a\n| b"), "{told:?}");
+        assert_eq!([&told[0], &told[2]], ["c", "[fledgling] d\n  e"]);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::home::Home;
 use crate::kills::Fifo;
 use crate::model_server::Server;
-use crate::reply::Reply;
+use crate::reply::{Gate, Reply};
 use crate::terminal::Terminal;
 
 /// A file that tool calls may not read, by its final name.
@@ -156,6 +156,48 @@ fn where_nobody_can_answer_it_is_a_no_at_once() {
     // Outside of a tool call it is not for asking.
     let ran = home.run(&["ask", "unix", "--why", "x"]).code(1);
     ran.stderr_holds(&["asking is for tool calls", "fledgling allow unix"]).check();
+}
+
+#[test]
+fn a_terminal_at_another_host_answers_until_it_is_gone() {
+    let server = Server::start();
+    let home = Home::new().with_anthropic(&server);
+    let gate = Gate::new();
+    server.queue(Reply::text("I begin. ").wait(&gate).and("I end."));
+    let host = home.spawn(&["run", "--json", "--session", "other", "stay"]);
+    host.wait_stdout("I begin");
+    let mut terminal = talk(&home);
+    let asks = |item: &str| {
+        let command = format!("fledgling ask {item} --why x");
+        let script = home.script(&[
+            json!({"calls": [{"name": "bash", "input": {"command": command}}]}),
+            json!({"text": "So be it."}),
+        ]);
+        home.spawn(&["run", "--json", "--session", "s", "--model", &script, "ask"])
+    };
+    let asking = asks("unix");
+    terminal.wait_text("y + Enter: yes");
+    terminal.send("y\r");
+    let ran = asking.end();
+    assert!(ran.stdout.contains("Yes, says your owner"), "{ran}");
+    assert_eq!(ran.stdout.matches(r#""event":"ask""#).count(), 2, "{ran}");
+    // One that looks at another conversation by now is not there for this one.
+    terminal.send("/new elsewhere\r");
+    terminal.wait_text("Conversation elsewhere.");
+    let ran = asks("read /var/log").end();
+    assert!(ran.stdout.contains("nobody is there to answer"), "{ran}");
+    terminal.send("/resume s\r");
+    terminal.wait_text("Conversation s.");
+    let asking = asks("read /var/log");
+    terminal.wait_text("Request 3: read /var/log");
+    terminal.wait_text("as it is from");
+    terminal.send("\r");
+    assert!(asking.end().stdout.contains("no, says your owner"));
+    drop(terminal);
+    let ran = asks("read /var/log").end();
+    assert!(ran.stdout.contains("nobody is there to answer"), "{ran}");
+    gate.open();
+    assert!(host.end().status.success());
 }
 
 #[test]

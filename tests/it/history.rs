@@ -575,8 +575,9 @@ fn secrets_that_are_said_stay_out_of_commits() {
     let asked = "use test-key-not-real";
     world.home.run(&["run", asked]).stdout_any().stderr_any().check();
     let message = world.home.git(&["log", "-1", "--format=%B"]);
-    let left_out = "(Left out of the history: it holds the secret ANTHROPIC_API_KEY.)\n";
-    assert!(message.starts_with(&format!("{left_out}\n{left_out}\nSession: ")), "{message}");
+    let marker = "[secret ANTHROPIC_API_KEY withheld]";
+    let expected = format!("use {marker}\n\nI used {marker}.\n\nSession: ");
+    assert!(message.starts_with(&expected), "{message}");
 }
 
 #[test]

@@ -67,7 +67,8 @@ fn in_the_middle_of_a_reply() {
         let gate = Gate::new();
         server.queue(Reply::text("I shall now ").wait(&gate).bash("touch ran"));
         let process = home.spawn(&run("the task", &["--json"]));
-        process.wait_stdout("shall");
+        // Not a whole word: what may be the beginning of a secret comes with what follows it.
+        process.wait_stdout("now");
         process.kill();
         let asked = next(server, home);
         assert!(asked.results().is_empty() && home.read("ran").is_none());

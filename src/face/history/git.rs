@@ -16,6 +16,7 @@ use std::thread;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
+use crate::files::withheld::Withheld;
 use crate::guard::confine::confine;
 use crate::guard::policy::{Network, Policy};
 use crate::guard::supervisor;
@@ -91,6 +92,7 @@ fn in_hand(
         chain: reach.helper(read.collect(), write, Network::None)?,
         own: Vec::new(),
         held: File::open("/dev/null").context("cannot open /dev/null")?.into(),
+        withheld: Withheld::default(),
     };
     thread::scope(|scope| {
         let hand = scope.spawn(|| -> Result<_> {

@@ -17,6 +17,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use git2::build::CheckoutBuilder;
 use git2::{Repository, Tree};
 
+use crate::files::withheld::Withheld;
 use crate::guard::policy::{Network, Policy};
 use crate::guard::supervisor::End;
 use crate::kernel::interrupt::Interrupt;
@@ -286,7 +287,9 @@ impl Git<'_> {
         let read = read.filter_map(|path| path.canonicalize().ok()).collect();
         let chain = self.reach.helper(read, self.places.clone(), Network::Full)?;
         let (scratch, held) = (self.home.scratch(), self.held.clone());
-        Ok(Policy { workspace: folder, scratch, env, chain, own: Vec::new(), held })
+        // Whoever asked for the backup clears what comes of it.
+        let (own, withheld) = (Vec::new(), Withheld::default());
+        Ok(Policy { workspace: folder, scratch, env, chain, own, held, withheld })
     }
 
     /// See that a folder can take a backup.

@@ -251,6 +251,7 @@ mod tests {
     use git2::{FileMode, Signature};
 
     use super::*;
+    use crate::files::withheld::Withheld;
     use crate::guard::policy::Chain;
     use crate::kernel::interrupt::interrupt;
     use crate::organs::history::archive::MAIN;
@@ -308,8 +309,8 @@ mod tests {
             ];
             let held = File::open("/dev/null").unwrap().into();
             let (workspace, scratch) = (path("workspace"), path("scratch"));
-            let (chain, own) = (Chain::Off, Vec::new());
-            let policy = Policy { workspace, scratch, env, chain, own, held };
+            let (chain, own, withheld) = (Chain::Off, Vec::new(), Withheld::default());
+            let policy = Policy { workspace, scratch, env, chain, own, held, withheld };
             let logged = |commit: &Commit<'_>| {
                 let subject = commit.summary().unwrap().unwrap().to_owned();
                 Ok(Logged { subject, ..Logged::default() })

@@ -119,6 +119,9 @@ impl Contents {
             Some(log) => _ = self.logs.insert(path.to_owned(), (Stamp::of(&stat), log)),
             None => _ = self.logs.remove(path),
         }
+        if let Some(why) = self.terms.gate.finds_in_name(path) {
+            return Ok(Taken::LeftOut(why));
+        }
         if let Some(secret) = self.terms.gate.finds(path, &content) {
             return Ok(Taken::LeftOut(format!("it holds {secret}")));
         }

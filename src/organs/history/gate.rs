@@ -2,16 +2,17 @@
 //!
 //! Owns what counts as one: values that are known, and tokens of formats that announce
 //! themselves by a prefix. Says which it is, never what it reads. Does not know where the
-//! values come from, nor what happens to a file that holds one. A secret that is encoded,
-//! compressed or split is not found.
+//! values come from, nor what happens to a file that holds one. A secret that is compressed
+//! or split is not found, nor a token that is not known if it is encoded.
 
-use std::fmt;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use memchr::memmem::Finder;
 
-/// Shorter values are found everywhere, and are hardly secret.
-const VALUE_BYTES: usize = 8;
+use crate::files::withheld::Withheld;
+use crate::organs::history::left_out::ITS_NAME;
+
 /// How far behind the first line of a private key its content may begin: an encrypted one
 /// has headers in between.
 const KEY_REACH: usize = 256;
@@ -19,25 +20,22 @@ const KEY_REACH: usize = 256;
 const KEY_RUN: usize = 40;
 
 /// Looks for secrets, again and again.
+#[derive(Debug)]
 pub struct Gate {
-    known: Vec<(String, Finder<'static>)>,
+    known: Withheld,
     formats: Vec<(&'static Format, Finder<'static>)>,
     allowed: Vec<PathBuf>,
 }
 
 impl Gate {
-    /// Know these secrets, by name and value. What is in the allowed files and folders,
-    /// relative to the workspace, is never one.
-    pub fn new(
-        known: impl IntoIterator<Item = (String, String)>,
-        allowed: impl IntoIterator<Item = impl Into<PathBuf>>,
-    ) -> Self {
-        let known = known.into_iter().filter(|(_, value)| value.len() >= VALUE_BYTES);
+    /// Know these secrets. What is in the allowed files and folders, relative to the
+    /// workspace, is never one.
+    pub fn new(known: Withheld, allowed: impl IntoIterator<Item = impl Into<PathBuf>>) -> Self {
         let finder = |needle: &[u8]| Finder::new(needle).into_owned();
         let formats = FORMATS.iter().map(|format| (format, finder(format.needle.as_bytes())));
         let allowed = allowed.into_iter().map(Into::into).filter(|path| *path != Path::new(""));
         Self {
-            known: known.map(|(name, value)| (name, finder(value.as_bytes()))).collect(),
+            known,
             formats: formats.collect(),
             allowed: allowed
                 .map(|path| path.strip_prefix(".").map_or(path.clone(), Path::to_owned))
@@ -53,13 +51,23 @@ impl Gate {
         }
     }
 
+    /// A text about files, with markers in place of what is known.
+    pub fn withhold(&self, text: String) -> String {
+        self.known.text(text)
+    }
+
+    /// Words for a secret in the path of a file: commits keep paths, too.
+    pub fn finds_in_name(&self, path: &Path) -> Option<String> {
+        let name = self.known.finds(path.as_os_str().as_bytes())?;
+        Some(format!("{ITS_NAME} the secret {name}"))
+    }
+
     /// Words for the first secret in a file's content, if there is one.
     pub fn finds(&self, path: &Path, content: &[u8]) -> Option<String> {
         if self.allowed.iter().any(|allowed| path.starts_with(allowed)) {
             return None;
         }
-        let known = self.known.iter().find(|(_, value)| value.find(content).is_some());
-        known.map(|(name, _)| format!("the secret {name}")).or_else(|| {
+        self.known.finds(content).map(|name| format!("the secret {name}")).or_else(|| {
             let holds = |(format, needle): &&(&Format, Finder<'_>)| {
                 needle.find_iter(content).any(|at| format.is_at(content, at))
             };
@@ -71,15 +79,8 @@ impl Gate {
     }
 }
 
-/// Says nothing of the values.
-impl fmt::Debug for Gate {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names: Vec<_> = self.known.iter().map(|(name, _)| name).collect();
-        out.debug_struct("Gate").field("known", &names).finish_non_exhaustive()
-    }
-}
-
 /// How tokens of one kind look.
+#[derive(Debug)]
 struct Format {
     name: &'static str,
     /// What they begin with; what stands in them, for those of Telegram.
@@ -88,6 +89,7 @@ struct Format {
 }
 
 /// What makes a token of the bytes after the needle.
+#[derive(Debug)]
 enum Follows {
     /// So many letters and digits, or more.
     Word(usize),
@@ -220,8 +222,9 @@ mod tests {
     use super::*;
 
     fn gate() -> Gate {
-        let known = [("OPENAI_API_KEY", "a value of mine"), ("PIN", "1234567")];
-        let known = known.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let secrets = [("OPENAI_API_KEY", "a value of mine"), ("PIN", "1234567")];
+        let known = Withheld::default();
+        known.learn(secrets.map(|(name, value)| (name.to_owned(), value.to_owned()))).unwrap();
         Gate::new(known, ["docs", "./samples/one.txt", ""])
     }
 
@@ -306,7 +309,11 @@ mod tests {
     fn known_values_are_named_and_never_shown() {
         let words = found(b"x = 'a value of mine';");
         assert_eq!(words.as_deref(), Some("the secret OPENAI_API_KEY"));
+        let words = found(b"curl -u bTphIHZhbHVlIG9mIG1pbmU=");
+        assert_eq!(words.as_deref(), Some("the secret OPENAI_API_KEY"));
         assert_eq!(found(b"1234567"), None, "too short to be looked for");
+        let named = gate().finds_in_name(Path::new("a/a value of mine/b")).unwrap();
+        assert_eq!(named, "its name holds the secret OPENAI_API_KEY");
         assert!(!format!("{:?}", gate()).contains("a value"));
     }
 

@@ -412,6 +412,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
+    use crate::files::withheld::Withheld;
     use crate::guard::policy::Chain;
 
     /// A workspace, and images of it taken by a script in the place of the program.
@@ -423,7 +424,8 @@ mod tests {
         fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
         let held = File::open("/dev/null").unwrap().into();
         let (workspace, scratch, env) = (folder.clone(), folder, Vec::new());
-        let policy = Policy { workspace, scratch, env, chain: Chain::Off, own: Vec::new(), held };
+        let (chain, own, withheld) = (Chain::Off, Vec::new(), Withheld::default());
+        let policy = Policy { workspace, scratch, env, chain, own, held, withheld };
         (temp, Images::new(policy, program))
     }
 

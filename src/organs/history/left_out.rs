@@ -12,6 +12,8 @@ const NAMED: usize = 20;
 const FILE: &str = "left-out.json";
 /// Why something is left out that the owner wants out.
 pub const EXCLUDED: &str = "in the owner's exclude file";
+/// How it begins why something is left out the name of which must not be kept.
+pub const ITS_NAME: &str = "its name holds";
 
 /// What is left out, and why, as it has been said already.
 pub(super) struct LeftOut {
@@ -62,7 +64,9 @@ impl LeftOut {
         self.known.extend(found);
         if first || self.known != before {
             // It is for the next start. Should it fail, more may pass for the owner's then.
-            let _ = serde_json::to_vec(&self.known).map(|text| std::fs::write(&self.file, text));
+            let kept = self.known.iter().filter(|(_, why)| !why.starts_with(ITS_NAME));
+            let kept: BTreeMap<_, _> = kept.collect();
+            let _ = serde_json::to_vec(&kept).map(|text| std::fs::write(&self.file, text));
         }
         news
     }

@@ -13,6 +13,7 @@ use std::time::SystemTime;
 use anyhow::Result;
 use git2::{Index, IndexEntry, IndexTime, ObjectType, Oid, Repository, Tree};
 
+use crate::files::withheld::Withheld;
 use crate::organs::history::archive::Change;
 use crate::organs::history::content::Contents;
 use crate::organs::history::gate::Gate;
@@ -54,7 +55,7 @@ pub struct Scan {
 
 impl Default for Terms {
     fn default() -> Self {
-        let gate = Gate::new([], [""; 0]).into();
+        let gate = Gate::new(Withheld::default(), [""; 0]).into();
         Self { limit: 50 << 20, gate, images: None }
     }
 }

@@ -39,12 +39,14 @@ impl Job<'_> {
     /// How it ended, and the end of what it said.
     pub fn run(&self) -> Result<(End, String)> {
         let mut said = Vec::new();
+        let mut passing = self.policy.withheld.stream();
         let ended = self.hear(&mut |bytes: &[u8]| {
-            said.extend_from_slice(bytes);
+            said.extend_from_slice(&passing.push(bytes));
             if said.len() > 2 * KEPT {
                 said.drain(..said.len() - KEPT);
             }
         })?;
+        said.extend(passing.finish());
         said.drain(..said.len().saturating_sub(KEPT));
         Ok((ended, String::from_utf8_lossy(&said).into_owned()))
     }
@@ -101,6 +103,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+    use crate::files::withheld::Withheld;
     use crate::guard::policy::Chain;
 
     fn run(
@@ -119,7 +122,8 @@ mod tests {
         let env = vec![("PATH".into(), "/usr/bin:/bin".into())];
         let held = File::open("/dev/null").unwrap().into();
         let (workspace, scratch) = (folder.to_owned(), folder.to_owned());
-        Policy { workspace, scratch, env, chain: Chain::Off, own: Vec::new(), held }
+        let (chain, own, withheld) = (Chain::Off, Vec::new(), Withheld::default());
+        Policy { workspace, scratch, env, chain, own, held, withheld }
     }
 
     #[test]

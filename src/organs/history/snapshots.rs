@@ -14,6 +14,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use git2::{Oid, Repository};
 
+use crate::files::withheld::Withheld;
 use crate::kernel::border::{History, Record};
 use crate::kernel::event::{Changes, End};
 use crate::kernel::model::Boxed;
@@ -29,7 +30,6 @@ use crate::organs::history::pack;
 use crate::organs::history::scan::Terms;
 use crate::organs::history::watch::Watch;
 use crate::organs::history::writers::{Writers, Writing};
-use crate::organs::keys::Keys;
 
 /// What the agent said at the end of a turn, in the body of the turn's commit, in characters.
 const SAID_CHARS: usize = 2_000;
@@ -60,10 +60,9 @@ pub struct Settings {
 
 impl Settings {
     /// As config.toml has them, with everything that counts as a secret.
-    pub fn of(config: &Config, keys: &Keys, images: Images) -> Self {
+    pub fn of(config: &Config, known: Withheld, images: Images) -> Self {
         let HistorySettings { file_mb, secrets_in, .. } = &config.history;
-        let secrets = keys.iter().map(|(name, value)| (name.to_owned(), value.to_owned()));
-        let gate = Gate::new(secrets, secrets_in).into();
+        let gate = Gate::new(known, secrets_in).into();
         let priced = config.models.iter().filter_map(|(name, model)| Some((name, model.price?)));
         Self {
             owner: gitdir::owner(),
@@ -318,11 +317,12 @@ impl Snapshots {
             message.body = self.gate.cleared(message.body);
             let lasting = std::mem::take(&mut *self.lingering());
             let killed: Vec<_> = lasting.iter().map(|span| span.writer().to_owned()).collect();
+            let gate = self.gate.clone();
             let taken = self
                 .blocking(move |keeper| {
                     let turn = Turn { writer: &record.session, message };
                     let (commit, left_out) = keeper.conclude(&turn)?;
-                    Ok(changes(keeper, commit, left_out))
+                    Ok(changes(keeper, commit, gate.withhold(left_out)))
                 })
                 .await;
             if taken.is_ok() {

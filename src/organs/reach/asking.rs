@@ -121,7 +121,7 @@ impl Host {
         ensure!(open < OPEN, "{open} requests of this session wait for an answer; wait for those");
         let lasting = item.is_lasting() && links.is_empty();
         let (session, reason) = (session.to_owned(), cut);
-        let (asked, expires) = (String::new(), String::new());
+        let (at, expires) = (String::new(), String::new());
         let (answer, by, answered) = (None, None, None);
         let id = 0;
         Ok(Ready::Ask(Asked {
@@ -131,7 +131,7 @@ impl Host {
             item,
             reason,
             lasting,
-            asked,
+            at,
             expires,
             answer,
             by,

@@ -12,7 +12,15 @@ use crate::organs::reach::item::Shown;
 const REFUSALS: [&str; 5] =
     ["permission denied", "operation not permitted", "eacces", "eperm", "permissionerror"];
 /// What may stand around a path in a message.
-const AROUND: [char; 12] = ['\'', '"', '`', ':', ',', ';', '(', ')', '[', ']', '‘', '’'];
+const QUOTES: [char; 5] = ['\'', '"', '`', '‘', '’'];
+const AROUND: [char; 9] = [' ', '\t', ':', ',', ';', '(', ')', '[', ']'];
+/// What a refusal is about that names no path, and what would be needed.
+const PLACES: [(&str, &str); 4] = [
+    ("pseudo-terminal", "A terminal of its own needs `write /dev/pts`. "),
+    ("pty.py", "A terminal of its own needs `write /dev/pts`. "),
+    ("multiprocessing", "Python's multiprocessing needs `write /dev/shm`. "),
+    ("/dev/shm", "Shared memory needs `write /dev/shm`. "),
+];
 /// Bytes at the end of an output in which a refusal is looked for.
 const LOOKED_AT: usize = 4_000;
 /// Paths that are named.
@@ -30,10 +38,13 @@ pub fn after(text: &str, failed: bool, policy: &Policy) -> Option<String> {
     if lines.is_empty() {
         return None;
     }
-    let words = lines
-        .iter()
-        .flat_map(|line| line.split(|c: char| c.is_whitespace() || AROUND.contains(&c)));
-    let paths = words.filter(|word| word.starts_with('/') || word.starts_with("../"));
+    let place = PLACES.iter().find(|(sign, _)| text[start..].contains(sign));
+    let place = place.map_or("", |(_, needed)| needed);
+    let paths = lines.iter().flat_map(|line| words(past_speaker(line)));
+    let paths = paths.filter(|word| word.starts_with('/') || word.starts_with("../"));
+    // Bash's names for connections.
+    let paths =
+        paths.filter(|word| !word.starts_with("/dev/tcp/") && !word.starts_with("/dev/udp/"));
     let (mut unread, mut unchanged) = (Vec::new(), Vec::new());
     for path in paths.map(|word| plain(&policy.workspace.join(word))) {
         // Grants are free of symlinks.
@@ -62,11 +73,31 @@ pub fn after(text: &str, failed: bool, policy: &Policy) -> Option<String> {
         found => format!("{} may {not}. ", found.join(", ")),
     };
     let sockets = if policy.chain.unix() { "allowed" } else { "none" };
+    let write = links.last().map_or(&[][..], |leaf| &leaf.write);
+    let write = write.iter().map(|path| format!("{}, ", path.display())).collect::<String>();
     Some(format!(
-        "[Tool calls are confined: {found}They may change {} and TMPDIR; network: {}; Unix sockets: {sockets}. `fledgling policy` shows all. If it is needed, ask: fledgling ask read|write|network|unix … --why REASON]\n",
-        policy.workspace.display(),
+        "[Tool calls are confined: {found}{place}They may change {write}TMPDIR; network: {}; Unix sockets: {sockets}. `fledgling policy` shows all. If it is needed, ask: fledgling ask read|write|network|unix … --why REASON]\n",
         Shown(&policy.chain.network()),
     ))
+}
+
+/// A line without the path of the program that complains, where it begins with that.
+fn past_speaker(line: &str) -> &str {
+    let speaker = line.split_once(": ").filter(|(speaker, _)| !speaker.contains(' '));
+    match speaker {
+        Some((speaker, rest)) if speaker.starts_with('/') && rest.contains('/') => rest,
+        _ => line,
+    }
+}
+
+/// The words of a line; what is quoted is one, spaces and all.
+fn words(line: &str) -> Vec<&str> {
+    let parts = line.split(QUOTES).enumerate();
+    let words = parts.flat_map(|(number, part)| {
+        let around: &[char] = if number % 2 == 1 { &[] } else { &AROUND };
+        part.split(around)
+    });
+    words.collect()
 }
 
 /// Without `.` and `..`, as far as the words alone tell.
@@ -105,6 +136,7 @@ mod tests {
             chain: Chain::Links(vec![link]),
             own: vec!["/home/s".into()],
             held: File::open("/dev/null").unwrap().into(),
+            withheld: crate::files::withheld::Withheld::default(),
         }
     }
 
@@ -117,6 +149,7 @@ mod tests {
                 "touch: cannot touch '/usr/x': Permission denied",
                 "/usr/x may be read but not changed",
             ),
+            ("cat: '/etc/a b/c': Permission denied", "/etc/a b/c may not be read"),
             ("PermissionError: [Errno 13] Permission denied: '/a'", "/a may not be read"),
         ] {
             for failed in [false, true] {
@@ -126,7 +159,7 @@ mod tests {
         }
         let note = after("curl: (7) Permission denied", true, &policy()).unwrap();
         assert!(
-            note.contains("confined: They may change /home/w and TMPDIR; network: none"),
+            note.contains("confined: They may change /home/w, TMPDIR; network: none"),
             "{note}"
         );
     }

@@ -37,6 +37,8 @@ pub enum Item {
     Model(String),
 }
 
+const WORDS: [&str; 9] =
+    ["read", "write", "network", "unix", "secret", "steps", "tokens", "seconds", "model"];
 /// As they are typed.
 pub const USAGE: &str = "read PATH…, write PATH…, network full|none|PORT…, unix, secret NAME…";
 
@@ -48,6 +50,7 @@ pub fn parse(words: &[String], current: &Path, home: Option<&Path>) -> Result<Ve
         let [number] = rest else { bail!("{what} takes a number") };
         number.parse().with_context(|| format!("{number} is not a number"))
     };
+    ensure!(WORDS.contains(&what.as_str()), "there is no {what:?} to give; usage: {USAGE}");
     ensure!(what == "unix" || !rest.is_empty(), "{what} needs to be told which; usage: {USAGE}");
     Ok(match what.as_str() {
         "read" => rest.iter().map(|word| Item::Read(path(word))).collect(),
@@ -59,11 +62,10 @@ pub fn parse(words: &[String], current: &Path, home: Option<&Path>) -> Result<Ve
         "steps" => vec![Item::Steps(number()?)],
         "tokens" => vec![Item::Tokens(number()?)],
         "seconds" => vec![Item::Seconds(number()?)],
-        "model" => match rest {
+        _ => match rest {
             [model] => vec![Item::Model(model.clone())],
             _ => bail!("model takes one name"),
         },
-        _ => bail!("there is no {what:?} to give; usage: {USAGE}"),
     })
 }
 
@@ -80,6 +82,7 @@ pub fn network(words: &[String]) -> Result<Network> {
     match words {
         [word] if word == "full" => Ok(Network::Full),
         [word] if word == "none" => Ok(Network::None),
+        [] => bail!("network needs to be told which: full, none or ports"),
         _ => {
             let ports = words.iter().flat_map(|word| word.split(',')).map(|word| {
                 let port = word.parse::<u16>().ok().filter(|port| *port > 0);

@@ -148,6 +148,10 @@ impl Reach {
                 _ => {}
             }
         }
+        if write.iter().any(|path| path == Path::new("/dev/pts")) {
+            // Where terminals are made.
+            write.extend(Path::new("/dev/ptmx").canonicalize());
+        }
         read.extend(self.always());
         read.extend([self.home.join("history.git"), self.home.join("workspace")]);
         write.push(folder.canonicalize().unwrap_or_else(|_| folder.to_owned()));
