@@ -200,8 +200,8 @@ impl Repl {
                 return match self.questions.meant(line, seen) {
                     Meant::Line => self.line(line).await,
                     Meant::Answer(id, said) => self.answer(line, id, said).await,
-                    Meant::Odd => {
-                        self.aside("That cannot be kept in config.toml: y or Enter.");
+                    Meant::Nothing(why) => {
+                        self.aside(why);
                         Ok(Next::Prompt)
                     }
                 };
@@ -323,7 +323,7 @@ impl Repl {
 
     /// A question is answered by this line.
     async fn answer(&mut self, line: &str, id: i64, said: Said) -> Result<Next> {
-        if said == Said::No && !["", "n", "no"].contains(&line) {
+        if said == Said::No && !["", "n", "no"].contains(&&*line.to_lowercase()) {
             self.aside("That counts as a no, and was not sent as a message.");
         }
         let screen = self.screen;

@@ -250,6 +250,8 @@ fn nobody_s_answer_is_a_no_after_a_while() {
     assert_eq!(row["answer"], "expired", "{row}");
     let late = home.run(&["answer", "1", "yes"]).code(1);
     late.stderr_holds(&["request 1 is over already: expired"]).check();
+    terminal.send("y\r");
+    terminal.wait_text("That came too late");
     server.queue(Reply::text("Just a letter."));
     terminal.send("y\r");
     terminal.wait_text("Just a letter.");
@@ -352,6 +354,19 @@ fn an_answer_is_for_one_request_and_by_whoever_may() {
     again.stderr_holds(&["request 1 is over already: yes"]).check();
     terminal.send("/asks\r");
     terminal.wait_text("[yes, by owner]");
+    // What was given and leads elsewhere by now is nothing that was given.
+    fs::remove_file(&path).expect("a file");
+    std::os::unix::fs::symlink("/etc/hostname", &path).expect("a link");
+    server.queue(Reply::new().bash("echo on")).queue(Reply::text("Stuck."));
+    terminal.send("on\r");
+    terminal.wait_text("Stuck.");
+    let told = results(&server).pop().expect("a result");
+    assert!(told.contains("goes through a symlink now"), "{told}");
+    home.run(&["deny", "read", &path.display().to_string()]).stdout_any().check();
+    server.queue(Reply::new().bash("echo on")).queue(Reply::text("Going."));
+    terminal.send("on\r");
+    terminal.wait_text("Going.");
+    assert_eq!(results(&server).pop().as_deref(), Some("on\n"));
 }
 
 #[test]
