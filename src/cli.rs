@@ -141,6 +141,11 @@ enum Command {
         #[arg(required = true, value_name = "WHAT")]
         what: Vec<String>,
     },
+    /// Keep keys and passwords by name; the agent sees none of them
+    Secret {
+        #[command(subcommand)]
+        command: secrets::Command,
+    },
     /// In a tool call: ask the owner for more
     #[command(after_help = ASKS)]
     Ask {
@@ -163,11 +168,6 @@ enum Command {
         /// yes, for that conversation; always, kept in config.toml; or no
         #[arg(value_parser = ["yes", "always", "no"])]
         said: String,
-    },
-    /// Keep keys and passwords by name; the agent sees none of them
-    Secret {
-        #[command(subcommand)]
-        command: secrets::Command,
     },
     /// List the conversations
     Sessions,
@@ -310,6 +310,7 @@ impl Cli {
             Some(Command::Deny { what }) => {
                 views::said(&simple(Verb::Grant { items: items(&what)?, give: false }).await?)
             }
+            Some(Command::Secret { command }) => secrets::secret(settings, command, json).await,
             Some(Command::Ask { what, why, wait }) => {
                 // One by one, so that each is answered for itself.
                 for item in items(&what)? {
@@ -323,7 +324,6 @@ impl Cli {
                 let said = Said::parse(&said).unwrap_or(Said::No);
                 views::said(&simple(Verb::Answer { id, said }).await?)
             }
-            Some(Command::Secret { command }) => secrets::secret(settings, command, json).await,
             Some(Command::Sessions) => {
                 views::print(&simple(Verb::Sessions).await?, json, views::sessions_text)
             }

@@ -16,7 +16,7 @@ const GROUPS: [(&str, &[&str]); 6] = [
         &["log", "show", "diff", "why", "undo", "redo", "restore", "bisect"],
     ),
     ("Branches and copies", &["merge", "drop", "backup", "git"]),
-    ("What it may touch and know", &["policy", "allow", "deny", "secret", "ask", "asks", "answer"]),
+    ("What it may touch", &["policy", "allow", "deny", "ask", "asks", "answer", "secret"]),
     ("Look inside", &["self", "usage", "wire", "sql"]),
 ];
 /// Columns of the names, with what stands around them.

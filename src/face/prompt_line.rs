@@ -6,10 +6,11 @@
 //! Knows nothing of what a line means.
 
 use std::borrow::Cow;
+use std::ffi::OsString;
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use rustyline::completion::{Completer, Pair};
 use rustyline::error::ReadlineError;
 use rustyline::highlight::Highlighter;
@@ -299,7 +300,14 @@ fn edit(home: &Home) -> Result<String> {
     write_private(&path, b"").with_context(|| format!("cannot write {}", path.display()))?;
     let set = |name| std::env::var(name).ok().filter(|editor| !editor.trim().is_empty());
     let editor = set("VISUAL").or_else(|| set("EDITOR")).unwrap_or_else(|| "vi".to_owned());
-    supervisor::run_for_owner(&editor, &path).context("set EDITOR to the editor you use")?;
+    // An editor is often named with arguments, for instance `code --wait`.
+    let mut words = editor.split_whitespace().map(OsString::from).chain([path.clone().into()]);
+    let name = words.next().unwrap_or_default();
+    // No hand: it is the owner's, and no agent can ask for it.
+    let ended = supervisor::run_in_terminal(name, &words.collect::<Vec<_>>(), &[], None);
+    let ended =
+        ended.with_context(|| format!("cannot run {editor}; set EDITOR to the one you use"))?;
+    ensure!(ended.success(), "{editor} failed ({ended}); set EDITOR to the one you use");
     let text = std::fs::read_to_string(&path)
         .with_context(|| format!("cannot read {}", path.display()))?;
     let _ = std::fs::remove_file(&path);

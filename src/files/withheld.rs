@@ -11,8 +11,10 @@ use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use aho_corasick::{AhoCorasick, AhoCorasickKind, Input, MatchKind};
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
+
+use crate::kernel::tool::Action;
 
 /// Shorter values are found everywhere, and are hardly secret.
 pub const SHORTEST: usize = 8;
@@ -85,8 +87,25 @@ impl Withheld {
         Some(known.name(found.pattern().as_usize()).to_owned())
     }
 
+    /// A file must not hold what stands in place of a value.
+    pub fn check(&self, action: &Action) -> Result<()> {
+        let texts = match action {
+            Action::Write { content, .. } => vec![content],
+            Action::Edit { edits, .. } => {
+                edits.iter().flat_map(|edit| [&edit.old, &edit.new]).collect()
+            }
+            Action::Bash { .. } | Action::Read { .. } => Vec::new(),
+        };
+        match texts.into_iter().find_map(|text| self.holds_marker(text)) {
+            None => Ok(()),
+            Some(name) => bail!(
+                "not written: the value of the secret {name} was withheld from you, and its marker is not the value; have the program read it from the environment variable {name}, or ask the owner"
+            ),
+        }
+    }
+
     /// The name of the secret in whose place a marker stands in this text.
-    pub fn holds_marker(&self, text: &str) -> Option<String> {
+    fn holds_marker(&self, text: &str) -> Option<String> {
         let known = self.known()?;
         known.names.iter().find(|name| text.contains(&marker(name))).cloned()
     }

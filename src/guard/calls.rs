@@ -12,7 +12,7 @@ use seccompiler::SeccompCmpArgLen::{Dword, Qword};
 use seccompiler::SeccompCmpOp::{Eq, MaskedEq, Ne};
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
-    SeccompRule, apply_filter, sock_filter,
+    SeccompRule, sock_filter,
 };
 
 use crate::guard::policy::{Chain, Network};
@@ -67,8 +67,8 @@ const SENDING: [(c_long, u8); 3] =
 
 type Rules = BTreeMap<c_long, Vec<SeccompRule>>;
 
-/// Forbid the calling thread, and all it will start, what this chain does not allow.
-pub fn forbid(chain: &Chain) -> Result<()> {
+/// What forbids a thread, and all it will start, what this chain does not allow.
+pub fn filters(chain: &Chain) -> Result<Vec<BpfProgram>> {
     let mut rules: Rules = DENIED.into_iter().map(|call| (call, Vec::new())).collect();
     for flag in NAMESPACES {
         add(&mut rules, libc::SYS_clone, [(0, Qword, MaskedEq(flag), flag)])?;
@@ -79,12 +79,14 @@ pub fn forbid(chain: &Chain) -> Result<()> {
     // Another process' limits: with them it can be ended, the host too, without a signal.
     let others = [(0, Dword, Ne, 0), (2, Qword, Ne, 0)];
     add(&mut rules, libc::SYS_prlimit64, others)?;
-    apply(rules, libc::EPERM)?;
-    apply(ABSENT.into_iter().map(|call| (call, Vec::new())).collect(), libc::ENOSYS)?;
-    apply(sockets(&chain.network(), chain.unix())?, libc::EACCES)?;
-    #[cfg(target_arch = "x86_64")]
-    apply_filter(&no_x32())?;
-    Ok(())
+    let absent = ABSENT.into_iter().map(|call| (call, Vec::new())).collect();
+    Ok(vec![
+        filter(rules, libc::EPERM)?,
+        filter(absent, libc::ENOSYS)?,
+        filter(sockets(&chain.network(), chain.unix())?, libc::EACCES)?,
+        #[cfg(target_arch = "x86_64")]
+        no_x32(),
+    ])
 }
 
 fn sockets(network: &Network, unix: bool) -> Result<Rules> {
@@ -145,19 +147,19 @@ fn add(
     Ok(())
 }
 
-fn apply(rules: Rules, error: i32) -> Result<()> {
+fn filter(rules: Rules, error: i32) -> Result<BpfProgram> {
     let refused = SeccompAction::Errno(error as u32);
     let arch = std::env::consts::ARCH.try_into()?;
     let filter = SeccompFilter::new(rules, SeccompAction::Allow, refused, arch)?;
-    Ok(apply_filter(&BpfProgram::try_from(filter)?)?)
+    Ok(filter.try_into()?)
 }
 
 /// The same calls have other numbers there, which no list above has.
 #[cfg(target_arch = "x86_64")]
-fn no_x32() -> [sock_filter; 4] {
+fn no_x32() -> BpfProgram {
     let step = |code, jt, jf, k| sock_filter { code: code as u16, jt, jf, k };
     let refused = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
-    [
+    vec![
         // The call's number comes first in `seccomp_data`.
         step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
         step(libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K, 0, 1, 0x4000_0000),

@@ -5,9 +5,8 @@
 //! enforced to the letter is an error, and then nothing is run. What Landlock does not see is
 //! `calls.rs`' business. Knows no tools.
 //!
-//! Rules are made anew for each call: they name files, not paths, so that a folder which was
-//! replaced would be out of reach. A path in them is followed through no symlink, since a hand
-//! may have put one there.
+//! Rules name files, not paths: they are made anew when a path has come to mean another file. A
+//! path is followed through no symlink then, since a hand may have put one there.
 //!
 //! Not covered, since the kernel offers nothing for it: looking at names, sizes and times of
 //! files that cannot be read; changing the mode or the times of files of the same user.
@@ -19,13 +18,16 @@ use std::marker::PhantomData;
 use std::mem;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use landlock::{
     ABI, Access as _, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible as _, NetPort,
-    PathBeneath, Ruleset, RulesetAttr as _, RulesetCreatedAttr as _, Scope,
+    PathBeneath, Ruleset, RulesetAttr as _, RulesetCreated, RulesetCreatedAttr as _, Scope,
 };
+use seccompiler::{BpfProgram, apply_filter};
 
 use crate::guard::calls;
 use crate::guard::policy::{Chain, Link, Network, Policy};
@@ -34,7 +36,7 @@ use crate::guard::policy::{Chain, Link, Network, Policy};
 /// programs that confine themselves.
 pub const DEPTH: usize = 14;
 /// What is enforced, and no less: with an older one a hand could signal the host.
-const NEEDED: ABI = ABI::V6;
+pub const NEEDED: ABI = ABI::V6;
 /// What programs expect to be able to open, whatever the chain.
 const DEVICES: [&str; 6] =
     ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty"];
@@ -56,9 +58,51 @@ impl Confined {
     }
 }
 
+/// What confines a chain, kept from call to call for as long as each path in it means the
+/// same file: a rule names a file and keeps it from being another, so that its number tells.
+#[derive(Debug)]
+pub struct Kept {
+    starts: bool,
+    made: Mutex<Option<Made>>,
+}
+
+#[derive(Debug, Clone)]
+struct Made {
+    /// Device and number of each file that is named; none where nothing is there.
+    files: Vec<Option<(u64, u64)>>,
+    layers: Arc<[RulesetCreated]>,
+    filters: Arc<[BpfProgram]>,
+}
+
+impl Kept {
+    /// For threads that start processes, or for such as work on files themselves. These do
+    /// without `/proc`: there they would be the host, and nothing keeps a process from its own
+    /// environment and memory.
+    pub fn new(starts: bool) -> Self {
+        Self { starts, made: Mutex::default() }
+    }
+
+    fn made(&self, links: &[Link], policy: &Policy) -> Result<Made> {
+        let paths = links.iter().flat_map(|link| link.read.iter().chain(&link.write));
+        let number = |path: &PathBuf| {
+            path.symlink_metadata().ok().map(|metadata| (metadata.dev(), metadata.ino()))
+        };
+        let files: Vec<_> = paths.chain(&policy.own).map(number).collect();
+        let mut kept = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(made) = kept.as_ref().filter(|made| made.files == files) {
+            return Ok(made.clone());
+        }
+        let proc = self.starts.then_some(Path::new(PROC));
+        let layers = links.iter().map(|link| layer(link, &policy.own, proc));
+        let layers = layers.collect::<Result<_>>()?;
+        let filters = calls::filters(&policy.chain)?.into();
+        Ok(kept.insert(Made { files, layers, filters }).clone())
+    }
+}
+
 /// Apply the policy to the calling thread and to all it will start, for good: call it in a
 /// thread of the hand's own, never in one that goes back to a pool.
-pub fn confine(policy: &Policy) -> Result<Confined> {
+pub fn confine(policy: &Policy, kept: &Kept) -> Result<Confined> {
     // SAFETY: takes numbers only.
     if unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) } != 0 {
         return Err(io::Error::last_os_error()).context("cannot give up gaining privileges");
@@ -69,34 +113,20 @@ pub fn confine(policy: &Policy) -> Result<Confined> {
     let depth = links.len();
     ensure!(depth > 0, "nothing says what it may touch, so nothing was run");
     ensure!(depth <= DEPTH, "a chain of {depth} agents: at most {DEPTH} can be");
-    available()?;
-    // While the root folder can still be opened.
-    let seal = seal().context("cannot confine a tool call, so nothing was run")?;
-    for link in links {
-        add_layer(link, &policy.own).context("cannot confine a tool call, so nothing was run")?;
-    }
-    drop_capabilities().context("cannot give up capabilities, so nothing was run")?;
-    calls::forbid(&policy.chain).context("cannot restrict system calls, so nothing was run")?;
+    let restricted = kept.made(links, policy).and_then(|made| restrict(&made));
+    let seal = restricted.context("cannot confine a tool call, so nothing was run")?;
     Ok(Confined { seal, _thread: PhantomData })
 }
 
-/// Whether this kernel can confine hands. An error says what is missing.
-pub fn available() -> Result<()> {
-    // SAFETY: asks for a number, as the documentation of Landlock has it.
-    let version = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, 0, 0, 1) };
-    let needed = NEEDED as i64;
-    if version >= needed {
-        return Ok(());
+fn restrict(made: &Made) -> Result<Option<OwnedFd>> {
+    // While the root folder can still be opened.
+    let seal = seal()?;
+    for layer in made.layers.iter() {
+        layer.try_clone()?.restrict_self()?;
     }
-    match (version, io::Error::last_os_error().raw_os_error()) {
-        (0.., _) => bail!(
-            "this kernel's Landlock has version {version}, and {needed} is needed (Linux 6.12 or later)"
-        ),
-        (_, Some(libc::EOPNOTSUPP)) => bail!(
-            "Landlock is switched off on this machine; add landlock to the kernel's lsm= parameter"
-        ),
-        _ => bail!("this kernel has no Landlock; Linux 6.12 or later has it"),
-    }
+    drop_capabilities().context("cannot give up capabilities")?;
+    made.filters.iter().try_for_each(|filter| apply_filter(filter))?;
+    Ok(seal)
 }
 
 /// Make this process opaque to others of the same user: its memory, environment and
@@ -106,7 +136,7 @@ pub fn hide_from_others() {
     unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) };
 }
 
-fn add_layer(link: &Link, own: &[PathBuf]) -> Result<()> {
+fn layer(link: &Link, own: &[PathBuf], proc: Option<&Path>) -> Result<RulesetCreated> {
     let all = AccessFs::from_all(NEEDED);
     let read = AccessFs::from_read(NEEDED);
     // Nobody makes devices.
@@ -119,7 +149,7 @@ fn add_layer(link: &Link, own: &[PathBuf]) -> Result<()> {
         ruleset = ruleset.handle_access(AccessNet::from_all(NEEDED))?;
     }
     let mut ruleset = ruleset.create()?;
-    let reads = link.read.iter().map(PathBuf::as_path).chain([Path::new(PROC)]);
+    let reads = link.read.iter().map(PathBuf::as_path).chain(proc);
     let writes = link.write.iter().chain(own).map(PathBuf::as_path);
     let writes = writes.chain(DEVICES.map(Path::new));
     let grants = reads.map(|path| (path, read)).chain(writes.map(|path| (path, write)));
@@ -133,8 +163,7 @@ fn add_layer(link: &Link, own: &[PathBuf]) -> Result<()> {
             ruleset = ruleset.add_rule(NetPort::new(*port, AccessNet::ConnectTcp))?;
         }
     }
-    ruleset.restrict_self()?;
-    Ok(())
+    Ok(ruleset)
 }
 
 /// A layer that keeps nothing from a process but signalling who is not below it. Moving files
@@ -195,7 +224,6 @@ mod tests {
     use std::io::ErrorKind;
     use std::net::{TcpListener, TcpStream, UdpSocket};
     use std::os::unix::net::{UnixListener, UnixStream};
-    use std::sync::Arc;
     use std::thread;
 
     use proptest::prelude::*;
@@ -235,7 +263,7 @@ mod tests {
         };
         let control = attempt.clone();
         let confined = thread::spawn(move || {
-            let _confined = confine(&policy).unwrap();
+            let _confined = confine(&policy, &Kept::new(true)).unwrap();
             attempt()
         });
         (confined.join().unwrap(), thread::spawn(control).join().unwrap())
@@ -361,7 +389,9 @@ mod tests {
             held: Arc::new(File::open("/dev/null").unwrap()),
             withheld: crate::files::withheld::Withheld::default(),
         };
-        thread::spawn(move || format!("{:#}", confine(&policy).unwrap_err())).join().unwrap()
+        thread::spawn(move || format!("{:#}", confine(&policy, &Kept::new(true)).unwrap_err()))
+            .join()
+            .unwrap()
     }
 
     #[test]

@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 
 use crate::files::file;
 use crate::files::output::Output;
-use crate::guard::confine::{Confined, confine};
+use crate::guard::confine::{Confined, Kept, confine};
 use crate::guard::policy::Policy;
 use crate::guard::supervisor::{self, End, Link, Shell};
 use crate::kernel::interrupt::Interrupt;
@@ -29,19 +29,23 @@ const GIVE_UP: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone)]
 pub struct Hand {
     policy: Arc<Policy>,
+    /// For file tools, and for bash.
+    kept: Arc<[Kept; 2]>,
 }
 
 impl Hand {
     /// A hand that may do what the policy says.
     pub fn new(policy: Policy) -> Self {
-        Self { policy: Arc::new(policy) }
+        Self { policy: Arc::new(policy), kept: [false, true].map(Kept::new).into() }
     }
 
     async fn try_act(&self, action: Action, interrupt: Interrupt) -> Result<Outcome> {
         let (leash, link) = supervisor::leash()?;
-        let (policy, stopped) = (self.policy.clone(), interrupt.clone());
+        let (policy, kept) = (self.policy.clone(), self.kept.clone());
+        let stopped = interrupt.clone();
         let mut outcome = in_thread(move || {
-            let confined = confine(&policy)?;
+            let runs = matches!(action, Action::Bash { .. });
+            let confined = confine(&policy, &kept[usize::from(runs)])?;
             carry_out(&policy, &confined, action, link, &stopped)
         });
         tokio::select! {
@@ -97,7 +101,7 @@ fn carry_out(
         bail!("this session may not use {}; it has {}", action.tool(), rest.join(", "));
     }
     let workspace = policy.workspace.as_path();
-    refuse_markers(policy, &action)?;
+    policy.withheld.check(&action)?;
     match action {
         Action::Bash { command, timeout } => Ok(bash(policy, confined, &command, timeout, link)),
         Action::Read { path, offset, limit } => {
@@ -105,23 +109,6 @@ fn carry_out(
         }
         Action::Write { path, content } => file::write(workspace, &path, content.as_bytes()),
         Action::Edit { path, edits } => file::edit(workspace, &path, &edits),
-    }
-}
-
-/// A file must not hold what stands in place of a secret.
-fn refuse_markers(policy: &Policy, action: &Action) -> Result<()> {
-    let texts = match action {
-        Action::Write { content, .. } => vec![content],
-        Action::Edit { edits, .. } => {
-            edits.iter().flat_map(|edit| [&edit.old, &edit.new]).collect()
-        }
-        Action::Bash { .. } | Action::Read { .. } => Vec::new(),
-    };
-    match texts.into_iter().find_map(|text| policy.withheld.holds_marker(text)) {
-        None => Ok(()),
-        Some(name) => bail!(
-            "not written: the value of the secret {name} was withheld from you, and its marker is not the value; have the program read it from the environment variable {name}, or ask the owner"
-        ),
     }
 }
 

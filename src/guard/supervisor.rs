@@ -18,7 +18,7 @@
 //! Not covered: where nothing is confined, a command can kill the supervisor. Bash dies with
 //! it, what bash left in the background does not, and the call says that it failed.
 
-use std::ffi::{OsString, c_int};
+use std::ffi::{OsStr, OsString, c_int};
 use std::fs::File;
 use std::io::{self, ErrorKind, PipeWriter, Read, Write};
 use std::mem::{self, MaybeUninit};
@@ -188,23 +188,11 @@ fn command(shell: &Shell<'_>, output: PipeWriter, link: RawFd) -> Result<Command
     Ok(command)
 }
 
-/// Run a program of the owner's choice on a file, in the owner's terminal, and wait for
-/// it. It is no hand: it has the owner's rights and environment, and no agent can ask for it.
-pub fn run_for_owner(program: &str, file: &Path) -> Result<()> {
-    // An editor is often named with arguments, for instance `code --wait`.
-    let mut words = program.split_whitespace();
-    let name = words.next().context("no program is named")?;
-    let status = Command::new(name).args(words).arg(file).status();
-    let status = status.with_context(|| format!("cannot run {program}"))?;
-    ensure!(status.success(), "{program} failed ({status})");
-    Ok(())
-}
-
 /// Run a program where this process reads and writes, with its rights, and wait for it: a
 /// pager, or git. `input` is what it reads instead, and a variable without value is taken
 /// from it. A Ctrl-C is the program's alone meanwhile.
 pub fn run_in_terminal(
-    program: &str,
+    program: impl AsRef<OsStr>,
     arguments: &[OsString],
     variables: &[(&str, Option<OsString>)],
     input: Option<&str>,

@@ -103,6 +103,15 @@ pub enum Verb {
         /// Whether it is given; else it is taken back.
         give: bool,
     },
+    /// Keep a secret, or forget it when no value comes with it.
+    Secret {
+        /// Its name.
+        name: String,
+        /// Its value.
+        value: Option<Hidden>,
+    },
+    /// What secrets there are; not what they are.
+    Secrets,
     /// Ask for more, from a tool call, in the name of its session; answers when it is answered.
     Ask {
         /// What.
@@ -121,15 +130,6 @@ pub enum Verb {
     },
     /// The latest of these requests.
     Asks,
-    /// Keep a secret, or forget it when no value comes with it.
-    Secret {
-        /// Its name.
-        name: String,
-        /// Its value.
-        value: Option<Hidden>,
-    },
-    /// What secrets there are; not what they are.
-    Secrets,
     /// What is asked of the history.
     History(Ask),
 }
@@ -191,11 +191,11 @@ impl Verb {
             | Self::Sessions
             | Self::Usage
             | Self::Grant { .. }
+            | Self::Secret { .. }
+            | Self::Secrets
             | Self::Ask { .. }
             | Self::Answer { .. }
             | Self::Asks
-            | Self::Secret { .. }
-            | Self::Secrets
             | Self::History(_) => None,
         }
     }

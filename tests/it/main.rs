@@ -19,6 +19,7 @@ mod kills;
 mod model_server;
 mod reach;
 mod real_model;
+mod redteam;
 mod repl;
 mod reply;
 mod rules;

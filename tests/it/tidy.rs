@@ -53,6 +53,16 @@ const LONG_FILES: &[(&str, usize, &str)] = &[
 
 /// Where processes are started, so that none starts unconfined by oversight.
 const STARTS_PROCESSES: &str = "guard/supervisor.rs";
+/// How it can be done, as a call or through a library.
+#[rustfmt::skip]
+const WAYS_TO_START: &[&str] = &[
+    "Command::new", "CommandExt", "tokio::process", "portable_pty",
+    "fork(", "vfork(", "forkpty", "posix_spawn", "posix_spawnp", "libc::clone", "popen", "libc::system",
+    "execl", "execle", "execlp", "execv", "execve", "execvp", "execvpe", "execveat", "fexecve",
+    "asm!", "dlopen", "dlsym", "extern \"",
+];
+/// Names system calls, to forbid them, and makes none.
+const LISTS_CALLS: &str = "guard/calls.rs";
 
 /// One source file.
 struct Source {
@@ -285,11 +295,40 @@ fn nothing_stands_where_it_must_not() {
             ban(shipped, &["print!", "println!", "eprint!", "eprintln!"], "prints from the kernel");
         }
         if path != STARTS_PROCESSES {
-            let ways = ["Command::new", "fork(", "posix_spawn", "execve(", "execvp(", "execv("];
-            ban(shipped, &ways, &format!("starts a process outside of {STARTS_PROCESSES}"));
+            let why = format!("starts a process outside of {STARTS_PROCESSES}");
+            ban(shipped, WAYS_TO_START, &why);
+            // By whatever name it goes afterwards.
+            let imported = named_after(shipped, "process::").iter().any(|name| name == "Command");
+            wrong.extend(imported.then(|| format!("{path}: process::Command {why}")));
+            let called: Vec<_> = words(shipped).filter(|word| starts_by_number(word)).collect();
+            let lists = path == LISTS_CALLS && !stands_in(shipped, "syscall(");
+            wrong.extend(
+                called.iter().filter(|_| !lists).map(|call| format!("{path}: {call} {why}")),
+            );
         }
     }
     none(&wrong);
+}
+
+/// A system call that makes a process or lets it become another program.
+fn starts_by_number(word: &str) -> bool {
+    let call = word.strip_prefix("SYS_").unwrap_or_default();
+    ["exec", "fork", "vfork", "clone"].iter().any(|start| call.starts_with(start))
+}
+
+/// Nor does a library: git's own way to run `ssh`, and tokio's processes, are left out.
+#[test]
+fn no_library_is_built_to_start_processes() {
+    let manifest: toml::Table = file("Cargo.toml").parse().expect("a manifest");
+    let features = |name: &str| {
+        let entry = &manifest["dependencies"][name];
+        let list = entry.get("features").and_then(|list| list.as_array()).into_iter().flatten();
+        list.map(|one| one.as_str().expect("a name").to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(features("git2"), ["vendored-libgit2"]);
+    assert_eq!(manifest["dependencies"]["git2"]["default-features"].as_bool(), Some(false));
+    assert!(!features("tokio").iter().any(|one| one == "process" || one == "full"));
+    assert!(manifest["dependencies"].get("portable-pty").is_none());
 }
 
 /// Whether `part` stands in code as a whole: `print!` does not stand in `eprint!`.

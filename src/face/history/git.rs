@@ -17,7 +17,7 @@ use std::thread;
 use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::files::withheld::Withheld;
-use crate::guard::confine::confine;
+use crate::guard::confine::{Kept, confine};
 use crate::guard::policy::{Network, Policy};
 use crate::guard::supervisor;
 use crate::organs::config::Config;
@@ -96,7 +96,7 @@ fn in_hand(
     };
     thread::scope(|scope| {
         let hand = scope.spawn(|| -> Result<_> {
-            let _confined = confine(&policy)?;
+            let _confined = confine(&policy, &Kept::new(true))?;
             Ok(supervisor::run_in_terminal("git", words, variables, None))
         });
         hand.join().unwrap_or_else(|_| bail!("git failed inside the harness, which is a bug in it"))

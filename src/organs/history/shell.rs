@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use tokio::sync::oneshot;
 
-use crate::guard::confine::confine;
+use crate::guard::confine::{Kept, confine};
 use crate::guard::policy::Policy;
 use crate::guard::supervisor::{self, End, Shell};
 use crate::kernel::interrupt::Interrupt;
@@ -63,7 +63,7 @@ impl Job<'_> {
             let work = move || {
                 // Dropped at the end, a panic included.
                 let _over = over;
-                let confined = &confine(policy)?;
+                let confined = &confine(policy, &Kept::new(true))?;
                 let shell = Shell { confined, command, dir, env, timeout, held, input };
                 supervisor::run(&shell, link, hear)
             };

@@ -8,6 +8,7 @@ pub mod given;
 pub mod grant;
 pub mod hint;
 pub mod item;
+pub mod kernel;
 pub mod narrow;
 pub mod root;
 pub mod settings;

@@ -11,11 +11,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
-use crate::guard::confine;
 use crate::guard::policy::{Chain, Link, Network};
 use crate::organs::config::Config;
 use crate::organs::home::Home;
 use crate::organs::reach::item::{Item, Shown};
+use crate::organs::reach::kernel;
 use crate::organs::reach::settings::{Confine, HandsSettings};
 use crate::organs::reach::system;
 use crate::organs::reach::toolchains::{self, Place};
@@ -45,6 +45,8 @@ pub struct Row {
 }
 
 const CONFIG: &str = "config.toml";
+/// Folders of the home that hands may change.
+const HANDS: [&str; 3] = ["workspace", "scratch", "branches"];
 const DEFAULT: &str = "default";
 
 impl Reach {
@@ -54,10 +56,12 @@ impl Reach {
             path.canonicalize().with_context(|| format!("cannot find {}", path.display()))
         };
         let user = std::env::home_dir().and_then(|home| home.canonicalize().ok());
-        let system = system::folders();
+        let system = system::folders(&home.file("private"));
         let path = std::env::var_os("PATH").unwrap_or_default();
         let home = real(home.path()).unwrap_or_else(|_| home.path().to_owned());
-        let mut on_path = system::on_path(&path, &system, user.as_deref());
+        let writable = HANDS.map(|name| home.join(name)).into_iter().chain(settings.write.clone());
+        let writable: Vec<_> = writable.collect();
+        let mut on_path = system::on_path(&path, &system, user.as_deref(), &writable);
         on_path.retain(|folder| !folder.starts_with(&home) && !home.starts_with(folder));
         let program = std::env::current_exe().context("cannot find the program's own file")?;
         let places = user.map(|user| toolchains::found(&user, |name| std::env::var_os(name)));
@@ -86,7 +90,7 @@ impl Reach {
         if self.is_off() {
             return Ok(());
         }
-        let checked = confine::available().and_then(|()| {
+        let checked = kernel::available().and_then(|()| {
             let around = self.system.iter().find(|folder| self.home.starts_with(folder));
             if let Some(around) = around {
                 bail!(
@@ -95,6 +99,11 @@ impl Reach {
                     around.display()
                 );
             }
+            ensure!(
+                HANDS.iter().all(|name| !self.program.starts_with(self.home.join(name))),
+                "this program itself, {}, lies where tool calls may put another in its place; start a copy from elsewhere",
+                self.program.display()
+            );
             let HandsSettings { read, write, .. } = &self.settings;
             read.iter().try_for_each(|path| self.check_grant(path, false))?;
             write.iter().try_for_each(|path| self.check_grant(path, true))
@@ -113,6 +122,8 @@ impl Reach {
                 real.display()
             );
         }
+        // A tool that works on files finds the host in there: its environment, its memory.
+        ensure!(!path.starts_with("/proc"), "{shown}: commands have of /proc what can be given");
         let home = self.home.display();
         ensure!(
             !self.home.starts_with(path),

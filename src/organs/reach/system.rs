@@ -2,10 +2,14 @@
 //!
 //! Owns the list. Nothing of the owner's other files is in it. Does not know the home.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+
+use crate::organs::home::write_private;
 
 /// Folders of the system.
 const FOLDERS: [&str; 15] = [
@@ -29,7 +33,10 @@ const FOLDERS: [&str; 15] = [
 ];
 
 /// The system's folders, free of symlinks, each once.
-pub fn folders() -> Vec<PathBuf> {
+///
+/// For root, what was private once stays so, and `known` has it from start to start: a hand of
+/// root cannot read such a file, but it can make it public, since Landlock sees no modes.
+pub fn folders(known: &Path) -> Vec<PathBuf> {
     let found = FOLDERS.iter().filter_map(|folder| fs::canonicalize(folder).ok());
     let mut folders: Vec<PathBuf> = Vec::new();
     for folder in found {
@@ -39,7 +46,7 @@ pub fn folders() -> Vec<PathBuf> {
         // For root, a mode keeps nothing from being read.
         // SAFETY: asks for a number.
         if folder == Path::new("/etc") && unsafe { libc::geteuid() } == 0 {
-            public(&folder).into_iter().for_each(|path| folders.push(path));
+            folders.extend(still_public(&folder, known));
         } else {
             folders.push(folder);
         }
@@ -48,9 +55,16 @@ pub fn folders() -> Vec<PathBuf> {
 }
 
 /// Those of PATH that are there, free of symlinks, and no system's. None that holds all that
-/// the owner has: a careless PATH is no reason to give it away.
-pub fn on_path(path: &OsStr, system: &[PathBuf], home: Option<&Path>) -> Vec<PathBuf> {
+/// the owner has: a careless PATH is no reason to give it away. And none the way to which hands
+/// may change, who would decide then what they are given.
+pub fn on_path(
+    path: &OsStr,
+    system: &[PathBuf],
+    home: Option<&Path>,
+    writable: &[PathBuf],
+) -> Vec<PathBuf> {
     let folders = std::env::split_paths(path).filter(|folder| folder.is_absolute());
+    let folders = folders.filter(|folder| !leads_through(folder, writable));
     let mut found: Vec<PathBuf> = Vec::new();
     for folder in folders.filter_map(|folder| folder.canonicalize().ok()) {
         let known = system.iter().chain(&found).any(|other| folder.starts_with(other));
@@ -62,8 +76,46 @@ pub fn on_path(path: &OsStr, system: &[PathBuf], home: Option<&Path>) -> Vec<Pat
     found
 }
 
+/// Whether a path, or one of the symlinks on its way, is in one of these folders.
+fn leads_through(path: &Path, folders: &[PathBuf]) -> bool {
+    let mut path = path.to_owned();
+    let within = |step: &&Path| {
+        let real = step.canonicalize();
+        real.is_ok_and(|real| folders.iter().any(|folder| real.starts_with(folder)))
+    };
+    // As many symlinks as Linux follows.
+    for _ in 0..40 {
+        let steps: Vec<_> = path.ancestors().collect();
+        if steps.iter().any(within) {
+            return true;
+        }
+        let link = steps.iter().rev().find_map(|step| Some((*step, fs::read_link(step).ok()?)));
+        let Some((link, target)) = link else { return false };
+        let there = link.parent().unwrap_or(link).join(target);
+        let rest = path.strip_prefix(link).into_iter().flat_map(Path::components);
+        // Part by part: no empty one at the end, behind which a link would be none.
+        path = there.components().chain(rest).collect();
+    }
+    true
+}
+
+fn still_public(folder: &Path, known: &Path) -> Vec<PathBuf> {
+    let text = fs::read(known).unwrap_or_default();
+    let lines = text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+    let before: BTreeSet<PathBuf> = lines.map(|line| OsStr::from_bytes(line).into()).collect();
+    let mut private = before.clone();
+    let parts = public(folder, &mut private);
+    if private != before {
+        let lines = private.iter().flat_map(|path| [path.as_os_str().as_bytes(), b"\n"]);
+        // Where it cannot be kept, what is private now is left out now.
+        let _ = write_private(known, &lines.collect::<Vec<_>>().concat());
+    }
+    parts
+}
+
 /// The parts of a folder that everybody may read; the folder itself where that is all of it.
-fn public(folder: &Path) -> Vec<PathBuf> {
+/// What is private is none, and is added to.
+fn public(folder: &Path, private: &mut BTreeSet<PathBuf>) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
     let (mut parts, mut whole) = (Vec::new(), true);
     for path in entries.flatten().map(|entry| entry.path()) {
@@ -71,10 +123,11 @@ fn public(folder: &Path) -> Vec<PathBuf> {
         let all = if metadata.is_dir() { 0o005 } else { 0o004 };
         if metadata.is_symlink() {
             // Where it leads is another path.
-        } else if metadata.mode() & all != all {
+        } else if metadata.mode() & all != all || private.contains(&path) {
             whole = false;
+            private.insert(path);
         } else if metadata.is_dir() {
-            let inner = public(&path);
+            let inner = public(&path, private);
             whole &= inner.first() == Some(&path);
             parts.extend(inner);
         } else {
@@ -102,9 +155,19 @@ mod tests {
         }
         fs::create_dir(root.join("c")).unwrap();
         fs::set_permissions(root.join("c"), fs::Permissions::from_mode(0o700)).unwrap();
-        let mut parts = public(&root);
-        parts.sort();
-        assert_eq!(parts, [root.join("a"), root.join("b/x")]);
+        let known = root.join("a/known");
+        let parts = || {
+            let mut parts = still_public(&root, &known);
+            parts.sort();
+            parts
+        };
+        assert_eq!(parts(), [root.join("a"), root.join("b/x")]);
+        // Nor what has been made public since.
+        for (path, mode) in [("b/secret", 0o644), ("c", 0o755)] {
+            fs::set_permissions(root.join(path), fs::Permissions::from_mode(mode)).unwrap();
+        }
+        fs::set_permissions(&known, fs::Permissions::from_mode(0o644)).unwrap();
+        assert_eq!(parts(), [root.join("a"), root.join("b/x")]);
     }
 
     #[test]
@@ -121,7 +184,24 @@ mod tests {
             Path::new("bin"),
             Path::new("/usr/bin"),
         ]);
-        let found = on_path(&path.unwrap(), &["/usr".into()], Some(&home));
+        let found = on_path(&path.unwrap(), &["/usr".into()], Some(&home), &[]);
         assert_eq!(found, [home.join("bin")]);
+    }
+
+    #[test]
+    fn hands_do_not_choose_what_is_on_path() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().canonicalize().unwrap();
+        for folder in ["bin", "given", "hidden"] {
+            fs::create_dir(root.join(folder)).unwrap();
+        }
+        for (link, target) in [("given/bin", "../hidden"), ("way", "given/bin"), ("fine", "bin")] {
+            std::os::unix::fs::symlink(target, root.join(link)).unwrap();
+        }
+        let path = ["given/bin", "way", "fine"].map(|folder| root.join(folder));
+        let path = std::env::join_paths(path).unwrap();
+        let found = |writable: &[PathBuf]| on_path(&path, &[], None, writable);
+        assert_eq!(found(&[root.join("given")]), [root.join("bin")]);
+        assert_eq!(found(&[]), [root.join("hidden"), root.join("bin")]);
     }
 }
