@@ -296,7 +296,12 @@ impl Host {
         let home = self.home().clone();
         // No door is there: in its commands `fledgling` reaches nobody, and not the owner's door
         // either.
-        let mut policy = self.policy(&home.doors().join(".none"), &home.scratch(), None)?;
+        // Who asks gets no further by it than in a command of its own.
+        let session = match caller {
+            Caller::Owner => None,
+            Caller::Hand(session) => Some(session.as_str()),
+        };
+        let mut policy = self.policy(&home.doors().join(".none"), &home.scratch(), session)?;
         policy.workspace = home.workspace();
         let heard = answers.clone();
         self.until_left(answers, move |interrupt| {

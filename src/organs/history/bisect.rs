@@ -37,7 +37,7 @@ pub struct Search<'a> {
     /// The branch, by its full name.
     pub branch: &'a str,
     /// What the command is given, but for the workspace: that is another for each try, and
-    /// so is what in `HOME` and `PATH` points to it. Tries happen below its scratch folder.
+    /// so is what in `HOME` and `PATH` points to it. Tries happen beside its scratch folder.
     pub policy: &'a Policy,
     /// A bash command that succeeds where all is well.
     pub command: &'a str,
@@ -190,11 +190,14 @@ impl Tries<'_> {
 struct Checkout(PathBuf);
 
 impl Checkout {
+    /// Beside scratch, not in it: another hand could put a link in its place while it is
+    /// filled, and commits would be written where that leads.
     fn new(scratch: &Path) -> Result<Self> {
-        let folder = scratch.join(format!("bisect-{:08x}", fastrand::u32(..)));
+        let folder = scratch.with_file_name(format!("bisect-{:08x}", fastrand::u32(..)));
         let made = DirBuilder::new().mode(0o700).create(&folder);
-        made.with_context(|| format!("cannot create {}", folder.display()))?;
-        Ok(Self(folder))
+        let context = || format!("cannot create {}", folder.display());
+        made.with_context(context)?;
+        Ok(Self(folder.canonicalize().with_context(context)?))
     }
 }
 
@@ -221,6 +224,7 @@ fn open_up(folder: &Path) {
 /// The policy for another workspace.
 fn moved(policy: &Policy, workspace: &Path) -> Result<Policy> {
     let mut policy = policy.clone();
+    policy.own.push(workspace.to_owned());
     let old = std::mem::replace(&mut policy.workspace, workspace.to_owned());
     for (name, value) in &mut policy.env {
         if name == "HOME" {
@@ -325,7 +329,9 @@ mod tests {
                 logged: &logged,
             };
             let found = bisect(&search, &mut |text| self.said.borrow_mut().push(text));
-            assert_eq!(fs::read_dir(&policy.scratch).unwrap().count(), 0, "a checkout is left");
+            let left = fs::read_dir(self.temp.path()).unwrap().flatten();
+            let mut left = left.map(|entry| entry.file_name().into_string().unwrap());
+            assert!(!left.any(|name| name.starts_with("bisect-")), "a checkout is left");
             assert_eq!(fs::read_dir(&policy.workspace).unwrap().count(), 0);
             found
         }
