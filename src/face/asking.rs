@@ -16,6 +16,9 @@ use crate::files::visible::invisible;
 use crate::kernel::message::Origin;
 use crate::organs::reach::asks::{Asked, Said};
 
+const LATE: &str = "That came too late: the request is over. It was not sent as a message.";
+const PASSING: &str = "That cannot be kept in config.toml: y or Enter.";
+
 /// Text in one line in which every character shows: what does not is escaped as in Rust.
 pub fn visible(text: &str) -> String {
     let shown = |c: char| match c {
@@ -61,7 +64,7 @@ pub fn list(answer: &Value, screen: Screen) -> Result<String> {
         return Ok("Nothing was asked for yet.".to_owned());
     }
     let shown = |asked: &Asked| {
-        let Asked { id, session, approver, item, reason, asked: at, answer, by, .. } = asked;
+        let Asked { id, session, approver, item, reason, at, answer, by, .. } = asked;
         let state = match (answer, by) {
             (None, _) if *approver == Origin::Owner => "open".to_owned(),
             (None, _) => format!("open, for {approver}"),
@@ -81,6 +84,8 @@ pub struct Questions {
     open: VecDeque<Asked>,
     /// The number under which the first stands on the screen, once it does.
     shown: Option<u64>,
+    /// Whether one that stood there is over by itself, and nothing was typed since.
+    late: bool,
 }
 
 /// What a typed line is.
@@ -88,8 +93,8 @@ pub struct Questions {
 pub enum Meant {
     /// The answer to this request.
     Answer(i64, Said),
-    /// One that the question does not take.
-    Odd,
+    /// Nothing, for this reason.
+    Nothing(&'static str),
     /// No answer: whatever it would be without a question.
     Line,
 }
@@ -102,7 +107,9 @@ impl Questions {
             (None, None) => self.open.push_back(asked.clone()),
             (Some(at), Some(_)) => {
                 self.open.remove(at);
-                self.shown = self.shown.filter(|_| at > 0);
+                if at == 0 {
+                    self.late = self.shown.take().is_some();
+                }
             }
             _ => {}
         }
@@ -118,16 +125,18 @@ impl Questions {
 
     /// What a line is that was begun below so many questions.
     pub fn meant(&mut self, line: &str, seen: u64) -> Meant {
+        let (word, late) = (line.to_lowercase(), std::mem::take(&mut self.late));
         let (Some(first), Some(shown)) = (self.open.front(), self.shown) else {
-            return Meant::Line;
+            let too_late = late && ["y", "yes", "always"].contains(&&*word);
+            return if too_late { Meant::Nothing(LATE) } else { Meant::Line };
         };
         if seen < shown || line.starts_with('/') {
             return Meant::Line;
         }
-        let said = match line.to_lowercase().as_str() {
+        let said = match &*word {
             "y" | "yes" => Said::Yes,
             "always" if first.lasting => Said::Always,
-            "always" => return Meant::Odd,
+            "always" => return Meant::Nothing(PASSING),
             _ => Said::No,
         };
         let id = first.id;
@@ -150,7 +159,7 @@ mod tests {
             item: Item::Read("/a".into()),
             reason: "r".to_owned(),
             lasting,
-            asked: "2026-11-21T10:00:00+00:00".to_owned(),
+            at: "2026-11-21T10:00:00+00:00".to_owned(),
             expires: "2026-11-21T10:01:00+00:00".to_owned(),
             answer: None,
             by: None,
@@ -203,9 +212,10 @@ mod tests {
         assert_eq!(questions.meant("y", 5), Meant::Line, "the next is not shown yet");
         questions.next(|_| 6);
         assert_eq!(questions.meant("y", 5), Meant::Line);
-        assert_eq!(questions.meant("always", 6), Meant::Odd);
+        assert_eq!(questions.meant("always", 6), Meant::Nothing(PASSING));
         let over = Asked { answer: Some(Said::Expired), ..asked(2, false) };
         assert!(questions.hear(&over) && !questions.hear(&over));
+        assert_eq!(questions.meant("y", 6), Meant::Nothing(LATE));
         assert_eq!(questions.meant("y", 6), Meant::Line);
         for line in ["", "n", "what?"] {
             questions.hear(&asked(3, true));

@@ -130,7 +130,7 @@ mod tests {
             let page = page(topic).unwrap();
             assert!(page.starts_with(&format!("# {topic}: ")), "{topic}");
             assert!(page.len() < 3_000, "{topic}: {} bytes", page.len());
-            assert!((10..=40).contains(&page.lines().count()), "{topic}");
+            assert!((10..=48).contains(&page.lines().count()), "{topic}");
             assert!(page.lines().all(|line| line.chars().count() <= 92), "{topic}");
             let about = page.lines().next().unwrap().split_once(": ").unwrap().1;
             assert!(index.contains(&format!("  {topic:<10}{about}\n")), "{topic}");

@@ -4,13 +4,16 @@
 //! runs, or a command. Whatever can wake it is one `Wake`. Knows neither the keys nor how
 //! a turn is drawn.
 
+mod questions;
+
 use std::io::IsTerminal as _;
 
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use crate::face::asking::{self, Meant, Questions, visible};
+use self::questions::watch;
+use crate::face::asking::Questions;
 use crate::face::clean::clean;
 use crate::face::onboard::{Welcome, opening, recall, welcome};
 use crate::face::prompt_line::{PromptLine, Typed};
@@ -21,7 +24,6 @@ use crate::kernel::event::Event;
 use crate::organs::home::Home;
 use crate::organs::host::Settings;
 use crate::organs::link::Link;
-use crate::organs::reach::asks::{Asked, Said};
 use crate::organs::sessions;
 use crate::organs::verb::{self, Answer, Verb, exit};
 
@@ -195,17 +197,7 @@ impl Repl {
     async fn typed(&mut self, typed: Typed) -> Result<Next> {
         let cut = matches!(typed, Typed::Cut);
         match typed {
-            Typed::Line(line, seen) => {
-                let line = line.trim();
-                return match self.questions.meant(line, seen) {
-                    Meant::Line => self.line(line).await,
-                    Meant::Answer(id, said) => self.answer(line, id, said).await,
-                    Meant::Odd => {
-                        self.aside("That cannot be kept in config.toml: y or Enter.");
-                        Ok(Next::Prompt)
-                    }
-                };
-            }
+            Typed::Line(line, seen) => return self.read(line.trim(), seen).await,
             Typed::Written(written) => return self.written(written?).await,
             Typed::Abandon => return Ok(Next::Leave(exit::INTERRUPTED)),
             Typed::Leave => return Ok(Next::Leave(0)),
@@ -271,14 +263,6 @@ impl Repl {
         self.hear(self.session.clone()).await
     }
 
-    /// Hear this conversation, from now on.
-    async fn hear(&mut self, session: String) -> Result<()> {
-        self.heard = watch(&self.link, &session, !self.prompt.dumb).await?;
-        self.session = session;
-        self.questions = Questions::default();
-        Ok(())
-    }
-
     fn event(&mut self, event: &Event) {
         let mut mine = false;
         if let Event::TurnStarted { text, .. } | Event::Steered { text, .. } = event {
@@ -306,34 +290,6 @@ impl Repl {
             }
             _ => {}
         }
-    }
-
-    /// More is asked for, or what was is over.
-    fn asked(&mut self, asked: &Asked) {
-        if self.questions.hear(asked) {
-            self.aside(&asking::told(asked));
-        }
-        self.question();
-    }
-
-    fn question(&mut self) {
-        let (prompt, screen) = (&mut self.prompt, self.screen);
-        self.questions.next(|asked| prompt.question(asking::question(asked, screen)));
-    }
-
-    /// A question is answered by this line.
-    async fn answer(&mut self, line: &str, id: i64, said: Said) -> Result<Next> {
-        if said == Said::No && !["", "n", "no"].contains(&line) {
-            self.aside("That counts as a no, and was not sent as a message.");
-        }
-        let screen = self.screen;
-        let next = self.beside(Verb::Answer { id, said }, move |answer| {
-            let answer = answer.context("the host ended before it was answered")?;
-            Ok(screen.dim(&wrapped(&visible(answer["said"].as_str().unwrap_or_default()), screen)))
-        });
-        let next = next.await;
-        self.question();
-        next
     }
 
     /// Whether this was said here, which is asked once about each thing said.
@@ -502,17 +458,6 @@ enum Next {
     Later,
     /// None, but the end, with this exit code.
     Leave(u8),
-}
-
-/// Hear a session from now on. `answers` says whether its requests can be answered here.
-async fn watch(link: &Link, session: &str, answers: bool) -> Result<UnboundedReceiver<Answer>> {
-    let mut heard = link.ask(Verb::Watch { session: session.to_owned(), answers }).await?;
-    // The first answer says that nothing is missed any more. None comes from a host that
-    // has just ended, which is found out with the next.
-    match heard.recv().await {
-        Some(Answer::Refused { why, .. }) => anyhow::bail!(why),
-        _ => Ok(heard),
-    }
 }
 
 /// What went wrong, ready to print: with commands as they are typed here.

@@ -27,7 +27,7 @@ use crate::organs::history::branch;
 use crate::organs::history::image::Images;
 use crate::organs::history::snapshots::{self, Snapshots};
 use crate::organs::home::{Home, HostLock};
-use crate::organs::lane::{Heard, Lane, What, lock};
+use crate::organs::lane::{Lane, lock};
 use crate::organs::line::{Asker, Saying};
 use crate::organs::models::{Catalog, NoModel};
 use crate::organs::prompt::Sources;
@@ -343,46 +343,6 @@ impl Host {
     /// The lane of a session.
     pub fn lane(&self, session: &str) -> Arc<Lane> {
         lock(&self.lanes).entry(session.to_owned()).or_default().clone()
-    }
-
-    /// Tell a watcher everything that happens in a session, until it goes.
-    async fn watch_for(
-        &self,
-        session: &str,
-        able: bool,
-        answers: &UnboundedSender<Answer>,
-    ) -> Result<()> {
-        let (lane, mut heard) = self.watch(session, able)?;
-        let begun = serde_json::json!({ "running": lane.busy() });
-        let _ = answers.send(Answer::Value(begun));
-        for asked in self.state.open_asks(session)? {
-            let _ = answers.send(Answer::Asked(asked));
-        }
-        loop {
-            let heard = tokio::select! {
-                heard = heard.recv() => heard.ok_or(Ending)?,
-                () = answers.closed() => return Ok(()),
-            };
-            let answer = match heard.what {
-                What::Event(event) => Answer::Event(event),
-                What::Asked(asked) => Answer::Asked(asked),
-                What::Failed(..) => continue,
-            };
-            let _ = answers.send(answer);
-        }
-    }
-
-    /// The lane of a session, and everything in it from now on, until the host ends.
-    pub(super) fn watch(
-        &self,
-        session: &str,
-        answers: bool,
-    ) -> Result<(Arc<Lane>, UnboundedReceiver<Heard>)> {
-        let lane = self.lane(session);
-        let heard = lane.watch(answers);
-        // In this order: a host that closes later finds the watcher.
-        anyhow::ensure!(self.phase() < Phase::Closed, Ending);
-        Ok((lane, heard))
     }
 
     pub(super) fn phase(&self) -> Phase {

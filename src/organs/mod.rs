@@ -29,4 +29,5 @@ pub mod state;
 pub mod sweep;
 pub mod turn;
 pub mod verb;
+pub mod watching;
 pub mod wirelog;

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::home::Home;
 use crate::kills::Fifo;
 use crate::model_server::Server;
-use crate::reply::Reply;
+use crate::reply::{Gate, Reply};
 use crate::terminal::Terminal;
 
 /// A file that tool calls may not read, by its final name.
@@ -159,6 +159,54 @@ fn where_nobody_can_answer_it_is_a_no_at_once() {
 }
 
 #[test]
+fn a_terminal_at_another_host_answers_until_it_is_gone() {
+    let server = Server::start();
+    let home = Home::new().with_anthropic(&server);
+    let gate = Gate::new();
+    server.queue(Reply::text("I begin. ").wait(&gate).and("I end."));
+    let host = home.spawn(&["run", "--json", "--session", "other", "stay"]);
+    host.wait_stdout("I begin");
+    let mut terminal = talk(&home);
+    let path = private(&home, "file");
+    let read = format!("read {}", path.display());
+    let asks = ["unix", &read, &read, &read].map(|item| {
+        let command = format!("fledgling ask {item} --why x");
+        [
+            json!({"calls": [{"name": "bash", "input": {"command": command}}]}),
+            json!({"text": "So be it."}),
+        ]
+    });
+    let script = home.script(asks.as_flattened());
+    let ask = || home.spawn(&["run", "--json", "--session", "s", "--model", &script, "ask"]);
+    let asking = ask();
+    terminal.wait_text("y + Enter: yes");
+    terminal.send("y\r");
+    let ran = asking.end();
+    assert!(ran.stdout.contains("Yes, says your owner"), "{ran}");
+    assert_eq!(ran.stdout.matches(r#""event":"ask""#).count(), 2, "{ran}");
+    // One that looks at another conversation by now is not there for this one.
+    terminal.send("/new elsewhere\r");
+    terminal.wait_text("Conversation elsewhere.");
+    let ran = ask().end();
+    assert!(ran.stdout.contains("nobody is there to answer"), "{ran}");
+    terminal.send("/resume s\r");
+    terminal.wait_text("Conversation s.");
+    let asking = ask();
+    terminal.wait_for("the third question", |screen| {
+        let shown = screen.contents();
+        let third = shown.split_once(&format!("Request 3: {read}"));
+        third.is_some_and(|(_, rest)| rest.contains("y + Enter: yes"))
+    });
+    terminal.send("\r");
+    assert!(asking.end().stdout.contains("no, says your owner"));
+    drop(terminal);
+    let ran = ask().end();
+    assert!(ran.stdout.contains("nobody is there to answer"), "{ran}");
+    gate.open();
+    assert!(host.end().status.success());
+}
+
+#[test]
 fn what_can_never_be_given_is_refused_at_once() {
     let server = Server::start();
     let home = Home::new().with_anthropic(&server);
@@ -202,6 +250,8 @@ fn nobody_s_answer_is_a_no_after_a_while() {
     assert_eq!(row["answer"], "expired", "{row}");
     let late = home.run(&["answer", "1", "yes"]).code(1);
     late.stderr_holds(&["request 1 is over already: expired"]).check();
+    terminal.send("y\r");
+    terminal.wait_text("That came too late");
     server.queue(Reply::text("Just a letter."));
     terminal.send("y\r");
     terminal.wait_text("Just a letter.");
@@ -304,6 +354,19 @@ fn an_answer_is_for_one_request_and_by_whoever_may() {
     again.stderr_holds(&["request 1 is over already: yes"]).check();
     terminal.send("/asks\r");
     terminal.wait_text("[yes, by owner]");
+    // What was given and leads elsewhere by now is nothing that was given.
+    fs::remove_file(&path).expect("a file");
+    std::os::unix::fs::symlink("/etc/hostname", &path).expect("a link");
+    server.queue(Reply::new().bash("echo on")).queue(Reply::text("Stuck."));
+    terminal.send("on\r");
+    terminal.wait_text("Stuck.");
+    let told = results(&server).pop().expect("a result");
+    assert!(told.contains("goes through a symlink now"), "{told}");
+    home.run(&["deny", "read", &path.display().to_string()]).stdout_any().check();
+    server.queue(Reply::new().bash("echo on")).queue(Reply::text("Going."));
+    terminal.send("on\r");
+    terminal.wait_text("Going.");
+    assert_eq!(results(&server).pop().as_deref(), Some("on\n"));
 }
 
 #[test]

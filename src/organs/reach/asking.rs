@@ -18,7 +18,7 @@ use crate::organs::config::LimitSettings;
 use crate::organs::host::{Ending, Host};
 use crate::organs::lane::What;
 use crate::organs::reach::asks::{Asked, Said};
-use crate::organs::reach::given::{either, holds, widen};
+use crate::organs::reach::given::{either, holds, widened};
 use crate::organs::reach::grant::resolved;
 use crate::organs::reach::item::Item;
 use crate::organs::reach::narrow;
@@ -121,7 +121,7 @@ impl Host {
         ensure!(open < OPEN, "{open} requests of this session wait for an answer; wait for those");
         let lasting = item.is_lasting() && links.is_empty();
         let (session, reason) = (session.to_owned(), cut);
-        let (asked, expires) = (String::new(), String::new());
+        let (at, expires) = (String::new(), String::new());
         let (answer, by, answered) = (None, None, None);
         let id = 0;
         Ok(Ready::Ask(Asked {
@@ -131,7 +131,7 @@ impl Host {
             item,
             reason,
             lasting,
-            asked,
+            at,
             expires,
             answer,
             by,
@@ -257,25 +257,12 @@ impl Host {
         self.reach().chain(&folder, &given, &narrower)
     }
 
-    /// What a session was given, and the links by which it may do less, each with what was given
-    /// to the session that it narrowed: a session is never wider than the one above it.
+    /// What a session was given, and the links by which it may do less.
     pub(in crate::organs) fn widened(&self, session: &str) -> Result<(Vec<Item>, Vec<Link>)> {
-        let mut links = self.links(Some(session))?;
-        let (mut root, mut below) = (Vec::new(), None);
-        for name in sessions::ancestry(self.home(), session) {
-            let depth = self.links(Some(&name))?.len();
-            // What shares a link with the one below was given to another conversation.
-            if below.is_some_and(|below| depth >= below) {
-                continue;
-            }
-            below = Some(depth);
-            let given = self.state.granted(&name)?;
-            match depth.checked_sub(1).and_then(|at| links.get_mut(at)) {
-                Some(link) => given.iter().for_each(|item| widen(link, item)),
-                None => root.extend(given),
-            }
-        }
-        Ok((root, links))
+        let of = |name: String| Ok((self.links(Some(&name))?.len(), self.state.granted(&name)?));
+        let lineage = sessions::ancestry(self.home(), session).map(of);
+        let lineage = lineage.collect::<Result<Vec<_>>>()?;
+        Ok(widened(self.links(Some(session))?, lineage))
     }
 
     /// What a turn of a session may use up.

@@ -17,7 +17,7 @@ use crate::organs::state::State;
 pub const SCHEMA: &str = "
 CREATE TABLE IF NOT EXISTS asks (id INTEGER PRIMARY KEY AUTOINCREMENT, session TEXT NOT NULL,
     approver TEXT NOT NULL, item TEXT NOT NULL, reason TEXT NOT NULL, lasting INTEGER NOT NULL,
-    asked TEXT NOT NULL, expires TEXT NOT NULL, answer TEXT, by TEXT, answered TEXT);
+    at TEXT NOT NULL, expires TEXT NOT NULL, answer TEXT, by TEXT, answered TEXT);
 CREATE TABLE IF NOT EXISTS grants (session TEXT NOT NULL, item TEXT NOT NULL,
     ask INTEGER NOT NULL, at TEXT NOT NULL);
 ";
@@ -43,7 +43,7 @@ pub struct Asked {
     /// Whether it can be given for good.
     pub lasting: bool,
     /// When it was asked.
-    pub asked: String,
+    pub at: String,
     /// When it is refused by itself.
     pub expires: String,
     /// The answer, once there is one.
@@ -94,13 +94,13 @@ impl State {
         let expires = jiff::Zoned::now() + jiff::SignedDuration::from_secs(seconds.cast_signed());
         let expires = expires.strftime("%Y-%m-%dT%H:%M:%S%:z").to_string();
         let item = serde_json::to_string(item).context("what is asked for has no name in UTF-8")?;
-        let sql = "INSERT INTO asks (session, approver, item, reason, lasting, asked, expires)
+        let sql = "INSERT INTO asks (session, approver, item, reason, lasting, at, expires)
             VALUES (?, ?, ?, ?, ?, ?, ?) RETURNING id";
-        let asked_at = now();
-        let row = params![session, approver.to_string(), item, reason, lasting, asked_at, expires];
+        let at = now();
+        let row = params![session, approver.to_string(), item, reason, lasting, at, expires];
         let id = self.connection().query_row(sql, row, |row| row.get(0));
         let id = id.context("cannot write state.db")?;
-        Ok(Asked { id, asked: asked_at, expires, ..asked })
+        Ok(Asked { id, at, expires, ..asked })
     }
 
     /// A request, by its number.
@@ -178,7 +178,7 @@ impl State {
 
 fn select(which: &str) -> String {
     format!(
-        "SELECT id, session, approver, item, reason, lasting, asked, expires, answer, by, answered
+        "SELECT id, session, approver, item, reason, lasting, at, expires, answer, by, answered
             FROM asks {which}"
     )
 }
@@ -193,7 +193,7 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Asked> {
         item: item(row, 3)?,
         reason: row.get(4)?,
         lasting: row.get(5)?,
-        asked: row.get(6)?,
+        at: row.get(6)?,
         expires: row.get(7)?,
         // A word that only a successor knows is no yes.
         answer: answer.map(|word| Said::parse(&word).unwrap_or(Said::No)),
@@ -221,7 +221,7 @@ mod tests {
             item,
             reason: "because".to_owned(),
             lasting: true,
-            asked: String::new(),
+            at: String::new(),
             expires: String::new(),
             answer: None,
             by: None,
@@ -236,8 +236,8 @@ mod tests {
         let state = State::open(&path).unwrap();
         let item = Item::Read("/a \u{1b}b".into());
         let asked = state.ask(request("s", item.clone()), 60).unwrap();
-        assert!(asked.expires > asked.asked && asked.answer.is_none());
-        assert_eq!(state.open_asks("s").unwrap(), [asked.clone()]);
+        assert!(asked.expires > asked.at && asked.answer.is_none());
+        assert_eq!(state.open_asks("s").unwrap(), std::slice::from_ref(&asked));
         assert_eq!(state.asked(asked.id + 1).unwrap(), None);
         assert!(state.settle(asked.id + 1, Said::Yes, None).is_err());
         let given = state.settle(asked.id, Said::Yes, Some(&Origin::Owner)).unwrap();
@@ -251,7 +251,7 @@ mod tests {
         assert!(state.open_asks("s").unwrap().is_empty() && state.granted("t").unwrap().is_empty());
         drop(state);
         let state = State::open(&path).unwrap();
-        assert_eq!(state.granted("s").unwrap(), [item.clone()]);
+        assert_eq!(state.granted("s").unwrap(), std::slice::from_ref(&item));
         assert!(state.ungrant(&item).unwrap() && !state.ungrant(&item).unwrap());
         assert!(state.granted("s").unwrap().is_empty());
         assert_eq!(state.asks().unwrap().first().map(|asked| asked.id), Some(no.id));

@@ -24,6 +24,29 @@ pub fn widen(link: &mut Link, item: &Item) {
     }
 }
 
+/// What a session was given, for its root link, and its other links, each with what was given
+/// to the session that it narrowed, so that no session is wider than the one above it. The
+/// `lineage` begins with the session itself and leads to the root: how many links each has
+/// below the root's, and what it was given.
+pub fn widened(
+    mut links: Vec<Link>,
+    lineage: impl IntoIterator<Item = (usize, Vec<Item>)>,
+) -> (Vec<Item>, Vec<Link>) {
+    let (mut root, mut below) = (Vec::new(), None);
+    for (depth, given) in lineage {
+        // What shares a link with the one below it was given to another conversation.
+        if below.is_some_and(|below| depth >= below) {
+            continue;
+        }
+        below = Some(depth);
+        match depth.checked_sub(1).and_then(|at| links.get_mut(at)) {
+            Some(link) => given.iter().for_each(|item| widen(link, item)),
+            None => root.extend(given),
+        }
+    }
+    (root, links)
+}
+
 /// What one or the other allows.
 pub fn either(one: &Network, other: &Network) -> Network {
     match (one, other) {
@@ -51,6 +74,8 @@ pub fn holds(chain: &Chain, own: &[PathBuf], item: &Item) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn link(network: Network) -> Link {
@@ -85,5 +110,56 @@ mod tests {
             assert!(holds(&plain, &["/own".into()], &there), "{there}");
         }
         assert!(holds(&Chain::Off, &[], &Item::Unix));
+    }
+
+    #[test]
+    fn each_link_has_what_its_own_session_was_given() {
+        let (a, b, c) = (Item::Unix, Item::Read("/b".into()), Item::Secret("C".into()));
+        let narrow = || vec![link(Network::None), link(Network::None)];
+        // The session, one that shares its link with the root's child, that child, the root.
+        let lineage = [(2, vec![a]), (1, vec![b]), (1, vec![c.clone()]), (0, vec![c.clone()])];
+        let (root, links) = widened(narrow(), lineage);
+        assert_eq!(root, [c]);
+        assert!(!links[0].unix && links[0].read.contains(&"/b".into()));
+        assert!(links[1].unix && !links[1].read.contains(&"/b".into()));
+        let none = Some([].into());
+        assert!(links[0].secrets == none && links[1].secrets == none);
+        // The owner's own conversations have nothing of each other.
+        let (root, links) = widened(Vec::new(), [(0, Vec::new()), (0, vec![Item::Unix])]);
+        assert!(root.is_empty() && links.is_empty());
+    }
+
+    fn item() -> impl Strategy<Value = Item> {
+        let path = prop_oneof![Just("/w/x"), Just("/a"), Just("/a/b"), Just("/usr/x")];
+        prop_oneof![
+            path.clone().prop_map(|path| Item::Read(path.into())),
+            path.prop_map(|path| Item::Write(path.into())),
+            proptest::collection::btree_set(80_u16..83, 1..3)
+                .prop_map(|ports| Item::Network(Network::Ports(ports))),
+            Just(Item::Network(Network::Full)),
+            Just(Item::Unix),
+            "[AB]".prop_map(Item::Secret),
+        ]
+    }
+
+    proptest! {
+        /// Whatever is given to whom: who was narrowed has nothing that the one above lacks.
+        #[test]
+        fn nothing_given_is_wider_than_above(
+            given in proptest::collection::vec(proptest::collection::vec(item(), 0..4), 2..5),
+            asked in item(),
+        ) {
+            let chain = |depth: usize| {
+                let lineage = (0..=depth).rev().map(|depth| (depth, given[depth].clone()));
+                let (root, links) = widened(vec![link(Network::None); depth], lineage);
+                let mut first = link(Network::None);
+                root.iter().for_each(|item| widen(&mut first, item));
+                Chain::Links([vec![first], links].concat())
+            };
+            let chains: Vec<_> = (0..given.len()).map(chain).collect();
+            for pair in chains.windows(2) {
+                prop_assert!(!holds(&pair[1], &[], &asked) || holds(&pair[0], &[], &asked));
+            }
+        }
     }
 }
