@@ -1,8 +1,7 @@
 //! The host: the one process of a home in which its sessions live.
 //!
-//! Owns what all turns share, and answers every request, from whichever door it comes.
-//! Recovers, before anything else, what a killed predecessor left. Knows neither sockets
-//! nor terminals.
+//! Owns what all turns share, and answers every request, from whichever door it comes. Knows
+//! neither sockets nor terminals.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -13,8 +12,6 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::files::withheld::Withheld;
 use crate::guard::policy::{Network, Policy};
-use crate::kernel::event::End;
-use crate::kernel::message::Usage;
 use crate::kernel::model::Model;
 use crate::kernel::session::Session;
 use crate::organs::backups::Backups;
@@ -174,58 +171,6 @@ impl Host {
 
     pub(super) fn notice(&self, text: String) {
         lock(&self.notices).push(text);
-    }
-
-    /// Close the turns that a killed host left open: their transcripts, their changes. `alone`
-    /// says whether all that they started has ended.
-    async fn recover(&self, alone: bool) -> Result<()> {
-        let unfinished = self.state.unfinished()?;
-        if !alone {
-            self.notice("Something that an earlier turn started does not end; what it still changes is recorded with the next turn.".to_owned());
-        }
-        let changes = self.take_in_interrupted(&unfinished, alone).await;
-        for ((session, turn), changes) in unfinished.into_iter().zip(changes) {
-            let path = self.settings.home.transcript(&session);
-            if let Ok(mut transcript) = Session::open(&path)
-                && transcript.open_turn() == Some(turn)
-            {
-                let why = "the program ended in the middle of it";
-                transcript.record_note(&format!("The turn was interrupted: {why}."))?;
-                transcript.record_end(End::Interrupted, why, changes, Usage::default())?;
-                self.notice(format!(
-                    "Turn {turn} of session {session} was interrupted: {why}. What it had finished is kept; say \"go on\" to continue."
-                ));
-            }
-            // What could not be saved is the next start's to take in.
-            if !self.snapshots.writers().owes(&session) {
-                self.state.finish(&session)?;
-            }
-        }
-        for (session, _) in self.state.backlog()? {
-            self.drop_answered(&session)?;
-        }
-        for (session, count) in self.state.backlog()? {
-            let what = if count == 1 {
-                "1 message waits".to_owned()
-            } else {
-                format!("{count} messages wait")
-            };
-            self.notice(format!(
-                "{what} in session {session} and will be answered with the next one."
-            ));
-        }
-        Ok(())
-    }
-
-    /// Drop what waits for a session though it will not be answered any more: a kill left it
-    /// in the transcript too, or the session was ended.
-    fn drop_answered(&self, session: &str) -> Result<()> {
-        let Ok(transcript) = Session::open(&self.settings.home.transcript(session)) else {
-            return Ok(());
-        };
-        let mut waiting = self.state.waiting(session)?;
-        waiting.retain(|one| transcript.ended() || transcript.holds(&one.incoming.key));
-        waiting.iter().try_for_each(|one| self.state.taken(&one.incoming.key))
     }
 
     /// Answer a request. The receiver gets `Done` or `Refused` last.
