@@ -10,6 +10,7 @@ pub mod config;
 pub mod discreet;
 pub mod door;
 pub mod hand_door;
+pub mod hands;
 pub mod hands_lock;
 pub mod history;
 pub mod home;
