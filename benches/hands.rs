@@ -42,6 +42,9 @@ const DEPTHS: [usize; 3] = [1, 5, 14];
 /// What a depth-1 call may cost more, in milliseconds: bash with its supervisor, a file tool.
 const AIMS: [f64; 2] = [0.8, 0.4];
 
+/// What is done.
+type Make = fn() -> Action;
+
 fn main() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let home = Home::resolve(Some(folder.path().join("home"))).expect("a home");
@@ -56,7 +59,7 @@ fn main() {
         let links = vec![root.clone(); depth];
         ways.push((format!("a chain of {depth}"), hand(Chain::Links(links))));
     }
-    let acts: [(&str, fn() -> Action); 4] = [
+    let acts: [(&str, Make); 4] = [
         ("bash -c true", || Action::Bash {
             command: "true".to_owned(),
             timeout: Duration::from_secs(60),

@@ -279,7 +279,9 @@ impl Cli {
             None => repl::repl(settings()?, session, json).await,
             Some(Command::Run { task, branch, only }) => {
                 let user = std::env::home_dir();
-                let only = narrow::parse(&only, &current()?, user.as_deref()).map_err(usage)?;
+                let only = narrow::parse(&only, &current()?, user.as_deref())
+                    .map_err(|error| usage(&error))?;
+                let only = only.map(Box::new);
                 let begin = run::Begin { model: model.clone(), branch, only };
                 run::run(settings, task, session, begin, json).await
             }
@@ -364,7 +366,7 @@ impl Cli {
 
 /// What was typed after `allow` or `deny`.
 fn items(words: &[String]) -> Result<Vec<Item>> {
-    item::parse(words, &current()?, std::env::home_dir().as_deref()).map_err(usage)
+    item::parse(words, &current()?, std::env::home_dir().as_deref()).map_err(|error| usage(&error))
 }
 
 fn current() -> Result<PathBuf> {
@@ -372,7 +374,7 @@ fn current() -> Result<PathBuf> {
 }
 
 /// What was typed was wrong.
-fn usage(error: anyhow::Error) -> anyhow::Error {
+fn usage(error: &anyhow::Error) -> anyhow::Error {
     Refusal::usage(format!("{error:#}")).into()
 }
 

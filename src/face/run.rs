@@ -33,7 +33,7 @@ pub struct Begin {
     /// The branch to work on.
     pub branch: Option<String>,
     /// What it may do at most.
-    pub only: Option<policy::Link>,
+    pub only: Option<Box<policy::Link>>,
 }
 
 /// Run the turn. The number is the exit code.

@@ -3,9 +3,11 @@
 //! Owns the paths, and that the kernel's half is private to the owner. Knows nothing of
 //! what the files hold.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{
+    DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
+};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
@@ -17,6 +19,9 @@ use crate::organs::history::backup;
 static NEWBORN: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/workspace");
 /// Who a new agent is; also what `--safe` starts with.
 pub const BOOTSTRAP: &str = include_str!("../../bootstrap.md");
+
+/// Files that the owner has to be able to read.
+const OWNERS: [&str; 4] = ["config.toml", "secrets.toml", "door.key", "state.db"];
 
 /// A home folder. Whether anything is there yet is another matter.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,9 +91,26 @@ impl Home {
         self.0.join(name)
     }
 
-    /// Make the folder itself.
+    /// Make the folder itself. Where it has become another's to enter, or has been shut to its
+    /// owner, that is put right: whatever its mode, the program starts.
     pub fn create_root(&self) -> Result<()> {
-        private(&self.0)
+        private(&self.0)?;
+        let set = |path: &Path, right: fn(u32) -> u32| {
+            let Ok(mode) = fs::metadata(path).map(|metadata| metadata.mode() & 0o777) else {
+                return Ok(());
+            };
+            let wrong = right(mode) != mode;
+            if wrong {
+                fs::set_permissions(path, Permissions::from_mode(right(mode)))
+            } else {
+                Ok(())
+            }
+        };
+        set(&self.0, |_| 0o700)
+            .and_then(|()| {
+                OWNERS.iter().try_for_each(|name| set(&self.file(name), |mode| mode | 0o600))
+            })
+            .with_context(|| format!("cannot put the mode of {} right", self.0.display()))
     }
 
     /// Make what is missing. Whether the workspace is newborn.
@@ -181,4 +203,25 @@ pub fn write_private(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     file.write_all(bytes)?;
     file.sync_all()?;
     fs::rename(&temporary, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_home_that_was_shut_or_opened_is_put_right() {
+        let temp = tempfile::tempdir().unwrap();
+        let home = Home::resolve(Some(temp.path().join("home"))).unwrap();
+        home.create_root().unwrap();
+        let config = home.file("config.toml");
+        fs::write(&config, "").unwrap();
+        for (folder, file) in [(0o000, 0o000), (0o777, 0o644), (0o700, 0o600)] {
+            fs::set_permissions(&config, Permissions::from_mode(file)).unwrap();
+            fs::set_permissions(home.path(), Permissions::from_mode(folder)).unwrap();
+            home.create_root().unwrap();
+            let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o777;
+            assert_eq!((mode(home.path()), mode(&config)), (0o700, file | 0o600));
+        }
+    }
 }

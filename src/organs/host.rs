@@ -151,6 +151,13 @@ impl Host {
         if newborn {
             let path = host.settings.home.path().display().to_string();
             host.notice(format!("A new agent was born in {path}."));
+            let offers: Vec<_> = host.reach().offers().iter().map(|place| place.name).collect();
+            if !offers.is_empty() {
+                let offers = offers.join(", ");
+                host.notice(format!(
+                    "Not given to tool calls: {offers}. `fledgling doctor` tells how."
+                ));
+            }
         }
         host.backup_failure().into_iter().for_each(|text| host.notice(text));
         host.recover(alone).await?;

@@ -28,7 +28,7 @@ pub(super) struct Saying {
     /// The branch to work on instead of in the workspace.
     pub branch: Option<String>,
     /// The link by which it may do less, where it begins.
-    pub only: Option<Link>,
+    pub only: Option<Box<Link>>,
     pub text: String,
     pub key: String,
     pub model: Option<String>,
@@ -81,8 +81,15 @@ impl Host {
             Caller::Owner => (None, Origin::Owner),
             Caller::Hand(own) => (Some(own.clone()), Origin::Agent(own.clone())),
         };
-        let session =
-            self.create_session(session, parent, branch.as_deref(), only, model.as_deref()).await?;
+        let session = self
+            .create_session(
+                session,
+                parent,
+                branch.as_deref(),
+                only.map(|link| *link),
+                model.as_deref(),
+            )
+            .await?;
         // Somebody else may have made one of this name meanwhile.
         anyhow::ensure!(
             self.reaches(caller, &session),

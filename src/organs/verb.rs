@@ -37,7 +37,7 @@ pub enum Verb {
         branch: Option<String>,
         /// The link by which a session that begins may do less than the one that asks.
         #[serde(default)]
-        only: Option<Link>,
+        only: Option<Box<Link>>,
     },
     /// Everything that happens in a session, until the asker goes. A value comes first:
     /// from then on nothing is missed.

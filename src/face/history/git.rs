@@ -82,14 +82,15 @@ fn in_hand(
     let reach = Reach::of(home, &Config::read(&home.file("config.toml"))?)?;
     let real = |path: PathBuf| path.canonicalize().ok();
     let user = std::env::home_dir();
-    let read = user.iter().flat_map(|user| OWNERS.map(|name| user.join(name))).filter_map(real);
+    let owners = user.iter().flat_map(|user| OWNERS.map(|name| user.join(name)));
+    let owners = owners.filter_map(real).collect();
     let write = ["workspace", "history.git", "branches", "scratch"].map(|name| home.file(name));
     let write = write.into_iter().filter_map(real).collect();
     let policy = Policy {
         workspace: home.workspace(),
         scratch: home.scratch(),
         env: Vec::new(),
-        chain: reach.helper(read.collect(), write, Network::None)?,
+        chain: reach.helper(owners, write, Network::None)?,
         own: Vec::new(),
         held: File::open("/dev/null").context("cannot open /dev/null")?.into(),
         withheld: Withheld::default(),

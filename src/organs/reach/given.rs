@@ -153,7 +153,9 @@ mod tests {
                 let lineage = (0..=depth).rev().map(|depth| (depth, given[depth].clone()));
                 let (root, links) = widened(vec![link(Network::None); depth], lineage);
                 let mut first = link(Network::None);
-                root.iter().for_each(|item| widen(&mut first, item));
+                for item in &root {
+                    widen(&mut first, item);
+                }
                 Chain::Links([vec![first], links].concat())
             };
             let chains: Vec<_> = (0..given.len()).map(chain).collect();

@@ -29,18 +29,19 @@ const NAMED: usize = 3;
 /// What to add to what a call said, if it was refused what its policy does not allow.
 pub fn after(text: &str, failed: bool, policy: &Policy) -> Option<String> {
     let Chain::Links(links) = &policy.chain else { return None };
-    let start = text.floor_char_boundary(text.len().saturating_sub(LOOKED_AT));
-    let refused = |line: &&str| {
+    let start = text.len().saturating_sub(LOOKED_AT);
+    let start = (start..text.len()).find(|at| text.is_char_boundary(*at)).unwrap_or(text.len());
+    let is_refusal = |line: &&str| {
         let line = line.to_lowercase();
         REFUSALS.iter().any(|refusal| line.contains(refusal))
     };
-    let lines: Vec<_> = text[start..].lines().filter(refused).collect();
-    if lines.is_empty() {
+    let refused: Vec<_> = text[start..].lines().filter(is_refusal).collect();
+    if refused.is_empty() {
         return None;
     }
     let place = PLACES.iter().find(|(sign, _)| text[start..].contains(sign));
     let place = place.map_or("", |(_, needed)| needed);
-    let paths = lines.iter().flat_map(|line| words(past_speaker(line)));
+    let paths = refused.iter().flat_map(|line| words(past_speaker(line)));
     let paths = paths.filter(|word| word.starts_with('/') || word.starts_with("../"));
     // Bash's names for connections.
     let paths =
@@ -59,9 +60,10 @@ pub fn after(text: &str, failed: bool, policy: &Policy) -> Option<String> {
         }
     }
     // Who complains is often named besides, and may be read.
-    let (mut found, not) = match unread.is_empty() {
-        true => (unchanged, "be read but not changed"),
-        false => (unread, "not be read"),
+    let (mut found, not) = if unread.is_empty() {
+        (unchanged, "be read but not changed")
+    } else {
+        (unread, "not be read")
     };
     found.dedup();
     if found.is_empty() && !failed {
@@ -74,9 +76,10 @@ pub fn after(text: &str, failed: bool, policy: &Policy) -> Option<String> {
     };
     let sockets = if policy.chain.unix() { "allowed" } else { "none" };
     let write = links.last().map_or(&[][..], |leaf| &leaf.write);
-    let write = write.iter().map(|path| format!("{}, ", path.display())).collect::<String>();
+    let write: Vec<_> = write.iter().map(|path| path.display().to_string()).collect();
+    let write = [write, vec!["TMPDIR".to_owned()]].concat().join(", ");
     Some(format!(
-        "[Tool calls are confined: {found}{place}They may change {write}TMPDIR; network: {}; Unix sockets: {sockets}. `fledgling policy` shows all. If it is needed, ask: fledgling ask read|write|network|unix … --why REASON]\n",
+        "[Tool calls are confined: {found}{place}They may change {write}; network: {}; Unix sockets: {sockets}. `fledgling policy` shows all. If it is needed, ask: fledgling ask read|write|network|unix … --why REASON]\n",
         Shown(&policy.chain.network()),
     ))
 }

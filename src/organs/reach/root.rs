@@ -324,9 +324,9 @@ mod tests {
         let paths = vec![path.to_owned()];
         let mut settings = HandsSettings::default();
         if write {
-            settings.write = paths
+            settings.write = paths;
         } else {
-            settings.read = paths
+            settings.read = paths;
         }
         let error = format!("{:#}", reach.with(settings).check().unwrap_err());
         assert!(error.contains(why) && error.contains("confine = \"off\""), "{error}");
