@@ -38,7 +38,7 @@ pub fn question(asked: &Asked, screen: Screen) -> [String; 3] {
     let always = if *lasting { "always + Enter: yes, kept in config.toml. " } else { "" };
     let until = expires.get(11..19).unwrap_or_default();
     let answers = format!(
-        "y + Enter: yes, for this conversation. {always}Enter: no, as it is from {until} on."
+        "y + Enter: yes, for this conversation. {always}Enter alone, or no answer until {until}: no."
     );
     [format!("{what}\n{why}"), wrapped(item.cost(), screen), wrapped(&answers, screen)]
 }

@@ -24,7 +24,7 @@ const TITLES: [(&str, &str); 7] = [
     ("tools", "tools"),
 ];
 const CHANGE: &str =
-    "Change it with `fledgling allow` and `fledgling deny`; see `fledgling help safety`.";
+    "`fledgling allow` and `deny` change it (/allow, /deny); `fledgling help safety` tells more.";
 
 /// The table.
 pub fn text(answer: &Value, screen: Screen) -> Result<String> {
