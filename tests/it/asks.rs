@@ -301,7 +301,7 @@ fn always_is_kept_in_the_settings() {
     server.queue(Reply::new().bash("fledgling ask steps 50 --why x"));
     terminal.send("limits\r");
     terminal.wait_text("Request 2: steps 50");
-    terminal.wait_text("It may cost more.\ny + Enter: yes, for this conversation. Enter: no");
+    terminal.wait_text("It may cost more.\ny + Enter: yes, for this conversation. Enter alone");
     terminal.send("always\r");
     terminal.wait_text("cannot be kept");
     server.queue(Reply::new().bash("fledgling self --json"));
