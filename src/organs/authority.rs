@@ -7,6 +7,8 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 
+use crate::guard::policy::Link;
+use crate::organs::history::ask::Ask;
 use crate::organs::host::Host;
 use crate::organs::sessions;
 use crate::organs::verb::{Caller, Needs, Verb};
@@ -62,6 +64,29 @@ impl Host {
                 "what is asked for has the value of the secret {name} in a name; choose another name"
             ),
         }
+    }
+
+    /// A narrowed session is told of the history only if it may read all that is in it, and has
+    /// nothing put back: the host would write where the session may not.
+    pub(super) fn check_history(&self, caller: &Caller, ask: &Ask) -> Result<()> {
+        let Caller::Hand(own) = caller else { return Ok(()) };
+        let links = self.links(Some(own))?;
+        if links.is_empty() {
+            return Ok(());
+        }
+        anyhow::ensure!(
+            !ask.changes(),
+            "session {own} was narrowed when it began, and takes nothing back: say what should be, and the one that began it can do it"
+        );
+        let folder = self.folder(Some(own));
+        let folder = folder.canonicalize().unwrap_or(folder);
+        let reads =
+            |link: &Link| link.read.iter().chain(&link.write).any(|path| folder.starts_with(path));
+        anyhow::ensure!(
+            links.iter().all(reads),
+            "session {own} may not read the whole workspace, and so not its history either"
+        );
+        Ok(())
     }
 
     /// Whether a caller may know of a session: its own, or one started from it.

@@ -55,7 +55,7 @@ impl Host {
             None => self.folder(parent.as_deref()),
         };
         let chain = self.links(parent.as_deref())?;
-        let chain = narrow::extended(chain, only, &home.workspace(), &root)?;
+        let chain = narrow::extended(chain, only, self.reach().always(), &home.workspace(), &root)?;
         let chain = if chain.is_empty() { Value::Null } else { serde_json::to_value(chain)? };
         let create = |name: &str| {
             let header = Header {

@@ -177,6 +177,38 @@ fn a_narrowed_conversation_and_all_below_it_stay_narrow() {
 }
 
 #[test]
+fn a_narrowed_conversation_gets_no_more_from_the_history_than_it_may_read() {
+    let (server, home) = home();
+    bash(&server, &home, "mkdir notes; echo 1 > notes/n; echo hidden > top");
+    bash(&server, &home, "echo again > top");
+    let first = home.git(&["rev-parse", "HEAD~1"]);
+    let narrow = |session: &str, only: &[&str], command: &str| -> String {
+        server.allow_prefix_change();
+        server.queue(Reply::new().bash(command)).queue(Reply::text("Done."));
+        let words = ["run", "--session", session];
+        let words: Vec<_> = words.iter().chain(only).chain(&["go"]).collect();
+        home.run(&words).stdout("Done.\n").stderr_any().check();
+        let asked = server.wait(0);
+        asked.last().expect("a request").results().last().expect("a result").clone()
+    };
+    let notes = ["--only", "read ../home/workspace/notes"];
+    let looks = "cat notes/n; for what in log 'show HEAD~1' 'diff HEAD~1' 'why top:1' 'bisect -- true'; \
+        do fledgling $what 2>&1; done; git log --oneline 2>&1; git show HEAD 2>&1";
+    let said = narrow("blind", &notes, looks);
+    assert!(said.starts_with("1\n") && !said.contains("hidden"), "{said}");
+    assert_eq!(said.matches("may not read the whole workspace").count(), 5, "{said}");
+    // Reading is one thing, having the host write another.
+    let network = ["--only", "network none"];
+    let back = format!(
+        "fledgling log | head -c 8; fledgling undo 2>&1; fledgling restore {} top 2>&1",
+        first.trim()
+    );
+    let said = narrow("still", &network, &back);
+    assert_eq!(said.matches("takes nothing back").count(), 2, "{said}");
+    assert_eq!(home.read("top").as_deref(), Some("again\n"));
+}
+
+#[test]
 fn tools_can_be_taken_away() {
     let (server, home) = home();
     let write = json!({"path": "x", "content": "x"});

@@ -63,10 +63,12 @@ pub fn parse(phrases: &[String], current: &Path, home: Option<&Path>) -> Result<
     Ok(Some(link))
 }
 
-/// The chain of a session that begins below these links, in this folder.
+/// The chain of a session that begins below these links, in this folder. What is `always` read
+/// is so by this one, too.
 pub fn extended(
     mut chain: Vec<Link>,
     link: Option<Link>,
+    always: impl Iterator<Item = PathBuf>,
     workspace: &Path,
     folder: &Path,
 ) -> Result<Vec<Link>> {
@@ -82,6 +84,9 @@ pub fn extended(
     };
     for paths in [&mut link.read, &mut link.write] {
         *paths = paths.iter().map(real).collect::<Result<_>>()?;
+    }
+    if link.read != [Path::new("/")] {
+        link.read.extend(always);
     }
     let workspace = workspace.canonicalize().unwrap_or_else(|_| workspace.to_owned());
     link.write.iter().try_for_each(|path| keeps_control(path, &workspace))?;
@@ -142,7 +147,7 @@ mod tests {
         let extend = |path: &str, folder: &Path| {
             let phrase = format!("write {}", root.join(path).display());
             let link = parse(&[phrase], &root, None).unwrap();
-            extended(Vec::new(), link, &workspace, folder)
+            extended(Vec::new(), link, [].into_iter(), &workspace, folder)
         };
         for path in ["workspace", "workspace/bin", "workspace/bin/x", ""] {
             let error = extend(path, &workspace).unwrap_err().to_string();
@@ -155,8 +160,12 @@ mod tests {
         assert!(extend("absent", &workspace).is_err());
         let full = vec![notes[0].clone(); DEPTH - 1];
         let link = parse(&["network none".to_owned()], &root, None).unwrap();
-        assert_eq!(extended(full.clone(), None, &workspace, &workspace).unwrap(), full);
-        let error = extended(full, link, &workspace, &workspace).unwrap_err().to_string();
+        assert_eq!(
+            extended(full.clone(), None, [].into_iter(), &workspace, &workspace).unwrap(),
+            full
+        );
+        let error =
+            extended(full, link, [].into_iter(), &workspace, &workspace).unwrap_err().to_string();
         assert!(error.contains("14 are the most"), "{error}");
     }
 }

@@ -188,7 +188,8 @@ impl Reach {
         Ok(Chain::Links(vec![Link { read, write, network, unix, secrets, tools }]))
     }
 
-    fn always(&self) -> impl Iterator<Item = PathBuf> {
+    /// What every link lets its hands read: without it nothing runs.
+    pub fn always(&self) -> impl Iterator<Item = PathBuf> {
         let own = [self.program.clone(), self.home.join("program")];
         self.system.iter().chain(&self.on_path).cloned().chain(own)
     }
@@ -264,7 +265,13 @@ impl Reach {
                 [] => "nothing".to_owned(),
                 paths => paths.iter().map(path).collect::<Vec<_>>().join(" "),
             };
-            rows.push(row("read", list(&link.read), &from));
+            if link.read == [Path::new("/")] {
+                rows.push(row("read", "all of the above".to_owned(), &from));
+            } else {
+                let beyond = |one: &&PathBuf| !self.always().any(|always| always == **one);
+                let beyond: Vec<_> = link.read.iter().filter(beyond).cloned().collect();
+                rows.push(row("read", format!("{} and the system", list(&beyond)), &from));
+            }
             rows.push(row("write", list(&link.write), &from));
             rows.push(row("network", Shown(&link.network).to_string(), &from));
             for (right, names) in [("secrets", &link.secrets), ("tools", &link.tools)] {
