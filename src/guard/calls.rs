@@ -43,12 +43,26 @@ const SHARED: [c_long; 11] = [
     libc::SYS_semget, libc::SYS_semctl, libc::SYS_semop, libc::SYS_semtimedop,
     libc::SYS_msgget, libc::SYS_msgctl, libc::SYS_msgsnd, libc::SYS_msgrcv,
 ];
-/// Which programs do without: their arguments lie where a filter cannot look.
-const ABSENT: [c_long; 4] = [
+/// Which programs do without: their arguments lie where a filter cannot look, or newer machines
+/// have no such call.
+#[rustfmt::skip]
+const ABSENT: &[c_long] = &[
     libc::SYS_clone3,
-    libc::SYS_io_uring_setup,
-    libc::SYS_io_uring_enter,
-    libc::SYS_io_uring_register,
+    libc::SYS_io_uring_setup, libc::SYS_io_uring_enter, libc::SYS_io_uring_register,
+    #[cfg(target_arch = "x86_64")] libc::SYS_utime,
+    #[cfg(target_arch = "x86_64")] libc::SYS_utimes,
+    #[cfg(target_arch = "x86_64")] libc::SYS_futimesat,
+];
+/// The same number everywhere.
+pub const FCHMODAT2: c_long = 452;
+/// Which the broker makes for its callers (`broker.rs`).
+#[rustfmt::skip]
+const BROKERED: &[c_long] = &[
+    libc::SYS_fchmod, libc::SYS_fchmodat, FCHMODAT2,
+    libc::SYS_fchown, libc::SYS_fchownat, libc::SYS_utimensat,
+    #[cfg(target_arch = "x86_64")] libc::SYS_chmod,
+    #[cfg(target_arch = "x86_64")] libc::SYS_chown,
+    #[cfg(target_arch = "x86_64")] libc::SYS_lchown,
 ];
 /// `CLONE_NEW…`: mount, cgroup, UTS, IPC, user, PID and network namespaces.
 const NAMESPACES: [u64; 7] =
@@ -79,7 +93,7 @@ pub fn filters(chain: &Chain) -> Result<Vec<BpfProgram>> {
     // Another process' limits: with them it can be ended, the host too, without a signal.
     let others = [(0, Dword, Ne, 0), (2, Qword, Ne, 0)];
     add(&mut rules, libc::SYS_prlimit64, others)?;
-    let absent = ABSENT.into_iter().map(|call| (call, Vec::new())).collect();
+    let absent = ABSENT.iter().map(|call| (*call, Vec::new())).collect();
     Ok(vec![
         filter(rules, libc::EPERM)?,
         filter(absent, libc::ENOSYS)?,
@@ -157,13 +171,25 @@ fn filter(rules: Rules, error: i32) -> Result<BpfProgram> {
 /// The same calls have other numbers there, which no list above has.
 #[cfg(target_arch = "x86_64")]
 fn no_x32() -> BpfProgram {
-    let step = |code, jt, jf, k| sock_filter { code: code as u16, jt, jf, k };
-    let refused = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
-    vec![
-        // The call's number comes first in `seccomp_data`.
-        step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
-        step(libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K, 0, 1, 0x4000_0000),
-        step(libc::BPF_RET | libc::BPF_K, 0, 0, refused),
-        step(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
-    ]
+    by_number(libc::BPF_JGE, &[0x4000_0000], libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32)
+}
+
+/// Answers so what the broker is to do.
+pub fn brokered(answer: u32) -> BpfProgram {
+    by_number(libc::BPF_JEQ, BROKERED, answer)
+}
+
+/// Answers calls so whose number compares so with one of these.
+fn by_number(compares: u32, numbers: &[c_long], answer: u32) -> BpfProgram {
+    let step = |code, jt, k| sock_filter { code: code as u16, jt, jf: 0, k };
+    let test = |(at, number): (usize, &c_long)| {
+        // Past the tests that are left, and the leave.
+        step(libc::BPF_JMP | compares | libc::BPF_K, (numbers.len() - at) as u8, *number as u32)
+    };
+    // The call's number comes first in `seccomp_data`.
+    let mut program = vec![step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0)];
+    program.extend(numbers.iter().enumerate().map(test));
+    program.push(step(libc::BPF_RET | libc::BPF_K, 0, libc::SECCOMP_RET_ALLOW));
+    program.push(step(libc::BPF_RET | libc::BPF_K, 0, answer));
+    program
 }
