@@ -1,7 +1,8 @@
 //! The system calls that Landlock does not look at, and that a hand must not make.
 //!
 //! Owns the lists and their reasons. Each refusal is an error that programs know: "permission
-//! denied" for sockets, so that they say so; "not implemented" where they have another way.
+//! denied" for sockets, so that they say so; "not implemented" and "not supported" where they
+//! have another way.
 //! Knows no paths.
 
 use std::collections::BTreeMap;
@@ -19,9 +20,9 @@ use crate::guard::policy::{Chain, Network};
 
 /// Other processes' memory and descriptors, files by number instead of by name, other
 /// namespaces (in a new one a process has capabilities again), the kernel's keyrings and
-/// programs, and attributes that may change who can read a file.
+/// programs.
 #[rustfmt::skip]
-const DENIED: [c_long; 36] = [
+const DENIED: [c_long; 28] = [
     libc::SYS_ptrace, libc::SYS_process_vm_readv, libc::SYS_process_vm_writev,
     libc::SYS_pidfd_getfd, libc::SYS_kcmp, libc::SYS_open_by_handle_at,
     libc::SYS_unshare, libc::SYS_setns, libc::SYS_chroot, libc::SYS_pivot_root,
@@ -29,11 +30,17 @@ const DENIED: [c_long; 36] = [
     libc::SYS_fsopen, libc::SYS_fspick, libc::SYS_fsmount, libc::SYS_mount_setattr,
     libc::SYS_keyctl, libc::SYS_add_key, libc::SYS_request_key, libc::SYS_quotactl,
     libc::SYS_bpf, libc::SYS_perf_event_open, libc::SYS_userfaultfd, libc::SYS_fanotify_init,
+    // open_tree_attr (Linux 6.15), file_setattr (6.17): the same numbers everywhere.
+    467, 469,
+];
+/// Attributes that may change who can read a file. Not every file system has them, so that
+/// programs do without: `cp -p` sets the mode then.
+#[rustfmt::skip]
+const ATTRIBUTES: [c_long; 8] = [
     libc::SYS_setxattr, libc::SYS_lsetxattr, libc::SYS_fsetxattr,
     libc::SYS_removexattr, libc::SYS_lremovexattr, libc::SYS_fremovexattr,
-    // setxattrat, removexattrat (Linux 6.13), open_tree_attr (6.15), file_setattr (6.17): the
-    // same numbers everywhere.
-    463, 466, 467, 469,
+    // setxattrat, removexattrat (Linux 6.13): the same numbers everywhere.
+    463, 466,
 ];
 /// Memory, semaphores and queues that other programs of the user share by number: nothing but
 /// the user keeps a hand from theirs. Given with Unix sockets, which lead to the same programs.
@@ -83,7 +90,8 @@ type Rules = BTreeMap<c_long, Vec<SeccompRule>>;
 
 /// What forbids a thread, and all it will start, what this chain does not allow.
 pub fn filters(chain: &Chain) -> Result<Vec<BpfProgram>> {
-    let mut rules: Rules = DENIED.into_iter().map(|call| (call, Vec::new())).collect();
+    let all = |calls: &[c_long]| calls.iter().map(|call| (*call, Vec::new())).collect::<Rules>();
+    let mut rules = all(&DENIED);
     for flag in NAMESPACES {
         add(&mut rules, libc::SYS_clone, [(0, Qword, MaskedEq(flag), flag)])?;
     }
@@ -93,10 +101,10 @@ pub fn filters(chain: &Chain) -> Result<Vec<BpfProgram>> {
     // Another process' limits: with them it can be ended, the host too, without a signal.
     let others = [(0, Dword, Ne, 0), (2, Qword, Ne, 0)];
     add(&mut rules, libc::SYS_prlimit64, others)?;
-    let absent = ABSENT.iter().map(|call| (*call, Vec::new())).collect();
     Ok(vec![
         filter(rules, libc::EPERM)?,
-        filter(absent, libc::ENOSYS)?,
+        filter(all(ABSENT), libc::ENOSYS)?,
+        filter(all(&ATTRIBUTES), libc::EOPNOTSUPP)?,
         filter(sockets(&chain.network(), chain.unix())?, libc::EACCES)?,
         #[cfg(target_arch = "x86_64")]
         no_x32(),
