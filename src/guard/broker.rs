@@ -29,6 +29,7 @@ use seccompiler::apply_filter;
 
 use crate::guard::calls::{self, FCHMODAT2};
 use crate::guard::confine::{drop_capabilities, open_at};
+use crate::guard::supervisor::mask;
 
 /// Bits of a mode that lend rights when a file is run.
 const LENDING: u64 = 0o6000;
@@ -43,6 +44,8 @@ impl Broker {
     pub fn start(grants: Vec<Vec<PathBuf>>) -> io::Result<Self> {
         let (sender, receiver) = mpsc::channel();
         thread::Builder::new().name("broker".to_owned()).spawn(move || {
+            // Interrupted it could fail to answer, and the caller would wait for ever.
+            mask(libc::SIG_BLOCK);
             // Nothing comes where the caller could not be confined.
             if let Ok(listener) = receiver.recv()
                 && drop_capabilities().is_ok()
@@ -117,29 +120,23 @@ fn answer(listener: RawFd, asked: &libc::seccomp_notif, grants: &[Vec<PathBuf>])
         return error(libc::ESRCH);
     }
     let file = File::from(caller.open(&call)?);
-    let [what, _] = call.arguments;
-    let lends = call.general == FCHMODAT2 && what & LENDING != 0;
+    let lends = call.general == FCHMODAT2 && call.what & LENDING != 0;
     if !may_change(&file, grants)? || lends && !file.metadata()?.is_dir() {
         return error(libc::EPERM);
     }
-    let times = match call.general {
-        libc::SYS_utimensat if what != 0 => {
-            Some(caller.memory(what, size_of::<[libc::timespec; 2]>())?)
+    let times;
+    let what = match call.what {
+        at @ 1.. if call.general == libc::SYS_utimensat => {
+            times = caller.memory::<{ size_of::<[libc::timespec; 2]>() }>(at)?;
+            times.as_ptr() as u64
         }
-        _ => None,
+        what => what,
     };
-    if times.as_ref().is_some_and(|times| times.len() < size_of::<[libc::timespec; 2]>()) {
-        return error(libc::EFAULT);
-    }
-    let what = times.as_ref().map_or(what, |times| times.as_ptr() as u64);
     let flags = call.flags | libc::AT_EMPTY_PATH as u64;
-    let rest = match call {
-        Call { general: libc::SYS_fchownat, arguments: [_, group], .. } => [group, flags],
-        _ => [flags, 0],
-    };
+    let [fourth, fifth] = call.group.map_or([flags, 0], |group| [group, flags]);
     let (file, empty) = (file.as_raw_fd(), c"".as_ptr());
-    // SAFETY: a live descriptor, strings and times that live on, and numbers.
-    match unsafe { libc::syscall(call.general, file, empty, what, rest[0], rest[1]) } {
+    // SAFETY: a live descriptor, a string and times that live on, and numbers.
+    match unsafe { libc::syscall(call.general, file, empty, what, fourth, fifth) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
@@ -151,7 +148,9 @@ struct Call {
     folder: u64,
     /// Where the path is in the caller's memory; none where the descriptor itself is meant.
     path: Option<u64>,
-    arguments: [u64; 2],
+    /// The mode, the owner, or where the times are.
+    what: u64,
+    group: Option<u64>,
     flags: u64,
 }
 
@@ -161,23 +160,24 @@ impl Call {
         let (mode, owner, times) = (FCHMODAT2, libc::SYS_fchownat, libc::SYS_utimensat);
         let (below, held) = ((first, Some(second)), (first, None));
         let here = (libc::AT_FDCWD as u64, Some(first));
-        let (general, (folder, path), arguments, flags) = match number {
-            libc::SYS_fchmod => (mode, held, [second, 0], 0),
-            libc::SYS_fchmodat => (mode, below, [third, 0], 0),
-            FCHMODAT2 => (mode, below, [third, 0], fourth),
-            libc::SYS_fchown => (owner, held, [second, third], 0),
-            libc::SYS_fchownat => (owner, below, [third, fourth], fifth),
-            libc::SYS_utimensat if second == 0 => (times, held, [third, 0], fourth),
-            libc::SYS_utimensat => (times, below, [third, 0], fourth),
+        let itself = libc::AT_SYMLINK_NOFOLLOW as u64;
+        let (general, (folder, path), what, group, flags) = match number {
+            libc::SYS_fchmod => (mode, held, second, None, 0),
+            libc::SYS_fchmodat => (mode, below, third, None, 0),
+            FCHMODAT2 => (mode, below, third, None, fourth),
+            libc::SYS_fchown => (owner, held, second, Some(third), 0),
+            libc::SYS_fchownat => (owner, below, third, Some(fourth), fifth),
+            libc::SYS_utimensat if second == 0 => (times, held, third, None, fourth),
+            libc::SYS_utimensat => (times, below, third, None, fourth),
             #[cfg(target_arch = "x86_64")]
-            libc::SYS_chmod => (mode, here, [second, 0], 0),
+            libc::SYS_chmod => (mode, here, second, None, 0),
             #[cfg(target_arch = "x86_64")]
-            libc::SYS_chown => (owner, here, [second, third], 0),
+            libc::SYS_chown => (owner, here, second, Some(third), 0),
             #[cfg(target_arch = "x86_64")]
-            libc::SYS_lchown => (owner, here, [second, third], libc::AT_SYMLINK_NOFOLLOW as u64),
+            libc::SYS_lchown => (owner, here, second, Some(third), itself),
             _ => return error(libc::ENOSYS),
         };
-        Ok(Self { general, folder, path, arguments, flags })
+        Ok(Self { general, folder, path, what, group, flags })
     }
 
     fn has(&self, flag: c_int) -> bool {
@@ -192,11 +192,8 @@ impl Caller {
     /// The file that is meant. What a symlink leads to is settled here, once.
     fn open(&self, call: &Call) -> io::Result<OwnedFd> {
         let Some(path) = call.path else { return self.descriptor(call.folder) };
-        let path = self.memory(path, libc::PATH_MAX as usize)?;
-        let Ok(name) = CStr::from_bytes_until_nul(&path) else {
-            let whole = path.len() == libc::PATH_MAX as usize;
-            return error(if whole { libc::ENAMETOOLONG } else { libc::EFAULT });
-        };
+        let path = self.memory::<{ libc::PATH_MAX as usize }>(path)?;
+        let Ok(name) = CStr::from_bytes_until_nul(&path) else { return error(libc::ENAMETOOLONG) };
         if name.is_empty() && call.has(libc::AT_EMPTY_PATH) {
             return self.descriptor(call.folder);
         }
@@ -223,13 +220,11 @@ impl Caller {
         opened.or_else(|_| error(libc::EBADF))
     }
 
-    /// What is there, up to so many bytes.
-    fn memory(&self, at: u64, size: usize) -> io::Result<Vec<u8>> {
+    /// What is there, and zero where it ends before.
+    fn memory<const SIZE: usize>(&self, at: u64) -> io::Result<[u8; SIZE]> {
         let memory = File::from(open_at(self.0.as_raw_fd(), c"mem", libc::O_RDONLY, 0)?);
-        let mut read = vec![0; size];
-        let Ok(size) = memory.read_at(&mut read, at) else { return error(libc::EFAULT) };
-        read.truncate(size);
-        Ok(read)
+        let mut read = [0; SIZE];
+        memory.read_at(&mut read, at).map_or_else(|_| error(libc::EFAULT), |_| Ok(read))
     }
 }
 

@@ -74,8 +74,11 @@ const BROKERED: &[c_long] = &[
 /// `CLONE_NEW…`: mount, cgroup, UTS, IPC, user, PID and network namespaces.
 const NAMESPACES: [u64; 7] =
     [0x2_0000, 0x200_0000, 0x400_0000, 0x800_0000, 0x1000_0000, 0x2000_0000, 0x4000_0000];
-/// Put characters into a terminal as if they were typed.
-const TYPING: [u64; 2] = [libc::TIOCSTI, libc::TIOCLINUX];
+/// What puts characters into a terminal as if they were typed, and what changes a file that was
+/// opened to read: its flags, and whether it can be changed (`FS_IOC_FSSETXATTR`,
+/// `FS_IOC_ENABLE_VERITY`).
+const REQUESTS: [u64; 5] =
+    [libc::TIOCSTI, libc::TIOCLINUX, libc::FS_IOC_SETFLAGS, 0x401c_5820, 0x4080_6685];
 /// All kinds of sockets but streams.
 const NO_STREAM: [u64; 5] = [2, 3, 4, 5, 6];
 /// The part of a socket's kind that is no flag.
@@ -95,7 +98,7 @@ pub fn filters(chain: &Chain) -> Result<Vec<BpfProgram>> {
     for flag in NAMESPACES {
         add(&mut rules, libc::SYS_clone, [(0, Qword, MaskedEq(flag), flag)])?;
     }
-    for request in TYPING {
+    for request in REQUESTS {
         add(&mut rules, libc::SYS_ioctl, [(1, Dword, Eq, request)])?;
     }
     // Another process' limits: with them it can be ended, the host too, without a signal.

@@ -396,7 +396,7 @@ fn poll(descriptors: [RawFd; 2], wait: c_int) -> [bool; 2] {
 }
 
 /// Block or unblock all signals in this thread.
-fn mask(how: c_int) {
+pub fn mask(how: c_int) {
     // SAFETY: a signal set of its own.
     unsafe {
         let mut all = mem::zeroed();

@@ -313,7 +313,8 @@ int main(int count, char **is) {
             return made < 0 ? told(what) : came(msgctl(made, IPC_RMID, 0), what);
         }
         char name[64];
-        snprintf(name, sizeof name, "fledgling-%d", getpid());
+        /* Refused it stays there: always the same, and the control removes it. */
+        snprintf(name, sizeof name, "fledgling-%d", getuid());
         int made = syscall(SYS_mq_open, name, O_CREAT | O_RDWR, 0600, 0);
         return made < 0 ? told(what) : came(syscall(SYS_mq_unlink, name), what);
     }

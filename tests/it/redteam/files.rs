@@ -38,6 +38,11 @@ const ROWS: &[Row] = &[
     ("an attribute set outside", IfThere, "$A call setxattr @$O/victim @user.x @1 1 0"),
     ("an attribute set inside", IfThere, "touch own; $A call setxattr @own @user.x @1 1 0"),
     ("flags of a file outside", IfThere, "$A call 469 -100 @$O/victim %24 24 0"),
+    (
+        "flags of a file that it may read",
+        IfThere,
+        "touch own; command -v chattr > /dev/null || exit 20; chattr +d own && chattr -d own",
+    ),
     ("change a mode outside", Works, "chmod 600 $O/victim"),
     ("a mode through a symlink", Works, "ln -sfn $O way; chmod 600 way/victim"),
     ("a mode from a folder changed to", Works, "cd $O; chmod 600 victim"),
