@@ -620,7 +620,7 @@ mod tests {
                     done(libc::chmod(long.as_ptr(), 0o600)),
                     done(libc::syscall(libc::SYS_fchmodat, at, 8, 0o600)),
                     done(libc::syscall(FCHMODAT2, at, c"file".as_ptr(), 0o600, 0x4000)),
-                    done(libc::utimensat(at, c"file".as_ptr(), 8 as *const _, 0)),
+                    done(libc::utimensat(at, c"file".as_ptr(), std::ptr::dangling(), 0)),
                     done(libc::utimensat(-1, c"file".as_ptr(), none.as_ptr(), 0)),
                     done(libc::utimensat(-1, c"/absent".as_ptr(), none.as_ptr(), 0)),
                 ]
