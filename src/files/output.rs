@@ -1,17 +1,38 @@
-//! The output of one bash call on its way to the model: shown within the limit, kept whole
-//! in a file where it is longer.
+//! The result of one bash call on its way to the model: its output, shown within the limit and
+//! kept whole in a file where it is longer, and how it ended.
 //!
-//! Owns the spill file. Output is never lost silently, and a full disk never fails the
+//! Owns the spill file, and the words for the end. Output is never lost silently, and a full disk never fails the
 //! call: both are said where the text is cut. Knows no processes.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
+use std::time::Duration;
 
-use crate::kernel::tool::{Clip, OUTPUT_LIMIT};
+use anyhow::Result;
+
+use crate::kernel::tool::{Clip, OUTPUT_LIMIT, Outcome};
 
 /// Bytes kept of one call: a runaway `yes` must not fill the disk.
 const SPILL_LIMIT: usize = 256 << 20;
+
+/// How a call ended. Its tree is gone in each case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// Bash ended by itself.
+    Exited {
+        /// How.
+        status: ExitStatus,
+        /// How many processes it had left behind, which were ended.
+        stragglers: i32,
+    },
+    /// Its time was up.
+    TimedOut,
+    /// The leash was dropped.
+    Interrupted,
+}
 
 /// What a call has said so far.
 #[derive(Debug)]
@@ -43,8 +64,40 @@ impl Output {
         self.clip.push(bytes);
     }
 
-    /// What the model is shown of it.
-    pub fn finish(self) -> String {
+    /// What the model is told of the call, which was given so much time.
+    pub fn finish(self, ended: Result<End>, timeout: Duration) -> Outcome {
+        let mut text = self.shown();
+        let (mut notes, mut error) = (Vec::new(), true);
+        match ended {
+            Ok(End::Exited { status, stragglers }) => {
+                error = !status.success();
+                match (status.code(), status.signal()) {
+                    (Some(0), _) if text.is_empty() => notes.push("no output".to_owned()),
+                    (Some(code @ 1..), _) => notes.push(format!("exit code {code}")),
+                    (_, Some(signal)) => notes.push(format!("killed by signal {signal}")),
+                    _ => {}
+                }
+                if stragglers > 0 {
+                    notes.push(format!("background processes ended with the call: {stragglers}"));
+                }
+            }
+            Ok(End::TimedOut) => notes.push(format!(
+                "timed out after {} s; everything it started was ended",
+                timeout.as_secs()
+            )),
+            Ok(End::Interrupted) => {
+                notes.push("interrupted; everything it started was ended".to_owned());
+            }
+            Err(error) => notes.push(format!("{error:#}")),
+        }
+        for note in notes {
+            let newline = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
+            text.push_str(&format!("{newline}[{note}]\n"));
+        }
+        Outcome { text, error, wrote: Vec::new() }
+    }
+
+    fn shown(self) -> String {
         let path = self.path.display();
         let whole = match self.spill {
             None => String::new(),
@@ -88,7 +141,7 @@ mod tests {
             whole.extend_from_slice(line.as_bytes());
         }
         let path = output.path.clone();
-        let text = output.finish();
+        let text = output.shown();
         assert!(text.contains(&format!("; all of it is in {} …]", path.display())), "{text}");
         assert_eq!(fs::read(path).unwrap(), whole);
     }
@@ -98,7 +151,7 @@ mod tests {
         let scratch = tempfile::tempdir().unwrap();
         let mut output = Output::new(scratch.path());
         output.push(&vec![b'x'; OUTPUT_LIMIT]);
-        assert_eq!(output.finish().len(), OUTPUT_LIMIT);
+        assert_eq!(output.shown().len(), OUTPUT_LIMIT);
         assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 0);
     }
 
@@ -109,7 +162,7 @@ mod tests {
         let mut output = Output::new(scratch.path());
         output.push(&vec![b'x'; OUTPUT_LIMIT + 1]);
         output.push(b"end");
-        let text = output.finish();
+        let text = output.shown();
         assert!(text.contains("it could not all be kept in ") && text.ends_with("end"), "{text}");
     }
 }

@@ -3,15 +3,15 @@
 //! Owns how each link becomes a layer of Landlock, so that the kernel and nobody else works
 //! out what a chain allows, and the order of the steps. The invariant: whatever cannot be
 //! enforced to the letter is an error, and then nothing is run. What Landlock does not see is
-//! `calls.rs`' business. Knows no tools.
+//! `calls.rs`' business, and `broker.rs`'. Knows no tools.
 //!
 //! Rules name files, not paths: they are made anew when a path has come to mean another file. A
 //! path is followed through no symlink then, since a hand may have put one there.
 //!
 //! Not covered, since the kernel offers nothing for it: looking at names, sizes and times of
-//! files that cannot be read; changing the mode or the times of files of the same user.
+//! files that cannot be read.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString, c_int};
 use std::fs::File;
 use std::io;
 use std::marker::PhantomData;
@@ -29,6 +29,7 @@ use landlock::{
 };
 use seccompiler::{BpfProgram, apply_filter};
 
+use crate::guard::broker::Broker;
 use crate::guard::calls;
 use crate::guard::policy::{Chain, Link, Network, Policy};
 
@@ -113,12 +114,16 @@ pub fn confine(policy: &Policy, kept: &Kept) -> Result<Confined> {
     let depth = links.len();
     ensure!(depth > 0, "nothing says what it may touch, so nothing was run");
     ensure!(depth <= DEPTH, "a chain of {depth} agents: at most {DEPTH} can be");
-    let restricted = kept.made(links, policy).and_then(|made| restrict(&made));
+    // While a thread is not confined that is started here.
+    let grants = |link: &Link| link.write.iter().chain(&policy.own).cloned().collect();
+    let broker = kept.starts.then(|| Broker::start(links.iter().map(grants).collect()));
+    let broker = broker.transpose().context("cannot start a thread for the call")?;
+    let restricted = kept.made(links, policy).and_then(|made| restrict(&made, broker));
     let seal = restricted.context("cannot confine a tool call, so nothing was run")?;
     Ok(Confined { seal, _thread: PhantomData })
 }
 
-fn restrict(made: &Made) -> Result<Option<OwnedFd>> {
+fn restrict(made: &Made, broker: Option<Broker>) -> Result<Option<OwnedFd>> {
     // While the root folder can still be opened.
     let seal = seal()?;
     for layer in made.layers.iter() {
@@ -126,6 +131,8 @@ fn restrict(made: &Made) -> Result<Option<OwnedFd>> {
     }
     drop_capabilities().context("cannot give up capabilities")?;
     made.filters.iter().try_for_each(|filter| apply_filter(filter))?;
+    let served = broker.map_or(Ok(()), Broker::serve_this_thread);
+    served.context("cannot look after modes and owners of files")?;
     Ok(seal)
 }
 
@@ -178,35 +185,41 @@ fn seal() -> Result<Option<OwnedFd>> {
 /// What a rule names, with the rights that it can have. None where nothing is there.
 fn open(path: &Path, access: BitFlags<AccessFs>) -> Result<Option<(File, BitFlags<AccessFs>)>> {
     let name = CString::new(path.as_os_str().as_bytes())?;
-    // SAFETY: all zero is a valid value.
-    let mut how: libc::open_how = unsafe { mem::zeroed() };
-    how.flags = (libc::O_PATH | libc::O_CLOEXEC) as u64;
-    how.resolve = libc::RESOLVE_NO_SYMLINKS;
-    let (how, size) = (&raw const how, size_of::<libc::open_how>());
-    // SAFETY: a string and a structure that live on, with its size.
-    let file =
-        unsafe { libc::syscall(libc::SYS_openat2, libc::AT_FDCWD, name.as_ptr(), how, size) };
-    if file < 0 {
-        let error = io::Error::last_os_error();
-        return match error.raw_os_error() {
-            // Nothing that a hand could reach.
-            Some(libc::ENOENT | libc::ENOTDIR | libc::EACCES) => Ok(None),
-            Some(libc::ELOOP) => bail!(
-                "{} goes through a symlink now; tool calls may touch what it leads to only if the owner names that",
-                path.display()
-            ),
-            _ => Err(error).with_context(|| format!("cannot open {}", path.display())),
-        };
-    }
-    // SAFETY: opened above, and nobody else's.
-    let file = unsafe { File::from_raw_fd(file as RawFd) };
+    let opened = open_at(libc::AT_FDCWD, &name, libc::O_PATH, libc::RESOLVE_NO_SYMLINKS);
+    let file = match opened.map_err(|error| (error.raw_os_error(), error)) {
+        Ok(file) => File::from(file),
+        // Nothing that a hand could reach.
+        Err((Some(libc::ENOENT | libc::ENOTDIR | libc::EACCES), _)) => return Ok(None),
+        Err((Some(libc::ELOOP), _)) => bail!(
+            "{} goes through a symlink now; tool calls may touch what it leads to only if the owner names that",
+            path.display()
+        ),
+        Err((_, error)) => {
+            return Err(error).with_context(|| format!("cannot open {}", path.display()));
+        }
+    };
     let is_folder = file.metadata().is_ok_and(|metadata| metadata.is_dir());
     let access = if is_folder { access } else { access & AccessFs::from_file(NEEDED) };
     Ok(Some((file, access)))
 }
 
+/// `openat2` with these flags and restrictions.
+pub fn open_at(folder: RawFd, name: &CStr, flags: c_int, resolve: u64) -> io::Result<OwnedFd> {
+    // SAFETY: all zero is a valid value.
+    let mut how: libc::open_how = unsafe { mem::zeroed() };
+    how.flags = (flags | libc::O_CLOEXEC) as u64;
+    how.resolve = resolve;
+    let (how, size) = (&raw const how, size_of::<libc::open_how>());
+    // SAFETY: a string and a structure that live on, with its size.
+    match unsafe { libc::syscall(libc::SYS_openat2, folder, name.as_ptr(), how, size) } {
+        -1 => Err(io::Error::last_os_error()),
+        // SAFETY: opened just now, and nobody else's.
+        file => Ok(unsafe { OwnedFd::from_raw_fd(file as RawFd) }),
+    }
+}
+
 /// Even root's: with some of them files could be read past Landlock.
-fn drop_capabilities() -> io::Result<()> {
+pub fn drop_capabilities() -> io::Result<()> {
     // `_LINUX_CAPABILITY_VERSION_3`, and this thread.
     let header: [u32; 2] = [0x2008_0522, 0];
     let none = [[0_u32; 3]; 2];

@@ -4,7 +4,6 @@
 //! thread stays confined, so a pool's thread must never be one), and its end is waited for.
 //! Knows neither models nor sessions.
 
-use std::os::unix::process::ExitStatusExt;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -16,7 +15,7 @@ use crate::files::file;
 use crate::files::output::Output;
 use crate::guard::confine::{Confined, Kept, confine};
 use crate::guard::policy::Policy;
-use crate::guard::supervisor::{self, End, Link, Shell};
+use crate::guard::supervisor::{self, Link, Shell};
 use crate::kernel::interrupt::Interrupt;
 use crate::kernel::model::Boxed;
 use crate::kernel::tool::{Action, Hands, Outcome};
@@ -126,35 +125,7 @@ fn bash(
     let mut passing = policy.withheld.stream();
     let ended = supervisor::run(&shell, link, &mut |bytes| output.push(&passing.push(bytes)));
     output.push(&passing.finish());
-    let mut text = output.finish();
-    let (mut notes, mut error) = (Vec::new(), true);
-    match ended {
-        Ok(End::Exited { status, stragglers }) => {
-            error = !status.success();
-            match (status.code(), status.signal()) {
-                (Some(0), _) if text.is_empty() => notes.push("no output".to_owned()),
-                (Some(code @ 1..), _) => notes.push(format!("exit code {code}")),
-                (_, Some(signal)) => notes.push(format!("killed by signal {signal}")),
-                _ => {}
-            }
-            if stragglers > 0 {
-                notes.push(format!("background processes ended with the call: {stragglers}"));
-            }
-        }
-        Ok(End::TimedOut) => notes.push(format!(
-            "timed out after {} s; everything it started was ended",
-            timeout.as_secs()
-        )),
-        Ok(End::Interrupted) => {
-            notes.push("interrupted; everything it started was ended".to_owned());
-        }
-        Err(error) => notes.push(format!("{error:#}")),
-    }
-    for note in notes {
-        let newline = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
-        text.push_str(&format!("{newline}[{note}]\n"));
-    }
-    Outcome { text, error, wrote: Vec::new() }
+    output.finish(ended, timeout)
 }
 
 #[cfg(test)]

@@ -34,6 +34,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 
+use crate::files::output::End;
 use crate::guard::confine::Confined;
 
 /// The time a tree has to end by itself, once told to (SIGTERM) or once its bash is gone:
@@ -75,22 +76,6 @@ pub struct Shell<'a> {
     pub held: &'a File,
     /// What it reads; nothing where there is none.
     pub input: Option<&'a File>,
-}
-
-/// How a call ended. Its tree is gone in each case.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum End {
-    /// Bash ended by itself.
-    Exited {
-        /// How.
-        status: ExitStatus,
-        /// How many processes it had left behind, which were ended.
-        stragglers: i32,
-    },
-    /// Its time was up.
-    TimedOut,
-    /// The leash was dropped.
-    Interrupted,
 }
 
 /// Dropping it ends the tree at the other end of the link, now or as soon as it starts.
@@ -233,8 +218,13 @@ fn supervise(link: RawFd, held: RawFd, seal: Option<RawFd>) -> io::Result<()> {
     unsafe {
         libc::setsid();
         libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1);
-        let cloexec = |fd| _ = libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC);
-        descriptors_from(3, libc::CLOSE_RANGE_CLOEXEC, cloexec);
+        let close_from = |first: RawFd, flags: libc::c_uint| {
+            libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, flags)
+        };
+        // Linux 5.11 can. Confinement needs a newer one anyway.
+        if close_from(3, libc::CLOSE_RANGE_CLOEXEC) != 0 {
+            return Err(io::Error::last_os_error());
+        }
         let supervisor = libc::getpid();
         let bash = libc::fork();
         if bash < 0 {
@@ -244,7 +234,7 @@ fn supervise(link: RawFd, held: RawFd, seal: Option<RawFd>) -> io::Result<()> {
             libc::setpgid(bash, bash);
             libc::dup2(link, LINK);
             libc::dup2(held, HELD);
-            descriptors_from(HELD + 1, 0, |fd| _ = libc::close(fd));
+            close_from(HELD + 1, 0);
             let report = Tree::new(bash).outlast();
             libc::write(LINK, report.as_ptr().cast(), size_of_val(&report));
             libc::_exit(0);
@@ -406,24 +396,12 @@ fn poll(descriptors: [RawFd; 2], wait: c_int) -> [bool; 2] {
 }
 
 /// Block or unblock all signals in this thread.
-fn mask(how: c_int) {
+pub fn mask(how: c_int) {
     // SAFETY: a signal set of its own.
     unsafe {
         let mut all = mem::zeroed();
         libc::sigfillset(&raw mut all);
         libc::pthread_sigmask(how, &raw const all, ptr::null_mut());
-    }
-}
-
-/// `close_range` from this descriptor up, or, before Linux 5.11, the same to each of them.
-unsafe fn descriptors_from(first: RawFd, flags: libc::c_uint, each: fn(RawFd)) {
-    // SAFETY: the caller's, who owns them.
-    unsafe {
-        if libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, flags) != 0 {
-            let mut limit: libc::rlimit = mem::zeroed();
-            libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit);
-            (first..limit.rlim_cur.min(1 << 20) as RawFd).for_each(each);
-        }
     }
 }
 

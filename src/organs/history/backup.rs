@@ -17,9 +17,9 @@ use anyhow::{Context as _, Result, bail, ensure};
 use git2::build::CheckoutBuilder;
 use git2::{Repository, Tree};
 
+use crate::files::output::End;
 use crate::files::withheld::Withheld;
 use crate::guard::policy::{Network, Policy};
-use crate::guard::supervisor::End;
 use crate::kernel::interrupt::Interrupt;
 use crate::organs::history::archive::{MAIN, flush_all};
 use crate::organs::history::ask::Backed;

@@ -13,8 +13,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 use git2::{Commit, Repository};
 
+use crate::files::output::End;
 use crate::guard::policy::Policy;
-use crate::guard::supervisor::End;
 use crate::kernel::interrupt::Interrupt;
 use crate::organs::history::ask::{Culprit, Logged};
 use crate::organs::history::backup::fill;

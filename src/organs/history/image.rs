@@ -21,8 +21,8 @@ use rusqlite::backup::{Backup, StepResult};
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 use thiserror::Error;
 
+use crate::files::output::End;
 use crate::guard::policy::Policy;
-use crate::guard::supervisor::End;
 use crate::kernel::interrupt::interrupt;
 use crate::organs::history::beneath::Root;
 use crate::organs::history::shell::Job;

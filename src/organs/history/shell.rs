@@ -13,9 +13,10 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use tokio::sync::oneshot;
 
+use crate::files::output::End;
 use crate::guard::confine::{Kept, confine};
 use crate::guard::policy::Policy;
-use crate::guard::supervisor::{self, End, Shell};
+use crate::guard::supervisor::{self, Shell};
 use crate::kernel::interrupt::Interrupt;
 
 /// Bytes of the output that are kept: its end, where errors stand.

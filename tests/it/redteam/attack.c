@@ -30,6 +30,12 @@
 #include <termios.h>
 #include <unistd.h>
 
+#ifndef SYS_utime /* Newer machines do without. */
+#define SYS_utime -1
+#define SYS_utimes -1
+#define SYS_futimesat -1
+#endif
+
 enum { WORKED = 0, REFUSED = 10, ABSENT = 20, UNTRIED = 30 };
 #ifndef MSG_FASTOPEN
 #define MSG_FASTOPEN 0x20000000
@@ -54,7 +60,9 @@ static const struct { const char *name; long number; } CALLS[] = {
     {"clone", SYS_clone},
     {"clone3", SYS_clone3},
     {"fanotify_init", SYS_fanotify_init},
+    {"fchownat", SYS_fchownat},
     {"fsopen", SYS_fsopen},
+    {"futimesat", SYS_futimesat},
     {"inotify_add_watch", SYS_inotify_add_watch},
     {"io_uring_setup", SYS_io_uring_setup},
     {"ioctl", SYS_ioctl},
@@ -68,6 +76,8 @@ static const struct { const char *name; long number; } CALLS[] = {
     {"setxattr", SYS_setxattr},
     {"umount2", SYS_umount2},
     {"userfaultfd", SYS_userfaultfd},
+    {"utime", SYS_utime},
+    {"utimes", SYS_utimes},
 };
 static long number_of(const char *name) {
     for (size_t i = 0; i < sizeof CALLS / sizeof *CALLS; i++)
@@ -303,7 +313,8 @@ int main(int count, char **is) {
             return made < 0 ? told(what) : came(msgctl(made, IPC_RMID, 0), what);
         }
         char name[64];
-        snprintf(name, sizeof name, "fledgling-%d", getpid());
+        /* Refused it stays there: always the same, and the control removes it. */
+        snprintf(name, sizeof name, "fledgling-%d", getuid());
         int made = syscall(SYS_mq_open, name, O_CREAT | O_RDWR, 0600, 0);
         return made < 0 ? told(what) : came(syscall(SYS_mq_unlink, name), what);
     }

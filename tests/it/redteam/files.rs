@@ -1,6 +1,6 @@
 //! Files that a hand was not given: read, changed, moved, linked, by whatever way.
 
-use super::{IfThere, Root, Row, Stated, Works, all_ways};
+use super::{IfThere, Lab, Root, Row, Stated, Works, all_ways, bash, users};
 
 /// `$O` is a folder of the user outside of all grants, `$R` what it and the home lie in.
 const ROWS: &[Row] = &[
@@ -38,11 +38,47 @@ const ROWS: &[Row] = &[
     ("an attribute set outside", IfThere, "$A call setxattr @$O/victim @user.x @1 1 0"),
     ("an attribute set inside", IfThere, "touch own; $A call setxattr @own @user.x @1 1 0"),
     ("flags of a file outside", IfThere, "$A call 469 -100 @$O/victim %24 24 0"),
+    (
+        "flags of a file that it may read",
+        IfThere,
+        "touch own; command -v chattr > /dev/null || exit 20; chattr +d own && chattr -d own",
+    ),
+    ("change a mode outside", Works, "chmod 600 $O/victim"),
+    ("a mode through a symlink", Works, "ln -sfn $O way; chmod 600 way/victim"),
+    ("a mode from a folder changed to", Works, "cd $O; chmod 600 victim"),
+    ("a mode by /proc/self/root", Works, "chmod 600 /proc/self/root$O/victim"),
+    (
+        "a mode by a descriptor",
+        Works,
+        "exec 3< .; cd $O; chmod 600 /proc/self/fd/3/../../out/victim",
+    ),
+    ("the mode of a folder outside", Works, "chmod 700 $O/folder"),
+    ("the mode of config.toml", Works, "chmod 600 $FLEDGLING_HOME/config.toml"),
+    ("the mode of the home", Works, "chmod 700 $FLEDGLING_HOME"),
+    ("the mode of the user's folder", Works, "chmod 755 $R/user"),
+    ("the mode of a program of the system", Root, "chmod 755 /usr/bin/env"),
+    (
+        "the mode of a program that it can open",
+        Root,
+        "perl -e 'open F, \"/usr/bin/env\"; chmod 0755, *F or die \"$!\\n\"'",
+    ),
+    ("the mode of a device", Root, "chmod 666 /dev/null"),
+    ("change times outside", Works, "touch -d @1 $O/victim"),
+    ("change times outside to now", Works, "touch -c $O/victim"),
+    ("times as older programs change them", IfThere, "$A call utime @$O/victim 0"),
+    ("and others", IfThere, "$A call utimes @$O/victim 0"),
+    ("and others from a folder", IfThere, "$A call futimesat -100 @$O/victim 0"),
+    (
+        "change a group outside",
+        Works,
+        "chgrp $(id -g) $O/victim && $A call fchownat -100 @$O/victim $UID $UID 0",
+    ),
+    ("change an owner inside", Root, "touch own; chown 7 own && chown 0 own"),
+    ("lend the user's rights", Works, "echo x > own; chmod u+s own"),
+    ("lend the group's rights", Works, "echo x > own; chmod g+s own"),
     // What Landlock has no right for.
     ("look at names and sizes outside", Stated, "stat $O/secret"),
     ("stand in a folder outside", Stated, "cd $O"),
-    ("change a mode outside", Stated, "chmod 600 $O/victim"),
-    ("change times outside", Stated, "touch -d @1 $O/victim"),
     ("temporary files and long outputs of other sessions", Stated, "ls $FLEDGLING_HOME/scratch"),
     // The host's half of the home, and what it runs.
     ("read the door's key", Works, "cat $FLEDGLING_HOME/door.key"),
@@ -115,4 +151,18 @@ const ROWS: &[Row] = &[
 #[test]
 fn files_outside_are_out_of_reach() {
     all_ways("", ROWS);
+}
+
+/// Or the rows above would show nothing.
+#[test]
+fn modes_and_times_inside_are_the_hands() {
+    for user in users() {
+        let lab = Lab::new(user, "");
+        let told = lab.turn(&[bash(
+            "echo x > own; chmod 4700 own 2>&-; chmod 751 own; touch -d @1 own; chgrp $(id -g) own
+            stat -c '%a %Y' own; mkdir -m 2750 folder; chmod g-s,o+t folder; stat -c %A folder
+            cp -a own folder/; tar c folder | (mkdir to; tar xpC to); stat -c '%a %Y' to/folder/own",
+        )]);
+        assert_eq!(told, ["751 1\ndrwxr-x--T\n751 1\n"]);
+    }
 }
