@@ -18,6 +18,8 @@ mod kernel;
 #[path = "../src/organs/mod.rs"]
 mod organs;
 mod table;
+#[path = "../src/walls/mod.rs"]
+mod walls;
 #[path = "../src/wires/mod.rs"]
 mod wires;
 

@@ -9,6 +9,7 @@ mod files;
 mod guard;
 mod kernel;
 mod organs;
+mod walls;
 mod wires;
 
 use std::process::ExitCode;
@@ -20,7 +21,7 @@ use crate::organs::verb::exit;
 fn main() -> ExitCode {
     // SAFETY: this is the only thread so far.
     let keys = unsafe { organs::keys::Keys::take_from_environment() };
-    guard::confine::hide_from_others();
+    walls::thread::hide_from_others();
     let cli = cli::Cli::read();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let done = match runtime {

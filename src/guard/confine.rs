@@ -3,7 +3,7 @@
 //! Owns how each link becomes a layer of Landlock, so that the kernel and nobody else works
 //! out what a chain allows, and the order of the steps. The invariant: whatever cannot be
 //! enforced to the letter is an error, and then nothing is run. What Landlock does not see is
-//! `calls.rs`' business, and `broker.rs`'. Knows no tools.
+//! left to the walls below. Knows no tools.
 //!
 //! Rules name files, not paths: they are made anew when a path has come to mean another file. A
 //! path is followed through no symlink then, since a hand may have put one there.
@@ -11,12 +11,10 @@
 //! Not covered, since the kernel offers nothing for it: looking at names, sizes and times of
 //! files that cannot be read.
 
-use std::ffi::{CStr, CString, c_int};
+use std::ffi::CString;
 use std::fs::File;
-use std::io;
 use std::marker::PhantomData;
-use std::mem;
-use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -29,9 +27,10 @@ use landlock::{
 };
 use seccompiler::{BpfProgram, apply_filter};
 
-use crate::guard::broker::Broker;
-use crate::guard::calls;
 use crate::guard::policy::{Chain, Link, Network, Policy};
+use crate::walls::broker::Broker;
+use crate::walls::calls;
+use crate::walls::thread::{drop_capabilities, give_up_gaining, open_at};
 
 /// Links that a chain has at most. Landlock stacks 16 layers: one is `seal`'s, one is left to
 /// programs that confine themselves.
@@ -96,7 +95,7 @@ impl Kept {
         let proc = self.starts.then_some(Path::new(PROC));
         let layers = links.iter().map(|link| layer(link, &policy.own, proc));
         let layers = layers.collect::<Result<_>>()?;
-        let filters = calls::filters(&policy.chain)?.into();
+        let filters = calls::filters(&policy.chain.network(), policy.chain.unix())?.into();
         Ok(kept.insert(Made { files, layers, filters }).clone())
     }
 }
@@ -104,10 +103,7 @@ impl Kept {
 /// Apply the policy to the calling thread and to all it will start, for good: call it in a
 /// thread of the hand's own, never in one that goes back to a pool.
 pub fn confine(policy: &Policy, kept: &Kept) -> Result<Confined> {
-    // SAFETY: takes numbers only.
-    if unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) } != 0 {
-        return Err(io::Error::last_os_error()).context("cannot give up gaining privileges");
-    }
+    give_up_gaining().context("cannot give up gaining privileges")?;
     let Chain::Links(links) = &policy.chain else {
         return Ok(Confined { seal: None, _thread: PhantomData });
     };
@@ -134,13 +130,6 @@ fn restrict(made: &Made, broker: Option<Broker>) -> Result<Option<OwnedFd>> {
     let served = broker.map_or(Ok(()), Broker::serve_this_thread);
     served.context("cannot look after modes and owners of files")?;
     Ok(seal)
-}
-
-/// Make this process opaque to others of the same user: its memory, environment and
-/// descriptors hold keys. Children that run another program are not affected.
-pub fn hide_from_others() {
-    // SAFETY: takes numbers only. It cannot fail with this value.
-    unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) };
 }
 
 fn layer(link: &Link, own: &[PathBuf], proc: Option<&Path>) -> Result<RulesetCreated> {
@@ -203,38 +192,11 @@ fn open(path: &Path, access: BitFlags<AccessFs>) -> Result<Option<(File, BitFlag
     Ok(Some((file, access)))
 }
 
-/// `openat2` with these flags and restrictions.
-pub fn open_at(folder: RawFd, name: &CStr, flags: c_int, resolve: u64) -> io::Result<OwnedFd> {
-    // SAFETY: all zero is a valid value.
-    let mut how: libc::open_how = unsafe { mem::zeroed() };
-    how.flags = (flags | libc::O_CLOEXEC) as u64;
-    how.resolve = resolve;
-    let (how, size) = (&raw const how, size_of::<libc::open_how>());
-    // SAFETY: a string and a structure that live on, with its size.
-    match unsafe { libc::syscall(libc::SYS_openat2, folder, name.as_ptr(), how, size) } {
-        -1 => Err(io::Error::last_os_error()),
-        // SAFETY: opened just now, and nobody else's.
-        file => Ok(unsafe { OwnedFd::from_raw_fd(file as RawFd) }),
-    }
-}
-
-/// Even root's: with some of them files could be read past Landlock.
-pub fn drop_capabilities() -> io::Result<()> {
-    // `_LINUX_CAPABILITY_VERSION_3`, and this thread.
-    let header: [u32; 2] = [0x2008_0522, 0];
-    let none = [[0_u32; 3]; 2];
-    // SAFETY: the layout that capset(2) documents, of live values.
-    match unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), none.as_ptr()) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
     use std::fs;
-    use std::io::ErrorKind;
+    use std::io::{self, ErrorKind};
     use std::net::{TcpListener, TcpStream, UdpSocket};
     use std::os::unix::net::{UnixListener, UnixStream};
     use std::thread;

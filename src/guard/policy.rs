@@ -12,6 +12,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::walls::network::Network;
+
 use crate::files::withheld::Withheld;
 
 /// What a hand is given.
@@ -58,31 +60,6 @@ pub struct Link {
     pub secrets: Option<BTreeSet<String>>,
     /// Names of tools, likewise.
     pub tools: Option<BTreeSet<String>>,
-}
-
-/// What of the network can be reached.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Network {
-    /// Nothing, not even this machine.
-    None,
-    /// Everything, this machine included.
-    Full,
-    /// These ports over TCP, on any host; nothing can be offered.
-    #[serde(untagged)]
-    Ports(BTreeSet<u16>),
-}
-
-impl Network {
-    /// What both allow.
-    #[must_use]
-    pub fn and(&self, other: &Self) -> Self {
-        match (self, other) {
-            (Self::Full, rest) | (rest, Self::Full) => rest.clone(),
-            (Self::Ports(a), Self::Ports(b)) => Self::Ports(a & b),
-            _ => Self::None,
-        }
-    }
 }
 
 impl Chain {

@@ -28,7 +28,6 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
-use std::ptr;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
@@ -36,6 +35,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 
 use crate::files::output::End;
 use crate::guard::confine::Confined;
+use crate::walls::thread::mask;
 
 /// The time a tree has to end by itself, once told to (SIGTERM) or once its bash is gone:
 /// half of what an interrupt may take. Without it `bash -c 'exec > >(tee log); ls'`
@@ -393,16 +393,6 @@ fn poll(descriptors: [RawFd; 2], wait: c_int) -> [bool; 2] {
     // SAFETY: an array of two. When it fails, `revents` stay 0.
     unsafe { libc::poll(polled.as_mut_ptr(), 2, wait) };
     polled.map(|poll| poll.revents != 0)
-}
-
-/// Block or unblock all signals in this thread.
-pub fn mask(how: c_int) {
-    // SAFETY: a signal set of its own.
-    unsafe {
-        let mut all = mem::zeroed();
-        libc::sigfillset(&raw mut all);
-        libc::pthread_sigmask(how, &raw const all, ptr::null_mut());
-    }
 }
 
 /// Rounded up, so that whoever waits so long does not wake just before it, again and again.

@@ -15,6 +15,10 @@ const FLOORS: &[(&str, usize, &str)] = &[
     // The loop itself is `kernel/agent.rs`, and that stays at a few hundred (`LONG_FILES`).
     ("kernel", 1_200, "the bootstrap agent itself, to be read in one sitting"),
     ("files", 780, "what the file tools do and what is withheld of it, which enforces nothing"),
+    // Not in the plan: the mechanisms by which a thread is kept from things, apart from the
+    // policy that decides. What keeps modes and owners of files outside, which the plan would
+    // have stated as a hole, is half of it.
+    ("walls", 450, "what a thread can be kept from must be reviewed as a whole, too"),
     ("guard", 799, "what the agent cannot get around has to be reviewed as a whole"),
     // More than the plan's 900: the oddities of the servers that speak Chat Completions each
     // have a line and a test, the scripted model checks what it is asked, and whose words are
@@ -44,7 +48,7 @@ const PARTS: &[(&str, usize, &str)] = &[
 /// Small enough for a model to read itself: some 190,000 tokens. The plan's 10,000 lines
 /// were spent before the history had its verbs; confinement and all that is said about it took
 /// some 3,000 more.
-const ALL: usize = 20_900;
+const ALL: usize = 21_200;
 
 /// One idea, in a few screens.
 const FILE: usize = 350;
@@ -66,7 +70,7 @@ const WAYS_TO_START: &[&str] = &[
     "asm!", "dlopen", "dlsym", "extern \"",
 ];
 /// Names system calls, to forbid them, and makes none.
-const LISTS_CALLS: &str = "guard/calls.rs";
+const LISTS_CALLS: &str = "walls/calls.rs";
 
 /// One source file.
 struct Source {
@@ -254,9 +258,9 @@ fn files_keep_to_their_size() {
 }
 
 #[test]
-fn the_readme_states_how_long_kernel_and_guard_are() {
+fn the_readme_states_how_long_what_matters_most_is() {
     let (readme, sources) = (file("README.md"), sources());
-    for floor in ["kernel", "guard"] {
+    for floor in ["kernel", "walls", "guard"] {
         let (lines, stated) = (count(&sources, floor), stated(&readme, floor));
         let fine = stated == Some(lines) || stated == Some(lines.next_multiple_of(10));
         assert!(fine, "{floor} has {lines} lines; README.md states {stated:?}");

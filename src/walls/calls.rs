@@ -16,7 +16,7 @@ use seccompiler::{
     SeccompRule, sock_filter,
 };
 
-use crate::guard::policy::{Chain, Network};
+use crate::walls::network::Network;
 
 /// Other processes' memory and descriptors, files by number instead of by name, other
 /// namespaces (in a new one a process has capabilities again), the kernel's keyrings and
@@ -91,8 +91,9 @@ const SENDING: [(c_long, u8); 3] =
 
 type Rules = BTreeMap<c_long, Vec<SeccompRule>>;
 
-/// What forbids a thread, and all it will start, what this chain does not allow.
-pub fn filters(chain: &Chain) -> Result<Vec<BpfProgram>> {
+/// What leaves a thread, and all it will start, no more than this of the network, and Unix
+/// sockets or none.
+pub fn filters(network: &Network, unix: bool) -> Result<Vec<BpfProgram>> {
     let all = |calls: &[c_long]| calls.iter().map(|call| (*call, Vec::new())).collect::<Rules>();
     let mut rules = all(&DENIED);
     for flag in NAMESPACES {
@@ -108,7 +109,7 @@ pub fn filters(chain: &Chain) -> Result<Vec<BpfProgram>> {
         filter(rules, libc::EPERM)?,
         filter(all(ABSENT), libc::ENOSYS)?,
         filter(all(&ATTRIBUTES), libc::EOPNOTSUPP)?,
-        filter(sockets(&chain.network(), chain.unix())?, libc::EACCES)?,
+        filter(sockets(network, unix)?, libc::EACCES)?,
         #[cfg(target_arch = "x86_64")]
         no_x32(),
     ])
