@@ -96,6 +96,25 @@ fn the_network_and_sockets_are_the_owners_to_give() {
 }
 
 #[test]
+fn a_secret_is_with_commands_only_while_it_is_given() {
+    let (server, home) = home();
+    let set = home.run(&["secret", "set", "TOKEN"]).stdin("fake-value-of-a-test\n");
+    set.stdout_any().stderr_any().check();
+    let look = "test -n \"$TOKEN\" && echo ${#TOKEN}; echo \"<$TOKEN>\"";
+    assert_eq!(bash(&server, &home, look), "<>\n");
+    let given = home.run(&["allow", "secret", "TOKEN"]).stdout_any().check().stdout;
+    assert!(given.contains("withheld from the model only where it is recognised"), "{given}");
+    assert_eq!(bash(&server, &home, look), "20\n<[secret TOKEN withheld]>\n");
+    // It is its own to narrow, too.
+    server.allow_prefix_change();
+    server.queue(Reply::new().bash(look)).queue(Reply::text("Done."));
+    home.run(&["run", "--only", "secret", "go"]).stdout("Done.\n").stderr_any().check();
+    assert_eq!(server.wait(0).last().expect("a request").results(), ["<>\n"]);
+    home.run(&["deny", "secret", "TOKEN"]).stdout_any().check();
+    assert_eq!(bash(&server, &home, look), "<>\n");
+}
+
+#[test]
 fn what_cannot_be_given_says_why() {
     let (_server, home) = home();
     for (words, code, why) in [
