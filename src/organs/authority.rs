@@ -8,6 +8,8 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result};
 
 use crate::organs::host::Host;
+use crate::organs::lane::lock;
+use crate::organs::reach::item::Item;
 use crate::organs::sessions;
 use crate::organs::verb::{Caller, Needs, Verb};
 
@@ -17,6 +19,12 @@ impl Host {
         verb.session().map_or(Ok(()), sessions::check_name)?;
         self.check_names(verb)?;
         let Caller::Hand(own) = caller else { return Ok(()) };
+        match verb {
+            Verb::Run { model: Some(spec), .. } | Verb::Ask { item: Item::Model(spec), .. } => {
+                self.check_script(spec)?;
+            }
+            _ => {}
+        }
         match verb.needs() {
             Needs::Filtered => Ok(()),
             Needs::Owner => anyhow::bail!("only the owner may do that"),
@@ -47,6 +55,17 @@ impl Host {
                 Ok(())
             }
         }
+    }
+
+    /// See that a hand names no script: it is a file that the host would read, with the host's
+    /// rights. One that the owner named is open already.
+    fn check_script(&self, spec: &str) -> Result<()> {
+        let known = lock(&self.models).contains_key(spec);
+        anyhow::ensure!(
+            known || !spec.starts_with("script:"),
+            "{spec} is a file that the host would have to read; only the owner names scripts"
+        );
+        Ok(())
     }
 
     /// Names become those of files, rows and commits: no request may have a secret in one.

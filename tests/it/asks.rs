@@ -10,6 +10,7 @@ use crate::home::Home;
 use crate::kills::Fifo;
 use crate::model_server::Server;
 use crate::reply::{Gate, Reply};
+use crate::rules::Wire;
 use crate::terminal::Terminal;
 
 /// A file that tool calls may not read, by its final name.
@@ -372,20 +373,19 @@ fn an_answer_is_for_one_request_and_by_whoever_may() {
 #[test]
 fn a_narrowed_conversation_asks_the_one_that_began_it() {
     let server = Server::start();
-    let home = Home::new().with_anthropic(&server);
+    let kids = Server::start();
+    let home = Home::new().with_anthropic(&server).with(Wire::OpenAi, &kids);
     let path = private(&home, "file");
     let allowed = home.path("workspace/notes");
     fs::create_dir_all(&allowed).expect("a folder");
     let (path, notes) = (path.display(), allowed.display());
-    let child = home.script(&[
-        json!({"text": "1", "calls": [{"name": "bash", "input": {"command": format!(
-            "fledgling ask read {path} --why x; fledgling ask write {notes} --why notes; echo hi > {notes}/x"
-        )}}]}),
-        json!({"text": "2", "calls": [{"name": "bash", "input": {"command": format!("echo hi > {notes}/y")}}]}),
-        json!({"text": "Child done."}),
-    ]);
+    kids.queue(Reply::new().bash(&format!(
+        "fledgling ask read {path} --why x; fledgling ask write {notes} --why notes; echo hi > {notes}/x"
+    )));
+    kids.queue(Reply::new().bash(&format!("echo hi > {notes}/y")));
+    kids.queue(Reply::text("Child done."));
     let parent = format!(
-        "fledgling run --model {child} --session child --only 'network none' work & \
+        "fledgling run --model openai:m --session child --only 'network none' work & \
          until fledgling asks --json | grep -q '\"answer\":null'; do :; done; \
          fledgling asks; fledgling answer 1 always; fledgling answer 1 yes; wait"
     );
