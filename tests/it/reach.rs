@@ -205,3 +205,43 @@ fn the_host_is_as_it_was_and_files_move_freely_within_the_workspace() {
         "{said}"
     );
 }
+
+#[test]
+fn a_tool_call_names_no_file_that_the_host_would_read() {
+    let (server, home) = home();
+    let hidden = folder(&home, "hidden").join("script.jsonl");
+    fs::write(&hidden, "{\"text\": \"what was hidden\"}\n").expect("a file");
+    let script = format!("script:{}", hidden.display());
+    // The control: the owner may.
+    let owner = ["run", "--session", "own", "--model", &script, "go"];
+    home.run(&owner).stdout("what was hidden\n").stderr_any().check();
+    // Nor a FIFO, on which the host would wait for ever.
+    let said = bash(
+        &server,
+        &home,
+        &format!(
+            "mkfifo f; fledgling run --session a --model {script} hi; \
+             fledgling run --session b --model script:$PWD/f hi; \
+             fledgling ask model {script} --why x"
+        ),
+    );
+    assert_eq!(said.matches("only the owner names scripts").count(), 3, "{said}");
+    assert!(!said.contains("what was hidden"), "{said}");
+    assert!(!home.path("sessions/a.jsonl").exists());
+}
+
+#[test]
+fn what_was_given_is_taken_back_by_the_same_words() {
+    let (_server, home) = home();
+    let own = folder(&home, "own");
+    let link = home.cwd().join("link");
+    std::os::unix::fs::symlink(&own, &link).expect("a link");
+    let given = format!("read = [{own:?}]");
+    for typed in [link.to_str().expect("UTF-8"), "../cwd/own"] {
+        home.run(&["allow", "read", typed]).stdout_any().check();
+        let text = || fs::read_to_string(home.path("config.toml")).expect("it");
+        assert!(text().contains(&given), "{}", text());
+        home.run(&["deny", "read", typed]).stdout_any().check();
+        assert!(!text().contains(&given), "{}", text());
+    }
+}

@@ -97,7 +97,7 @@ impl Host {
         if cut.len() < reason.len() {
             cut.push('…');
         }
-        let mut item = resolved(item, true);
+        let mut item = resolved(item);
         self.check_item(&item)?;
         let links = self.links(Some(session))?;
         if let Item::Network(network) = &mut item {

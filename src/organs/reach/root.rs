@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::guard::policy::{Chain, Link, Network};
 use crate::organs::config::Config;
 use crate::organs::home::Home;
+use crate::organs::reach::given::either;
 use crate::organs::reach::item::{Item, Shown};
 use crate::organs::reach::kernel;
 use crate::organs::reach::settings::{Confine, HandsSettings};
@@ -153,7 +154,7 @@ impl Reach {
             match item {
                 Item::Read(path) => read.push(path.clone()),
                 Item::Write(path) => write.push(path.clone()),
-                Item::Network(wider) => network = wider.clone(),
+                Item::Network(wider) => network = either(&network, wider),
                 Item::Unix => unix = true,
                 Item::Secret(name) => _ = secrets.insert(name.clone()),
                 _ => {}
@@ -267,6 +268,9 @@ impl Reach {
             rows.push(row("read", list(&link.read), &from));
             rows.push(row("write", list(&link.write), &from));
             rows.push(row("network", Shown(&link.network).to_string(), &from));
+            if !link.unix {
+                rows.push(row("unix", "none".to_owned(), &from));
+            }
             for (right, names) in [("secrets", &link.secrets), ("tools", &link.tools)] {
                 if let Some(names) = names {
                     let names: Vec<_> = names.iter().map(String::as_str).collect();
@@ -316,6 +320,28 @@ mod tests {
         let home = Home::resolve(Some(root.join("home"))).unwrap();
         home.create().unwrap();
         Reach::new(&home, Confine::On, settings).unwrap()
+    }
+
+    #[test]
+    fn what_is_given_never_takes_away() {
+        let root = tempfile::tempdir().unwrap();
+        let reach = reach(root.path(), HandsSettings::default());
+        let (given, folder) = ([Item::Network(Network::Ports([443].into()))], root.path());
+        assert_eq!(reach.chain(folder, &given, &[]).unwrap().network(), Network::Full);
+        let none = HandsSettings { network: Network::None, ..HandsSettings::default() };
+        let ports = reach.with(none).chain(folder, &given, &[]).unwrap().network();
+        assert_eq!(ports, Network::Ports([443].into()));
+    }
+
+    #[test]
+    fn the_table_says_where_a_link_has_no_sockets() {
+        let root = tempfile::tempdir().unwrap();
+        let reach = reach(root.path(), HandsSettings { unix: true, ..HandsSettings::default() });
+        let (read, write, network) = (Vec::new(), Vec::new(), Network::Full);
+        let link = Link { read, write, network, unix: false, secrets: None, tools: None };
+        let rows = reach.table(root.path(), &[], &[link]);
+        let unix: Vec<_> = rows.iter().filter(|row| row.right == "unix").collect();
+        assert_eq!((unix.len(), unix[1].what.as_str()), (2, "none"));
     }
 
     fn refused(reach: &Reach, path: &Path, write: bool, why: &str) {
