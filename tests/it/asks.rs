@@ -384,12 +384,10 @@ fn a_narrowed_conversation_asks_the_one_that_began_it() {
     )));
     kids.queue(Reply::new().bash(&format!("echo hi > {notes}/y")));
     kids.queue(Reply::text("Child done."));
-    let parent = format!(
-        "fledgling run --model openai:m --session child --only 'network none' work & \
+    let parent = "fledgling run --model openai:m --session child --only 'network none' work & \
          until fledgling asks --json | grep -q '\"answer\":null'; do :; done; \
-         fledgling asks; fledgling answer 1 always; fledgling answer 1 yes; wait"
-    );
-    server.queue(Reply::new().bash(&parent)).queue(Reply::text("Parent done."));
+         fledgling asks; fledgling answer 1 always; fledgling answer 1 yes; wait";
+    server.queue(Reply::new().bash(parent)).queue(Reply::text("Parent done."));
     let run = home.run(&["run", "--session", "parent", "go"]);
     run.stdout("Parent done.\n").stderr_any().check();
     let told = results(&server).pop().expect("a result");
