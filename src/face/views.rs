@@ -3,6 +3,7 @@
 //! Owns how lists look. Knows nothing of where the answers come from.
 
 use anyhow::{Context as _, Result};
+use serde::Deserialize as _;
 use serde_json::Value;
 use tokio::sync::mpsc::UnboundedReceiver;
 
@@ -13,6 +14,7 @@ use crate::face::{Refusal, run};
 use crate::kernel::event::Event;
 use crate::organs::home::Home;
 use crate::organs::link::Link;
+use crate::organs::reach::root::Row;
 use crate::organs::sessions::Listed;
 use crate::organs::verb::{Answer, Verb};
 
@@ -187,9 +189,14 @@ pub fn about_text(answer: &Value) -> String {
 fn fields(value: &Value, indent: &str) -> Vec<String> {
     let mut lines = Vec::new();
     for (name, value) in value.as_object().into_iter().flatten() {
+        let rows = Vec::<Row>::deserialize(value).ok().filter(|rows| !rows.is_empty());
         let shown = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-        let shown = if value.is_object() { String::new() } else { format!(" {shown}") };
+        let below = value.is_object() || rows.is_some();
+        let shown = if below { String::new() } else { format!(" {shown}") };
         lines.push(clean(&format!("{indent}{}:{shown}", name.replace('_', " "))));
+        for Row { right, what, from } in rows.unwrap_or_default() {
+            lines.push(clean(&format!("{indent}  {right} {what} ({from})")));
+        }
         lines.extend(fields(value, &format!("{indent}  ")));
     }
     lines

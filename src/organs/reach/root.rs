@@ -237,7 +237,8 @@ impl Reach {
             rows.push(row("read", path(&self.home.join("workspace")), "the workspace"));
         }
         rows.extend(self.on_path.iter().map(|one| row("read", path(one), "your PATH")));
-        let parts = |path: &&PathBuf| !path.starts_with("/etc/");
+        let etc = Path::new("/etc");
+        let parts = |path: &&PathBuf| *path == etc || !path.starts_with(etc);
         let mut system: Vec<_> = self.system.iter().filter(parts).map(path).collect();
         if system.len() < self.system.len() {
             system.push("what everybody may read of /etc".to_owned());
