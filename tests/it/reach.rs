@@ -245,3 +245,16 @@ fn what_was_given_is_taken_back_by_the_same_words() {
         assert!(!text().contains(&given), "{}", text());
     }
 }
+
+#[test]
+fn where_nothing_is_confined_nobody_is_told_to_do_less() {
+    let (server, home) = home();
+    server.queue(Reply::text("Hello."));
+    let only = ["run", "--session", "narrow", "--only", "tools read", "go"];
+    home.run(&only).stdout("Hello.\n").stderr_any().check();
+    fs::write(home.path("config.toml"), "confine = \"off\"\n").expect("it");
+    let fresh = ["run", "--only", "network none", "go"];
+    home.run(&fresh).code(1).stderr_holds(&["nothing keeps it from more"]).check();
+    let again = ["run", "--session", "narrow", "go"];
+    home.run(&again).code(1).stderr_holds(&["nothing keeps it from more"]).check();
+}

@@ -146,6 +146,7 @@ impl Reach {
     pub fn chain(&self, folder: &Path, given: &[Item], narrower: &[Link]) -> Result<Chain> {
         self.check()?;
         if self.is_off() {
+            ensure!(narrower.is_empty(), UNENFORCED);
             return Ok(Chain::Off);
         }
         let HandsSettings { mut read, mut write, mut network, mut unix, mut secrets } =
@@ -311,6 +312,8 @@ pub const NOTHING: Chain = Chain::Links(Vec::new());
 const SYSTEM_SHOWN: usize = 6;
 /// What is said at every start.
 pub const OFF: &str = "CONFINEMENT IS OFF: tool calls have all of the owner's rights (confine = \"off\" in config.toml).";
+/// Why a session that was to do less does nothing then.
+pub const UNENFORCED: &str = "this conversation may do less than you, and with confine = \"off\" in config.toml nothing keeps it from more; switch confinement on, or begin a conversation without --only";
 const CONFINED: &str = "Tool calls are confined: `fledgling policy` shows what they may touch, `fledgling ask` asks your owner for more.";
 
 #[cfg(test)]
