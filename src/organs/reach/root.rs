@@ -267,9 +267,14 @@ impl Reach {
                 [] => "nothing".to_owned(),
                 paths => paths.iter().map(path).collect::<Vec<_>>().join(" "),
             };
-            rows.push(row("read", list(&link.read), &from));
+            // What takes nothing away would look like a grant.
+            if link.read != [Path::new("/")] {
+                rows.push(row("read", list(&link.read), &from));
+            }
             rows.push(row("write", list(&link.write), &from));
-            rows.push(row("network", Shown(&link.network).to_string(), &from));
+            if link.network != Network::Full {
+                rows.push(row("network", Shown(&link.network).to_string(), &from));
+            }
             if !link.unix {
                 rows.push(row("unix", "none".to_owned(), &from));
             }
@@ -338,12 +343,15 @@ mod tests {
     }
 
     #[test]
-    fn the_table_says_where_a_link_has_no_sockets() {
+    fn the_table_says_what_a_link_takes_away() {
         let root = tempfile::tempdir().unwrap();
         let reach = reach(root.path(), HandsSettings { unix: true, ..HandsSettings::default() });
-        let (read, write, network) = (Vec::new(), Vec::new(), Network::Full);
+        let (read, write, network) = (vec!["/".into()], Vec::new(), Network::Full);
         let link = Link { read, write, network, unix: false, secrets: None, tools: None };
         let rows = reach.table(root.path(), &[], &[link]);
+        let least: Vec<_> = rows.iter().filter(|row| row.from == "at most, link 1").collect();
+        let least: Vec<_> = least.iter().map(|row| (&*row.right, &*row.what)).collect();
+        assert_eq!(least, [("write", "nothing"), ("unix", "none")]);
         let unix: Vec<_> = rows.iter().filter(|row| row.right == "unix").collect();
         assert_eq!((unix.len(), unix[1].what.as_str()), (2, "none"));
     }
