@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 
+use crate::organs::history::ask::Ask;
 use crate::organs::host::Host;
 use crate::organs::lane::lock;
 use crate::organs::reach::item::Item;
@@ -23,6 +24,7 @@ impl Host {
             Verb::Run { model: Some(spec), .. } | Verb::Ask { item: Item::Model(spec), .. } => {
                 self.check_script(spec)?;
             }
+            Verb::History(ask) => self.check_history(own, ask)?,
             _ => {}
         }
         match verb.needs() {
@@ -55,6 +57,23 @@ impl Host {
                 Ok(())
             }
         }
+    }
+
+    /// See that a hand is told nothing of files that it may not read, and has none changed that
+    /// it may not change: the history is that of the whole folder in which its session works.
+    fn check_history(&self, own: &str, ask: &Ask) -> Result<()> {
+        let folder = self.folder(Some(own));
+        let folder = folder.canonicalize().unwrap_or(folder);
+        let (needed, what) = match ask {
+            Ask::Standing => return Ok(()),
+            Ask::Undo { .. } | Ask::Restore { .. } => (Item::Write(folder), "change"),
+            _ => (Item::Read(folder), "read"),
+        };
+        anyhow::ensure!(
+            self.has(own, &needed)?,
+            "session {own} may not {what} the whole workspace, so its history is not for it; the session that began it can ask"
+        );
+        Ok(())
     }
 
     /// See that a hand names no script: it is a file that the host would read, with the host's

@@ -57,6 +57,11 @@ impl Host {
         };
         let chain = self.links(parent.as_deref())?;
         ensure!(chain.is_empty() && only.is_none() || !self.reach().is_off(), UNENFORCED);
+        let only = only.map(|mut link| {
+            // With it a command asks for more.
+            link.read.extend(self.reach().own().into_iter().filter(|path| path.exists()));
+            link
+        });
         let chain = narrow::extended(chain, only, &home.workspace(), &root)?;
         let chain = if chain.is_empty() { Value::Null } else { serde_json::to_value(chain)? };
         let create = |name: &str| {

@@ -258,3 +258,28 @@ fn where_nothing_is_confined_nobody_is_told_to_do_less() {
     let again = ["run", "--session", "narrow", "go"];
     home.run(&again).code(1).stderr_holds(&["nothing keeps it from more"]).check();
 }
+
+#[test]
+fn the_history_of_files_that_may_not_be_read_is_not_told_and_none_is_changed() {
+    let (_server, home) = home();
+    let runs = |session: &str, only: &str, command: &str| {
+        let call = json!({"name": "bash", "input": {"command": command}});
+        let model = home.script(&[json!({"text": "", "calls": [call]}), json!({"text": "Done."})]);
+        let run = ["run", "--session", session, "--model", &model, "--only", only, "go"];
+        let run = if only.is_empty() { [&run[..5], &run[7..]].concat() } else { run.to_vec() };
+        home.run(&run).stdout("Done.\n").stderr_any().check();
+        fs::read_to_string(home.path(&format!("sessions/{session}.jsonl"))).expect("a transcript")
+    };
+    runs("own", "", "echo hidden > note");
+    let command = "fledgling log; fledgling show HEAD; fledgling diff HEAD~1; fledgling why note; \
+        fledgling bisect -- false; fledgling restore HEAD~1 note; fledgling undo";
+    let told = runs("blind", "read /usr /etc", command);
+    assert_eq!(told.matches("may not read the whole workspace").count(), 5, "{told}");
+    assert_eq!(told.matches("may not change the whole workspace").count(), 2, "{told}");
+    assert!(!told.contains("hidden"), "{told}");
+    // Who may read it, but not change all of it, looks and no more.
+    let told = runs("reader", "network none", command);
+    assert!(told.contains("+hidden"), "{told}");
+    assert_eq!(told.matches("may not change the whole workspace").count(), 2, "{told}");
+    assert_eq!(home.read("note").as_deref(), Some("hidden\n"));
+}

@@ -191,8 +191,12 @@ impl Reach {
     }
 
     fn always(&self) -> impl Iterator<Item = PathBuf> {
-        let own = [self.program.clone(), self.home.join("program")];
-        self.system.iter().chain(&self.on_path).cloned().chain(own)
+        self.system.iter().chain(&self.on_path).cloned().chain(self.own())
+    }
+
+    /// This program, and where hands find it.
+    pub fn own(&self) -> [PathBuf; 2] {
+        [self.program.clone(), self.home.join("program")]
     }
 
     /// Variables that lead programs to the toolchains that this chain may read.
@@ -268,7 +272,7 @@ impl Reach {
                 paths => paths.iter().map(path).collect::<Vec<_>>().join(" "),
             };
             // What takes nothing away would look like a grant.
-            if link.read != [Path::new("/")] {
+            if !link.read.iter().any(|path| path == Path::new("/")) {
                 rows.push(row("read", list(&link.read), &from));
             }
             rows.push(row("write", list(&link.write), &from));
