@@ -400,3 +400,18 @@ fn a_narrowed_conversation_asks_the_one_that_began_it() {
     assert_eq!((home.read("notes/x"), home.read("notes/y").as_deref()), (None, Some("hi\n")));
     assert_eq!(rows(&home)[0]["approver"], "agent:parent");
 }
+
+#[test]
+fn a_network_that_the_owner_sets_is_everybody_s() {
+    let server = Server::start();
+    let home = Home::new().with_anthropic(&server).config("[hands]\nnetwork = [443]\n");
+    let mut terminal = asking(&home, &server, "network full --why x");
+    terminal.wait_text("Request 1: network full");
+    server.queue(Reply::text("Wide."));
+    terminal.send("y\r");
+    terminal.wait_text("Wide.");
+    let policy = || home.run(&["policy", "--session", "s"]).stdout_any().check().stdout;
+    assert!(policy().contains("full (this conversation)"), "{}", policy());
+    home.run(&["allow", "network", "none"]).stdout_any().check();
+    assert!(!policy().contains("this conversation"), "{}", policy());
+}
