@@ -189,14 +189,15 @@ pub fn about_text(answer: &Value) -> String {
 fn fields(value: &Value, indent: &str) -> Vec<String> {
     let mut lines = Vec::new();
     for (name, value) in value.as_object().into_iter().flatten() {
+        let rows = Vec::<Row>::deserialize(value).ok().filter(|rows| !rows.is_empty());
         let shown = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-        let rows = Vec::<Row>::deserialize(value).unwrap_or_default();
-        let has_lines = value.is_object() || !rows.is_empty();
-        let shown = if has_lines { String::new() } else { format!(" {shown}") };
+        let below = value.is_object() || rows.is_some();
+        let shown = if below { String::new() } else { format!(" {shown}") };
         lines.push(clean(&format!("{indent}{}:{shown}", name.replace('_', " "))));
+        for Row { right, what, from } in rows.unwrap_or_default() {
+            lines.push(clean(&format!("{indent}  {right} {what} ({from})")));
+        }
         lines.extend(fields(value, &format!("{indent}  ")));
-        let rows = rows.iter().map(|Row { right, what, from }| format!("{right}: {what} ({from})"));
-        lines.extend(rows.map(|row| clean(&format!("{indent}  {row}"))));
     }
     lines
 }

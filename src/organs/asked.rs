@@ -39,7 +39,6 @@ impl Host {
         ask: Ask,
         answers: &UnboundedSender<Answer>,
     ) -> Result<Value> {
-        self.check_history(caller, &ask)?;
         let (home, who) = (self.home().clone(), self.who(caller)?);
         let (snapshots, branch) = self.checkout(caller).await?;
         let chronicle = move || Chronicle::on(home.path(), &branch);

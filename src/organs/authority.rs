@@ -7,9 +7,10 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 
-use crate::guard::policy::Link;
 use crate::organs::history::ask::Ask;
 use crate::organs::host::Host;
+use crate::organs::lane::lock;
+use crate::organs::reach::item::Item;
 use crate::organs::sessions;
 use crate::organs::verb::{Caller, Needs, Verb};
 
@@ -19,6 +20,13 @@ impl Host {
         verb.session().map_or(Ok(()), sessions::check_name)?;
         self.check_names(verb)?;
         let Caller::Hand(own) = caller else { return Ok(()) };
+        match verb {
+            Verb::Run { model: Some(spec), .. } | Verb::Ask { item: Item::Model(spec), .. } => {
+                self.check_script(spec)?;
+            }
+            Verb::History(ask) => self.check_history(own, ask)?,
+            _ => {}
+        }
         match verb.needs() {
             Needs::Filtered => Ok(()),
             Needs::Owner => anyhow::bail!("only the owner may do that"),
@@ -51,6 +59,34 @@ impl Host {
         }
     }
 
+    /// See that a hand is told nothing of files that it may not read, and has none changed that
+    /// it may not change: the history is that of the whole folder in which its session works.
+    fn check_history(&self, own: &str, ask: &Ask) -> Result<()> {
+        let folder = self.folder(Some(own));
+        let folder = folder.canonicalize().unwrap_or(folder);
+        let (needed, what) = match ask {
+            Ask::Standing => return Ok(()),
+            Ask::Undo { .. } | Ask::Restore { .. } => (Item::Write(folder), "change"),
+            _ => (Item::Read(folder), "read"),
+        };
+        anyhow::ensure!(
+            self.has(own, &needed)?,
+            "session {own} may not {what} the whole workspace, so its history is not for it; the session that began it can ask"
+        );
+        Ok(())
+    }
+
+    /// See that a hand names no script: it is a file that the host would read, with the host's
+    /// rights. One that the owner named is open already.
+    fn check_script(&self, spec: &str) -> Result<()> {
+        let known = lock(&self.models).contains_key(spec);
+        anyhow::ensure!(
+            known || !spec.starts_with("script:"),
+            "{spec} is a file that the host would have to read; only the owner names scripts"
+        );
+        Ok(())
+    }
+
     /// Names become those of files, rows and commits: no request may have a secret in one.
     fn check_names(&self, verb: &Verb) -> Result<()> {
         let mut named = serde_json::to_value(verb)?;
@@ -64,29 +100,6 @@ impl Host {
                 "what is asked for has the value of the secret {name} in a name; choose another name"
             ),
         }
-    }
-
-    /// A narrowed session is told of the history only if it may read all that is in it, and has
-    /// nothing put back: the host would write where the session may not.
-    pub(super) fn check_history(&self, caller: &Caller, ask: &Ask) -> Result<()> {
-        let Caller::Hand(own) = caller else { return Ok(()) };
-        let links = self.links(Some(own))?;
-        if links.is_empty() {
-            return Ok(());
-        }
-        anyhow::ensure!(
-            !ask.changes(),
-            "session {own} was narrowed when it began, and takes nothing back: say what should be, and the one that began it can do it"
-        );
-        let folder = self.folder(Some(own));
-        let folder = folder.canonicalize().unwrap_or(folder);
-        let reads =
-            |link: &Link| link.read.iter().chain(&link.write).any(|path| folder.starts_with(path));
-        anyhow::ensure!(
-            links.iter().all(reads),
-            "session {own} may not read the whole workspace, and so not its history either"
-        );
-        Ok(())
     }
 
     /// Whether a caller may know of a session: its own, or one started from it.

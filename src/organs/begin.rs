@@ -13,6 +13,7 @@ use crate::organs::checkouts::Place;
 use crate::organs::history::{branch, gitdir};
 use crate::organs::host::Host;
 use crate::organs::reach::narrow;
+use crate::organs::reach::root::UNENFORCED;
 use crate::organs::sessions;
 
 impl Host {
@@ -55,6 +56,7 @@ impl Host {
             None => self.folder(parent.as_deref()),
         };
         let chain = self.links(parent.as_deref())?;
+        ensure!(chain.is_empty() && only.is_none() || !self.reach().is_off(), UNENFORCED);
         let chain = narrow::extended(chain, only, self.reach().always(), &home.workspace(), &root)?;
         let chain = if chain.is_empty() { Value::Null } else { serde_json::to_value(chain)? };
         let create = |name: &str| {

@@ -8,7 +8,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use tokio::sync::OnceCell;
 
 use crate::guard::hand::Hand;
@@ -121,7 +121,14 @@ impl Host {
     /// The links by which a session may do less than the owner's own.
     pub(super) fn links(&self, session: Option<&str>) -> Result<Vec<Link>> {
         let Some(session) = session else { return Ok(Vec::new()) };
-        let header = sessions::header(&self.settings.home.transcript(session));
+        let path = self.settings.home.transcript(session);
+        let header = sessions::header(&path);
+        // What cannot be read may have said that it may do less.
+        ensure!(
+            header.is_some() || !path.exists(),
+            "the first line of {} cannot be read, so what session {session} may touch is not known; begin another session",
+            path.display()
+        );
         let chain = header.map(|header| header.chain).unwrap_or_default();
         if chain.is_null() {
             return Ok(Vec::new());

@@ -10,7 +10,7 @@ use std::os::unix::fs::{
 };
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use include_dir::{Dir, include_dir};
 
 use crate::organs::history::backup;
@@ -95,6 +95,14 @@ impl Home {
     /// owner, that is put right: whatever its mode, the program starts.
     pub fn create_root(&self) -> Result<()> {
         private(&self.0)?;
+        // Shut to others, it would be of no use to them any more.
+        let shared = fs::metadata(&self.0).is_ok_and(|folder| folder.mode() & 0o1002 != 0);
+        ensure!(
+            !shared || self.file("state.db").exists(),
+            "{} is open to everybody, as folders are that many use; name a folder in it",
+            self.0.display()
+        );
+        ensure!(self.0.parent().is_some(), "/ cannot be a home; name a folder in it");
         let set = |path: &Path, right: fn(u32) -> u32| {
             let Ok(mode) = fs::metadata(path).map(|metadata| metadata.mode() & 0o777) else {
                 return Ok(());
@@ -210,12 +218,24 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_folder_that_many_use_stays_open() {
+        let temp = tempfile::tempdir().unwrap();
+        let home = Home::resolve(Some(temp.path().to_owned())).unwrap();
+        for mode in [0o1777, 0o777] {
+            fs::set_permissions(home.path(), Permissions::from_mode(mode)).unwrap();
+            assert!(home.create_root().is_err());
+            assert_eq!(fs::metadata(home.path()).unwrap().mode() & 0o7777, mode);
+        }
+    }
+
+    #[test]
     fn a_home_that_was_shut_or_opened_is_put_right() {
         let temp = tempfile::tempdir().unwrap();
         let home = Home::resolve(Some(temp.path().join("home"))).unwrap();
         home.create_root().unwrap();
         let config = home.file("config.toml");
         fs::write(&config, "").unwrap();
+        fs::write(home.file("state.db"), "").unwrap();
         for (folder, file) in [(0o000, 0o000), (0o777, 0o644), (0o700, 0o600)] {
             fs::set_permissions(&config, Permissions::from_mode(file)).unwrap();
             fs::set_permissions(home.path(), Permissions::from_mode(folder)).unwrap();

@@ -12,6 +12,9 @@ use crate::organs::keys;
 use crate::organs::lane::lock;
 use crate::organs::verb::Hidden;
 
+/// Bytes of a value at most: Linux takes 128 KB in a variable.
+const LONGEST: usize = 64 << 10;
+
 impl Host {
     /// Keep a secret, or forget one that was kept.
     pub(super) fn secret(&self, name: &str, value: Option<Hidden>) -> Result<Value> {
@@ -28,6 +31,11 @@ impl Host {
         };
         keys::check_name(name)?;
         ensure!(!value.is_empty(), "the value of {name} is empty; nothing was kept");
+        // No variable could hold it, and to look for it would take long.
+        ensure!(
+            value.len() <= LONGEST && !value.contains('\0'),
+            "the value of {name} has more than {LONGEST} bytes, or a zero byte, so that no command could be given it; nothing was kept"
+        );
         self.store(name, Some(&value))?;
         let short = value.len() < SHORTEST;
         Ok(json!({ "name": name, "replaced": kept, "short": short, "given": given }))

@@ -10,6 +10,7 @@ use crate::home::Home;
 use crate::kills::Fifo;
 use crate::model_server::Server;
 use crate::reply::{Gate, Reply};
+use crate::rules::Wire;
 use crate::terminal::Terminal;
 
 /// A file that tool calls may not read, by its final name.
@@ -372,24 +373,21 @@ fn an_answer_is_for_one_request_and_by_whoever_may() {
 #[test]
 fn a_narrowed_conversation_asks_the_one_that_began_it() {
     let server = Server::start();
-    let home = Home::new().with_anthropic(&server);
+    let kids = Server::start();
+    let home = Home::new().with_anthropic(&server).with(Wire::OpenAi, &kids);
     let path = private(&home, "file");
     let allowed = home.path("workspace/notes");
     fs::create_dir_all(&allowed).expect("a folder");
     let (path, notes) = (path.display(), allowed.display());
-    let child = home.script(&[
-        json!({"text": "1", "calls": [{"name": "bash", "input": {"command": format!(
-            "fledgling ask read {path} --why x; fledgling ask write {notes} --why notes; echo hi > {notes}/x"
-        )}}]}),
-        json!({"text": "2", "calls": [{"name": "bash", "input": {"command": format!("echo hi > {notes}/y")}}]}),
-        json!({"text": "Child done."}),
-    ]);
-    let parent = format!(
-        "fledgling run --model {child} --session child --only 'network none' work & \
+    kids.queue(Reply::new().bash(&format!(
+        "fledgling ask read {path} --why x; fledgling ask write {notes} --why notes; echo hi > {notes}/x"
+    )));
+    kids.queue(Reply::new().bash(&format!("echo hi > {notes}/y")));
+    kids.queue(Reply::text("Child done."));
+    let parent = "fledgling run --model openai:m --session child --only 'network none' work & \
          until fledgling asks --json | grep -q '\"answer\":null'; do :; done; \
-         fledgling asks; fledgling answer 1 always; fledgling answer 1 yes; wait"
-    );
-    server.queue(Reply::new().bash(&parent)).queue(Reply::text("Parent done."));
+         fledgling asks; fledgling answer 1 always; fledgling answer 1 yes; wait";
+    server.queue(Reply::new().bash(parent)).queue(Reply::text("Parent done."));
     let run = home.run(&["run", "--session", "parent", "go"]);
     run.stdout("Parent done.\n").stderr_any().check();
     let told = results(&server).pop().expect("a result");
@@ -401,4 +399,19 @@ fn a_narrowed_conversation_asks_the_one_that_began_it() {
     assert!(child.contains("Yes, says session parent, for this conversation"), "{child}");
     assert_eq!((home.read("notes/x"), home.read("notes/y").as_deref()), (None, Some("hi\n")));
     assert_eq!(rows(&home)[0]["approver"], "agent:parent");
+}
+
+#[test]
+fn a_network_that_the_owner_sets_is_everybody_s() {
+    let server = Server::start();
+    let home = Home::new().with_anthropic(&server).config("[hands]\nnetwork = [443]\n");
+    let mut terminal = asking(&home, &server, "network full --why x");
+    terminal.wait_text("Request 1: network full");
+    server.queue(Reply::text("Wide."));
+    terminal.send("y\r");
+    terminal.wait_text("Wide.");
+    let policy = || home.run(&["policy", "--session", "s"]).stdout_any().check().stdout;
+    assert!(policy().contains("full (this conversation)"), "{}", policy());
+    home.run(&["allow", "network", "none"]).stdout_any().check();
+    assert!(!policy().contains("this conversation"), "{}", policy());
 }

@@ -341,6 +341,10 @@ fn secrets_are_kept_listed_and_forgotten_by_name() {
         let run = home.run(&[&["secret"], args].concat()).code(2).stdin(stdin);
         run.stderr_holds(&[why]).check();
     }
+    for value in ["x".repeat((64 << 10) + 1), "12345678\0".to_owned()] {
+        let run = home.run(&["secret", "set", "PIN"]).code(1).stdin(value);
+        run.stderr_holds(&["so that no command could be given it; nothing was kept"]).check();
+    }
     let absent = "there is no such secret; `fledgling secret list` names them";
     home.run(&["secret", "rm", "NONE"]).code(1).stderr_holds(&[absent]).check();
     let given = "OPENAI_API_KEY comes from the environment";

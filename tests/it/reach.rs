@@ -196,38 +196,6 @@ fn a_narrowed_conversation_and_all_below_it_stay_narrow() {
 }
 
 #[test]
-fn a_narrowed_conversation_gets_no_more_from_the_history_than_it_may_read() {
-    let (server, home) = home();
-    bash(&server, &home, "mkdir notes; echo 1 > notes/n; echo hidden > top");
-    bash(&server, &home, "echo again > top");
-    let first = home.git(&["rev-parse", "HEAD~1"]);
-    let narrow = |session: &str, only: &[&str], command: &str| -> String {
-        server.allow_prefix_change();
-        server.queue(Reply::new().bash(command)).queue(Reply::text("Done."));
-        let words = ["run", "--session", session];
-        let words: Vec<_> = words.iter().chain(only).chain(&["go"]).collect();
-        home.run(&words).stdout("Done.\n").stderr_any().check();
-        let asked = server.wait(0);
-        asked.last().expect("a request").results().last().expect("a result").clone()
-    };
-    let notes = ["--only", "read ../home/workspace/notes"];
-    let looks = "cat notes/n; for what in log 'show HEAD~1' 'diff HEAD~1' 'why top:1' 'bisect -- true'; \
-        do fledgling $what 2>&1; done; git log --oneline 2>&1; git show HEAD 2>&1";
-    let said = narrow("blind", &notes, looks);
-    assert!(said.starts_with("1\n") && !said.contains("hidden"), "{said}");
-    assert_eq!(said.matches("may not read the whole workspace").count(), 5, "{said}");
-    // Reading is one thing, having the host write another.
-    let network = ["--only", "network none"];
-    let back = format!(
-        "fledgling log | head -c 8; fledgling undo 2>&1; fledgling restore {} top 2>&1",
-        first.trim()
-    );
-    let said = narrow("still", &network, &back);
-    assert_eq!(said.matches("takes nothing back").count(), 2, "{said}");
-    assert_eq!(home.read("top").as_deref(), Some("again\n"));
-}
-
-#[test]
 fn tools_can_be_taken_away() {
     let (server, home) = home();
     let write = json!({"path": "x", "content": "x"});
@@ -255,4 +223,82 @@ fn the_host_is_as_it_was_and_files_move_freely_within_the_workspace() {
         Some("1\n1\nOperation not permitted\n-rwxr-xr-x\n"),
         "{said}"
     );
+}
+
+#[test]
+fn a_tool_call_names_no_file_that_the_host_would_read() {
+    let (server, home) = home();
+    let hidden = folder(&home, "hidden").join("script.jsonl");
+    fs::write(&hidden, "{\"text\": \"what was hidden\"}\n").expect("a file");
+    let script = format!("script:{}", hidden.display());
+    // The control: the owner may.
+    let owner = ["run", "--session", "own", "--model", &script, "go"];
+    home.run(&owner).stdout("what was hidden\n").stderr_any().check();
+    // Nor a FIFO, on which the host would wait for ever.
+    let said = bash(
+        &server,
+        &home,
+        &format!(
+            "mkfifo f; fledgling run --session a --model {script} hi; \
+             fledgling run --session b --model script:$PWD/f hi; \
+             fledgling ask model {script} --why x"
+        ),
+    );
+    assert_eq!(said.matches("only the owner names scripts").count(), 3, "{said}");
+    assert!(!said.contains("what was hidden"), "{said}");
+    assert!(!home.path("sessions/a.jsonl").exists());
+}
+
+#[test]
+fn what_was_given_is_taken_back_by_the_same_words() {
+    let (_server, home) = home();
+    let own = folder(&home, "own");
+    let link = home.cwd().join("link");
+    std::os::unix::fs::symlink(&own, &link).expect("a link");
+    let given = format!("read = [{own:?}]");
+    for typed in [link.to_str().expect("UTF-8"), "../cwd/own"] {
+        home.run(&["allow", "read", typed]).stdout_any().check();
+        let text = || fs::read_to_string(home.path("config.toml")).expect("it");
+        assert!(text().contains(&given), "{}", text());
+        home.run(&["deny", "read", typed]).stdout_any().check();
+        assert!(!text().contains(&given), "{}", text());
+    }
+}
+
+#[test]
+fn where_nothing_is_confined_nobody_is_told_to_do_less() {
+    let (server, home) = home();
+    server.queue(Reply::text("Hello."));
+    let only = ["run", "--session", "narrow", "--only", "tools read", "go"];
+    home.run(&only).stdout("Hello.\n").stderr_any().check();
+    fs::write(home.path("config.toml"), "confine = \"off\"\n").expect("it");
+    let fresh = ["run", "--only", "network none", "go"];
+    home.run(&fresh).code(1).stderr_holds(&["nothing keeps it from more"]).check();
+    let again = ["run", "--session", "narrow", "go"];
+    home.run(&again).code(1).stderr_holds(&["nothing keeps it from more"]).check();
+}
+
+#[test]
+fn the_history_of_files_that_may_not_be_read_is_not_told_and_none_is_changed() {
+    let (_server, home) = home();
+    let runs = |session: &str, only: &str, command: &str| {
+        let call = json!({"name": "bash", "input": {"command": command}});
+        let model = home.script(&[json!({"text": "", "calls": [call]}), json!({"text": "Done."})]);
+        let run = ["run", "--session", session, "--model", &model, "--only", only, "go"];
+        let run = if only.is_empty() { [&run[..5], &run[7..]].concat() } else { run.to_vec() };
+        home.run(&run).stdout("Done.\n").stderr_any().check();
+        fs::read_to_string(home.path(&format!("sessions/{session}.jsonl"))).expect("a transcript")
+    };
+    runs("own", "", "echo hidden > note");
+    let command = "git log; git show HEAD; fledgling log; fledgling show HEAD; fledgling diff HEAD~1; fledgling why note; \
+        fledgling bisect -- false; fledgling restore HEAD~1 note; fledgling undo";
+    let told = runs("blind", "read /usr /etc", command);
+    assert_eq!(told.matches("may not read the whole workspace").count(), 5, "{told}");
+    assert_eq!(told.matches("may not change the whole workspace").count(), 2, "{told}");
+    assert!(!told.contains("hidden"), "{told}");
+    // Who may read it, but not change all of it, looks and no more.
+    let told = runs("reader", "network none", command);
+    assert!(told.contains("+hidden"), "{told}");
+    assert_eq!(told.matches("may not change the whole workspace").count(), 2, "{told}");
+    assert_eq!(home.read("note").as_deref(), Some("hidden\n"));
 }

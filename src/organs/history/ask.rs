@@ -291,9 +291,4 @@ impl Ask {
     pub fn is_owners(&self) -> bool {
         matches!(self, Self::Backup { .. } | Self::Merge { .. } | Self::Drop { .. })
     }
-
-    /// Whether files change by it.
-    pub fn changes(&self) -> bool {
-        matches!(self, Self::Undo { .. } | Self::Restore { .. }) || self.is_owners()
-    }
 }

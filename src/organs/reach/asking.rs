@@ -97,7 +97,7 @@ impl Host {
         if cut.len() < reason.len() {
             cut.push('…');
         }
-        let mut item = resolved(item, true);
+        let mut item = resolved(item);
         self.check_item(&item)?;
         let links = self.links(Some(session))?;
         if let Item::Network(network) = &mut item {
@@ -236,7 +236,7 @@ impl Host {
     }
 
     /// Whether a session has this already.
-    fn has(&self, session: &str, item: &Item) -> Result<bool> {
+    pub(in crate::organs) fn has(&self, session: &str, item: &Item) -> Result<bool> {
         let limits = self.limits_of(Some(session))?;
         Ok(match item {
             Item::Steps(number) => limits.steps >= *number,

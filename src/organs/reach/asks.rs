@@ -151,6 +151,12 @@ impl State {
         self.read(sql, [session], |row| item(row, 0))
     }
 
+    /// Whether any session was given this, by this name.
+    pub fn is_granted(&self, item: &Item) -> Result<bool> {
+        let all = self.read("SELECT item FROM grants", [], |row| self::item(row, 0))?;
+        Ok(all.contains(item))
+    }
+
     /// Take back what sessions were given. Whether any was.
     pub fn ungrant(&self, item: &Item) -> Result<bool> {
         let all = self.read("SELECT rowid, item FROM grants", [], |row| {

@@ -36,11 +36,22 @@ impl Host {
 
     /// Give these for good, or take them back: what was done, a line each.
     pub(in crate::organs) fn grant(&self, items: &[Item], give: bool) -> Result<Value> {
-        let items: Vec<_> = items.iter().cloned().map(|item| resolved(item, give)).collect();
+        let there = Config::read(&self.home().file("config.toml"))?.hands;
+        let mut named = Vec::new();
+        for item in items {
+            // What has become a symlink since is taken back by the name that was given.
+            let as_typed = !give && (there.names(item) || self.state.is_granted(item)?);
+            named.push(if as_typed { item.clone() } else { resolved(item.clone()) });
+        }
+        let items = named;
         if give {
             items.iter().try_for_each(|item| self.check_item(item))?;
         }
         self.keep(&items, give)?;
+        // A network is said whole: what conversations had of another is over.
+        for item in items.iter().filter(|item| matches!(item, Item::Network(_))) {
+            self.state.ungrant(item)?;
+        }
         let said: Vec<_> = items.iter().map(|item| told(item, give)).collect();
         Ok(json!({ "said": said.join("\n") }))
     }
@@ -89,11 +100,11 @@ impl Host {
 }
 
 /// The path that is meant, whatever links lead there: what is given is named by no other.
-pub fn resolved(item: Item, give: bool) -> Item {
+pub fn resolved(item: Item) -> Item {
     let real = |path: PathBuf| path.canonicalize().unwrap_or(path);
     match item {
-        Item::Read(path) if give => Item::Read(real(path)),
-        Item::Write(path) if give => Item::Write(real(path)),
+        Item::Read(path) => Item::Read(real(path)),
+        Item::Write(path) => Item::Write(real(path)),
         item => item,
     }
 }

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::guard::policy::{Chain, Link, Network};
 use crate::organs::config::Config;
 use crate::organs::home::Home;
+use crate::organs::reach::given::either;
 use crate::organs::reach::item::{Item, Shown};
 use crate::organs::reach::kernel;
 use crate::organs::reach::settings::{Confine, HandsSettings};
@@ -145,6 +146,7 @@ impl Reach {
     pub fn chain(&self, folder: &Path, given: &[Item], narrower: &[Link]) -> Result<Chain> {
         self.check()?;
         if self.is_off() {
+            ensure!(narrower.is_empty(), UNENFORCED);
             return Ok(Chain::Off);
         }
         let HandsSettings { mut read, mut write, mut network, mut unix, mut secrets } =
@@ -153,7 +155,7 @@ impl Reach {
             match item {
                 Item::Read(path) => read.push(path.clone()),
                 Item::Write(path) => write.push(path.clone()),
-                Item::Network(wider) => network = wider.clone(),
+                Item::Network(wider) => network = either(&network, wider),
                 Item::Unix => unix = true,
                 Item::Secret(name) => _ = secrets.insert(name.clone()),
                 _ => {}
@@ -237,7 +239,8 @@ impl Reach {
             rows.push(row("read", path(&self.home.join("workspace")), "the workspace"));
         }
         rows.extend(self.on_path.iter().map(|one| row("read", path(one), "your PATH")));
-        let parts = |path: &&PathBuf| !path.starts_with("/etc/");
+        let etc = Path::new("/etc");
+        let parts = |path: &&PathBuf| *path == etc || !path.starts_with(etc);
         let mut system: Vec<_> = self.system.iter().filter(parts).map(path).collect();
         if system.len() < self.system.len() {
             system.push("what everybody may read of /etc".to_owned());
@@ -265,15 +268,19 @@ impl Reach {
                 [] => "nothing".to_owned(),
                 paths => paths.iter().map(path).collect::<Vec<_>>().join(" "),
             };
-            if link.read == [Path::new("/")] {
-                rows.push(row("read", "all of the above".to_owned(), &from));
-            } else {
+            // What takes nothing away would look like a grant.
+            if link.read != [Path::new("/")] {
                 let beyond = |one: &&PathBuf| !self.always().any(|always| always == **one);
                 let beyond: Vec<_> = link.read.iter().filter(beyond).cloned().collect();
                 rows.push(row("read", format!("{} and the system", list(&beyond)), &from));
             }
             rows.push(row("write", list(&link.write), &from));
-            rows.push(row("network", Shown(&link.network).to_string(), &from));
+            if link.network != Network::Full {
+                rows.push(row("network", Shown(&link.network).to_string(), &from));
+            }
+            if !link.unix {
+                rows.push(row("unix", "none".to_owned(), &from));
+            }
             for (right, names) in [("secrets", &link.secrets), ("tools", &link.tools)] {
                 if let Some(names) = names {
                     let names: Vec<_> = names.iter().map(String::as_str).collect();
@@ -313,6 +320,8 @@ pub const NOTHING: Chain = Chain::Links(Vec::new());
 const SYSTEM_SHOWN: usize = 6;
 /// What is said at every start.
 pub const OFF: &str = "CONFINEMENT IS OFF: tool calls have all of the owner's rights (confine = \"off\" in config.toml).";
+/// Why a session that was to do less does nothing then.
+pub const UNENFORCED: &str = "this conversation may do less than you, and with confine = \"off\" in config.toml nothing keeps it from more; switch confinement on, or begin a conversation without --only";
 const CONFINED: &str = "Tool calls are confined: `fledgling policy` shows what they may touch, `fledgling ask` asks your owner for more.";
 
 #[cfg(test)]
@@ -323,6 +332,31 @@ mod tests {
         let home = Home::resolve(Some(root.join("home"))).unwrap();
         home.create().unwrap();
         Reach::new(&home, Confine::On, settings).unwrap()
+    }
+
+    #[test]
+    fn what_is_given_never_takes_away() {
+        let root = tempfile::tempdir().unwrap();
+        let reach = reach(root.path(), HandsSettings::default());
+        let (given, folder) = ([Item::Network(Network::Ports([443].into()))], root.path());
+        assert_eq!(reach.chain(folder, &given, &[]).unwrap().network(), Network::Full);
+        let none = HandsSettings { network: Network::None, ..HandsSettings::default() };
+        let ports = reach.with(none).chain(folder, &given, &[]).unwrap().network();
+        assert_eq!(ports, Network::Ports([443].into()));
+    }
+
+    #[test]
+    fn the_table_says_what_a_link_takes_away() {
+        let root = tempfile::tempdir().unwrap();
+        let reach = reach(root.path(), HandsSettings { unix: true, ..HandsSettings::default() });
+        let (read, write, network) = (vec!["/".into()], Vec::new(), Network::Full);
+        let link = Link { read, write, network, unix: false, secrets: None, tools: None };
+        let rows = reach.table(root.path(), &[], &[link]);
+        let least: Vec<_> = rows.iter().filter(|row| row.from == "at most, link 1").collect();
+        let least: Vec<_> = least.iter().map(|row| (&*row.right, &*row.what)).collect();
+        assert_eq!(least, [("write", "nothing"), ("unix", "none")]);
+        let unix: Vec<_> = rows.iter().filter(|row| row.right == "unix").collect();
+        assert_eq!((unix.len(), unix[1].what.as_str()), (2, "none"));
     }
 
     fn refused(reach: &Reach, path: &Path, write: bool, why: &str) {

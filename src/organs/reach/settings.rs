@@ -102,6 +102,8 @@ pub fn change(path: &Path, items: &[Item], give: bool) -> Result<HandsSettings> 
         }
     }
     let text = document.to_string();
+    // Where the owner keeps it elsewhere, and a symlink leads there, it stays so.
+    let path = &path.canonicalize().unwrap_or_else(|_| path.to_owned());
     // What the next start could not read is never written.
     let settings = Config::parse(&text).with_context(|| format!("mistake in {shown}"))?.hands;
     write_private(path, text.as_bytes()).with_context(|| format!("cannot write {shown}"))?;
@@ -149,6 +151,18 @@ mod tests {
         let again = format!("{:#}", change(&path, &items[..1], false).unwrap_err());
         assert!(again.starts_with("read /a b was not given in "), "{again}");
         assert!(fs::read_to_string(&path).unwrap().starts_with(before));
+    }
+
+    #[test]
+    fn a_file_that_is_kept_elsewhere_stays_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let [path, real] = ["config.toml", "mine.toml"].map(|name| folder.path().join(name));
+        fs::write(&real, "model = 'x' # mine\n").unwrap();
+        std::os::unix::fs::symlink("mine.toml", &path).unwrap();
+        change(&path, &[Item::Unix], true).unwrap();
+        assert!(path.is_symlink());
+        let text = fs::read_to_string(&real).unwrap();
+        assert_eq!(text, "model = 'x' # mine\n\n[hands]\nunix = true\n");
     }
 
     #[test]
