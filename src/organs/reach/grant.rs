@@ -10,10 +10,9 @@ use std::sync::{PoisonError, RwLockReadGuard};
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 
-use crate::guard::policy::Network;
 use crate::organs::config::Config;
 use crate::organs::host::Host;
-use crate::organs::reach::item::{Item, Shown};
+use crate::organs::reach::item::Item;
 use crate::organs::reach::root::Reach;
 use crate::organs::reach::settings;
 
@@ -45,7 +44,7 @@ impl Host {
         }
         let items = named;
         if give {
-            items.iter().try_for_each(|item| self.check_item(item))?;
+            items.iter().try_for_each(|item| self.check_item(item).and(self.check_new(item)))?;
         }
         self.keep(&items, give)?;
         // A network is said whole: what conversations had of another is over.
@@ -74,6 +73,20 @@ impl Host {
         let settings = settings::change(&file, &kept, give)?;
         let reach = self.reach().with(settings);
         self.set_reach(reach);
+        Ok(())
+    }
+
+    /// Whether it is not what every conversation of the owner's has.
+    fn check_new(&self, item: &Item) -> Result<()> {
+        let own = [self.home().workspace(), self.home().scratch()];
+        let mut own = own.iter().filter_map(|folder| folder.canonicalize().ok());
+        match item {
+            Item::Read(path) | Item::Write(path) => {
+                let has = own.any(|folder| path.starts_with(folder));
+                ensure!(!has, "{} is given to tool calls as it is", path.display());
+            }
+            _ => {}
+        }
         Ok(())
     }
 
@@ -114,9 +127,7 @@ fn told(item: &Item, give: bool) -> String {
         return format!("Tool calls may now: {item}. {}", item.cost());
     }
     match item {
-        Item::Network(_) => {
-            format!("Tool calls reach no network now ({}).", Shown(&Network::None))
-        }
+        Item::Network(_) => format!("Taken back: {item}. `fledgling policy` shows what is left."),
         item => format!("Taken back: {item}. What still runs keeps it until it ends."),
     }
 }

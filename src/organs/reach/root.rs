@@ -124,7 +124,10 @@ impl Reach {
             );
         }
         // A tool that works on files finds the host in there: its environment, its memory.
-        ensure!(!path.starts_with("/proc"), "{shown}: commands have of /proc what can be given");
+        ensure!(
+            !path.starts_with("/proc"),
+            "{shown} cannot be given: in /proc a tool call would find the program's own memory; what concerns commands themselves they see there"
+        );
         let home = self.home.display();
         ensure!(
             !self.home.starts_with(path),

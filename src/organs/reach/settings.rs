@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use serde::Deserialize;
 use toml_edit::{Array, DocumentMut, Item as Entry, Table, value};
 
@@ -70,6 +70,7 @@ pub fn change(path: &Path, items: &[Item], give: bool) -> Result<HandsSettings> 
         Err(error) if is_absent(&error) => String::new(),
         text => text.with_context(|| format!("cannot read {shown}"))?,
     };
+    let before = Config::parse(&text).with_context(|| format!("mistake in {shown}"))?.hands;
     let mut document: DocumentMut = text.parse().with_context(|| format!("mistake in {shown}"))?;
     let hands = document.entry("hands").or_insert_with(|| Entry::Table(Table::new()));
     let hands = hands.as_table_like_mut();
@@ -80,7 +81,8 @@ pub fn change(path: &Path, items: &[Item], give: bool) -> Result<HandsSettings> 
             Item::Write(path) => ("write", Some(path.to_str().context("it is not UTF-8")?)),
             Item::Secret(name) => ("secrets", Some(name.as_str())),
             Item::Network(network) => {
-                hands.insert("network", written(if give { network } else { &Network::None }));
+                let network = if give { network.clone() } else { less(&before.network, network)? };
+                hands.insert("network", written(&network));
                 continue;
             }
             Item::Unix => {
@@ -108,6 +110,19 @@ pub fn change(path: &Path, items: &[Item], give: bool) -> Result<HandsSettings> 
     let settings = Config::parse(&text).with_context(|| format!("mistake in {shown}"))?.hands;
     write_private(path, text.as_bytes()).with_context(|| format!("cannot write {shown}"))?;
     Ok(settings)
+}
+
+/// What stays of a network when this is taken back.
+fn less(network: &Network, taken: &Network) -> Result<Network> {
+    match (network, taken) {
+        (Network::Full, Network::Ports(_)) => bail!(
+            "every port is open; name those that stay open, with: fledgling allow network PORT…"
+        ),
+        (Network::Ports(all), Network::Ports(taken)) if !all.is_subset(taken) => {
+            Ok(Network::Ports(all - taken))
+        }
+        _ => Ok(Network::None),
+    }
 }
 
 fn written(network: &Network) -> Entry {
@@ -163,6 +178,17 @@ mod tests {
         assert!(path.is_symlink());
         let text = fs::read_to_string(&real).unwrap();
         assert_eq!(text, "model = 'x' # mine\n\n[hands]\nunix = true\n");
+    }
+
+    #[test]
+    fn ports_are_taken_back_one_by_one() {
+        let ports = |ports: &[u16]| Network::Ports(ports.iter().copied().collect());
+        let all = ports(&[53, 80, 443]);
+        assert_eq!(less(&all, &ports(&[80])).unwrap(), ports(&[53, 443]));
+        assert_eq!(less(&all, &all).unwrap(), Network::None);
+        assert_eq!(less(&all, &Network::Full).unwrap(), Network::None);
+        assert_eq!(less(&Network::Full, &Network::Full).unwrap(), Network::None);
+        assert!(less(&Network::Full, &ports(&[80])).is_err());
     }
 
     #[test]
