@@ -64,7 +64,7 @@ fn what_would_give_away_the_keys_is_refused() {
             (lab.path("home"), "with your keys"),
             (lab.path("home/sessions"), "the program's own"),
             (lab.path("link/share"), "goes through a symlink"),
-            ("/proc".into(), "of /proc"),
+            ("/proc".into(), "/proc cannot be given"),
         ] {
             lab.put("home/config.toml", &format!("[hands]\n{right} = [{path:?}]\n"));
             let told = lab.turn(&[bash("echo x > made")]);
