@@ -222,12 +222,8 @@ mod tests {
         Link { read, write, network: Network::Full, unix: false, secrets: None, tools: None }
     }
 
-    /// What comes of this in a thread that is confined so, and of the same in one that is not.
-    fn both<T: Send + 'static>(
-        links: Vec<Link>,
-        attempt: impl Fn() -> T + Clone + Send + 'static,
-    ) -> (T, T) {
-        let policy = Policy {
+    fn policy(links: Vec<Link>) -> Policy {
+        Policy {
             workspace: "/".into(),
             scratch: "/".into(),
             env: Vec::new(),
@@ -235,7 +231,15 @@ mod tests {
             own: Vec::new(),
             held: Arc::new(File::open("/dev/null").unwrap()),
             withheld: crate::files::withheld::Withheld::default(),
-        };
+        }
+    }
+
+    /// What comes of this in a thread that is confined so, and of the same in one that is not.
+    fn both<T: Send + 'static>(
+        links: Vec<Link>,
+        attempt: impl Fn() -> T + Clone + Send + 'static,
+    ) -> (T, T) {
+        let policy = policy(links);
         let control = attempt.clone();
         let confined = thread::spawn(move || {
             let _confined = confine(&policy, &Kept::new(true)).unwrap();
@@ -355,15 +359,7 @@ mod tests {
     }
 
     fn confined_error(links: Vec<Link>) -> String {
-        let policy = Policy {
-            workspace: "/".into(),
-            scratch: "/".into(),
-            env: Vec::new(),
-            chain: Chain::Links(links),
-            own: Vec::new(),
-            held: Arc::new(File::open("/dev/null").unwrap()),
-            withheld: crate::files::withheld::Withheld::default(),
-        };
+        let policy = policy(links);
         thread::spawn(move || format!("{:#}", confine(&policy, &Kept::new(true)).unwrap_err()))
             .join()
             .unwrap()
