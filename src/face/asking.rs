@@ -30,10 +30,11 @@ pub fn visible(text: &str) -> String {
     text.chars().map(shown).collect()
 }
 
-/// A question: what it is about, its price, and how to answer.
-pub fn question(asked: &Asked, screen: Screen) -> [String; 3] {
-    let Asked { id, item, reason, lasting, expires, .. } = asked;
-    let what = screen.bold(&format!("Request {id}: {}", visible(&item.to_string())));
+/// A question in this conversation: what it is about, its price, and how to answer.
+pub fn question(asked: &Asked, own: &str, screen: Screen) -> [String; 3] {
+    let Asked { id, session, item, reason, lasting, expires, .. } = asked;
+    let of = if session == own { String::new() } else { format!(" of conversation {session}") };
+    let what = screen.bold(&format!("Request {id}{of}: {}", visible(&item.to_string())));
     let why = format!("  why, in the agent's words: {}", visible(reason));
     let always = if *lasting { "always + Enter: yes, kept in config.toml. " } else { "" };
     let until = expires.get(11..19).unwrap_or_default();
@@ -185,11 +186,11 @@ mod tests {
     #[test]
     fn a_question_fits_its_request() {
         let screen = Screen { terminal: true, width: 200, colour: false };
-        let [what, price, answers] = question(&asked(3, true), screen);
+        let [what, price, answers] = question(&asked(3, true), "s", screen);
         assert_eq!(what, "Request 3: read /a\n  why, in the agent's words: r");
         assert_eq!(price, Item::Read("/a".into()).cost());
         assert!(answers.contains("always + Enter") && answers.contains("10:01:00"), "{answers}");
-        let [_, _, answers] = question(&asked(3, false), screen);
+        let [_, _, answers] = question(&asked(3, false), "s", screen);
         assert!(!answers.contains("always"), "{answers}");
     }
 

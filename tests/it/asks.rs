@@ -402,6 +402,25 @@ fn a_narrowed_conversation_asks_the_one_that_began_it() {
 }
 
 #[test]
+fn what_a_child_asks_for_is_shown_where_the_owner_looks_on() {
+    let server = Server::start();
+    let kids = Server::start();
+    let home = Home::new().with_anthropic(&server).with(Wire::OpenAi, &kids);
+    let path = private(&home, "file");
+    let ask = format!("fledgling ask read '{}' --why 'the child needs it'", path.display());
+    kids.queue(Reply::new().bash(&ask)).queue(Reply::text("Child done."));
+    let work = "fledgling run --model openai:m --session child work";
+    server.queue(Reply::new().bash(work)).queue(Reply::text("Parent done."));
+    let mut terminal = talk(&home);
+    terminal.send("go\r");
+    terminal.wait_text("Request 1 of conversation child: read ");
+    terminal.send("y\r");
+    terminal.wait_text("Parent done.");
+    let child = fs::read_to_string(home.path("sessions/child.jsonl")).expect("a transcript");
+    assert!(child.contains("Yes, says your owner, for this conversation"), "{child}");
+}
+
+#[test]
 fn a_network_that_the_owner_sets_is_everybody_s() {
     let server = Server::start();
     let home = Home::new().with_anthropic(&server).config("[hands]\nnetwork = [443]\n");

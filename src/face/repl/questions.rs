@@ -35,8 +35,8 @@ impl Repl {
     }
 
     fn question(&mut self) {
-        let (prompt, screen) = (&mut self.prompt, self.screen);
-        self.questions.next(|asked| prompt.question(asking::question(asked, screen)));
+        let (prompt, own, screen) = (&mut self.prompt, &self.session, self.screen);
+        self.questions.next(|asked| prompt.question(asking::question(asked, own, screen)));
     }
 
     /// A question is answered by this line.

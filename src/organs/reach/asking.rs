@@ -281,14 +281,24 @@ impl Host {
 
     /// Whether somebody is there who could answer.
     fn is_answered(&self, asked: &Asked) -> bool {
-        let owner = self.lane(&asked.session).is_answered();
+        let owner = self.shown_in(asked).any(|name| self.lane(&name).is_answered());
         // A hand of the session above may, while its turn runs.
         let above = |name: &String| self.lane(name).busy();
         owner || matches!(&asked.approver, Origin::Agent(name) if above(name))
     }
 
     fn tell(&self, asked: &Asked) {
-        self.lane(&asked.session).tell_now(&What::Asked(asked.clone()));
+        for name in self.shown_in(asked) {
+            self.lane(&name).tell_now(&What::Asked(asked.clone()));
+        }
+    }
+
+    /// The conversations in which a request is shown: the one that asks, and those above it, as
+    /// the owner looks on there while the agent has another work for it.
+    fn shown_in(&self, asked: &Asked) -> impl Iterator<Item = String> {
+        let above = asked.approver == Origin::Owner;
+        let all = sessions::ancestry(self.home(), &asked.session);
+        all.take(if above { usize::MAX } else { 1 })
     }
 }
 
