@@ -193,6 +193,12 @@ impl Watched<'_> {
     }
 }
 
+async fn hint_to(outcome: &Outcome, policy: Policy) -> Option<String> {
+    let (text, failed) = (outcome.text.clone(), outcome.error);
+    let hint = tokio::task::spawn_blocking(move || hint::after(&text, failed, &policy));
+    hint.await.ok().flatten()
+}
+
 fn take_in(keeper: &mut Keeper) -> Result<()> {
     keeper.take_in()?;
     keeper.freshen()
@@ -210,7 +216,9 @@ impl Hands for Watched<'_> {
             };
             let act = async |action| {
                 let mut outcome = hand.act(action, interrupt).await;
-                if let Some(hint) = hint::after(&outcome.text, outcome.error, policy) {
+                if hint::is_likely(&outcome.text)
+                    && let Some(hint) = hint_to(&outcome, policy.clone()).await
+                {
                     let newline = if outcome.text.ends_with('\n') { "" } else { "\n" };
                     outcome.text += &format!("{newline}{hint}");
                 }

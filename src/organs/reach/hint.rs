@@ -26,20 +26,32 @@ const LOOKED_AT: usize = 4_000;
 /// Paths that are named.
 const NAMED: usize = 3;
 
-/// What to add to what a call said, if it was refused what its policy does not allow.
+/// Whether it may be that a call was refused something.
+pub fn is_likely(text: &str) -> bool {
+    end(text).lines().any(|line| is_refusal(&line))
+}
+
+fn end(text: &str) -> &str {
+    let start = text.len().saturating_sub(LOOKED_AT);
+    let start = (start..text.len()).find(|at| text.is_char_boundary(*at));
+    start.map_or("", |start| &text[start..])
+}
+
+fn is_refusal(line: &&str) -> bool {
+    let line = line.to_lowercase();
+    REFUSALS.iter().any(|refusal| line.contains(refusal))
+}
+
+/// What to add to what a call said, if it was refused what its policy does not allow. Blocks: it
+/// looks where paths lead.
 pub fn after(text: &str, failed: bool, policy: &Policy) -> Option<String> {
     let Chain::Links(links) = &policy.chain else { return None };
-    let start = text.len().saturating_sub(LOOKED_AT);
-    let start = (start..text.len()).find(|at| text.is_char_boundary(*at)).unwrap_or(text.len());
-    let is_refusal = |line: &&str| {
-        let line = line.to_lowercase();
-        REFUSALS.iter().any(|refusal| line.contains(refusal))
-    };
-    let refused: Vec<_> = text[start..].lines().filter(is_refusal).collect();
+    let text = end(text);
+    let refused: Vec<_> = text.lines().filter(is_refusal).collect();
     if refused.is_empty() {
         return None;
     }
-    let place = PLACES.iter().find(|(sign, _)| text[start..].contains(sign));
+    let place = PLACES.iter().find(|(sign, _)| text.contains(sign));
     let place = place.map_or("", |(_, needed)| needed);
     let paths = refused.iter().flat_map(|line| words(past_speaker(line)));
     let paths = paths.filter(|word| word.starts_with('/') || word.starts_with("../"));
