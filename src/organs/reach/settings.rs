@@ -72,7 +72,16 @@ pub fn change(path: &Path, items: &[Item], give: bool) -> Result<HandsSettings> 
     };
     let before = Config::parse(&text).with_context(|| format!("mistake in {shown}"))?.hands;
     let mut document: DocumentMut = text.parse().with_context(|| format!("mistake in {shown}"))?;
-    let hands = document.entry("hands").or_insert_with(|| Entry::Table(Table::new()));
+    if !document.contains_key("hands") {
+        // What stands at the end of the file stays above it, where no table begins.
+        let end = document.trailing().as_str().unwrap_or_default().to_owned();
+        document.set_trailing("");
+        let mut table = Table::new();
+        let apart = if text.is_empty() { "" } else { "\n" };
+        table.decor_mut().set_prefix(end + apart);
+        document.insert("hands", Entry::Table(table));
+    }
+    let hands = &mut document["hands"];
     let hands = hands.as_table_like_mut();
     let hands = hands.with_context(|| format!("`hands` in {shown} is not a table"))?;
     for item in items {
@@ -178,6 +187,18 @@ mod tests {
         assert!(path.is_symlink());
         let text = fs::read_to_string(&real).unwrap();
         assert_eq!(text, "model = 'x' # mine\n\n[hands]\nunix = true\n");
+    }
+
+    #[test]
+    fn comments_alone_stay_above() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("config.toml");
+        for before in ["# model = \"x\"\n# and so on\n", "[limits]\nsteps = 3\n\n# the end\n"] {
+            fs::write(&path, before).unwrap();
+            change(&path, &[Item::Unix], true).unwrap();
+            let text = fs::read_to_string(&path).unwrap();
+            assert_eq!(text, format!("{before}\n[hands]\nunix = true\n"));
+        }
     }
 
     #[test]
