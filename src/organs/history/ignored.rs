@@ -488,6 +488,9 @@ mod tests {
                 "a/a/a", "a/a/b", "a/b/a/b", "a/b/bb", "b/a", "b/ab/a", "b/b/b/b", "ab", "ba/a",
                 "bb/ab", "b/ab/b/b",
             ];
+            // Of a bracket that is not closed before an escaped space, libgit2 makes something
+            // else than git does.
+            prop_assume!(!root.iter().any(|rule| rule.contains('[') && rule.contains("\\ ")));
             let (root, nested, deep) = (root.join("\n"), nested.join("\n"), deep.join("\n"));
             let [root, nested, deep] = [&root, &nested, &deep].map(String::as_bytes);
             agrees(&[("", root), ("a", nested), ("a/b", deep), ("b", deep)], &files);
