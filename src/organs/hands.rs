@@ -97,7 +97,8 @@ impl Host {
         env.extend(fixed.map(|(name, value)| (name.into(), value.into())));
         env.extend(reach.variables(&chain));
         let keys = self.settings.catalog.keys();
-        for name in chain.secrets().unwrap_or_default() {
+        // Where nothing is confined no chain says which.
+        for name in chain.secrets().unwrap_or_else(|| reach.secrets(&given)) {
             env.extend(keys.get(&name).map(|value| (name.clone().into(), value.into())));
         }
         if let Network::Ports(_) = chain.network() {

@@ -110,6 +110,10 @@ fn a_secret_is_with_commands_only_while_it_is_given() {
     server.queue(Reply::new().bash(look)).queue(Reply::text("Done."));
     home.run(&["run", "--only", "secret", "go"]).stdout("Done.\n").stderr_any().check();
     assert_eq!(server.wait(0).last().expect("a request").results(), ["<>\n"]);
+    let given = fs::read_to_string(home.path("config.toml")).expect("config.toml");
+    let home = home.config(&format!("confine = \"off\"\n{given}"));
+    assert_eq!(bash(&server, &home, look), "20\n<[secret TOKEN withheld]>\n");
+    let home = home.config(&given);
     home.run(&["deny", "secret", "TOKEN"]).stdout_any().check();
     assert_eq!(bash(&server, &home, look), "<>\n");
 }

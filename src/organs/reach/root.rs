@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::guard::policy::{Chain, Link, Network};
 use crate::organs::config::Config;
 use crate::organs::home::Home;
-use crate::organs::reach::given::either;
+use crate::organs::reach::given::widen;
 use crate::organs::reach::item::{Item, Shown};
 use crate::organs::reach::kernel;
 use crate::organs::reach::settings::{Confine, HandsSettings};
@@ -152,28 +152,31 @@ impl Reach {
             ensure!(narrower.is_empty(), UNENFORCED);
             return Ok(Chain::Off);
         }
-        let HandsSettings { mut read, mut write, mut network, mut unix, mut secrets } =
-            self.settings.clone();
-        for item in given {
-            match item {
-                Item::Read(path) => read.push(path.clone()),
-                Item::Write(path) => write.push(path.clone()),
-                Item::Network(wider) => network = either(&network, wider),
-                Item::Unix => unix = true,
-                Item::Secret(name) => _ = secrets.insert(name.clone()),
-                _ => {}
-            }
-        }
-        if write.iter().any(|path| path == Path::new("/dev/pts")) {
+        let mut root = self.granted(given);
+        if root.write.iter().any(|path| path == Path::new("/dev/pts")) {
             // Where terminals are made.
-            write.extend(Path::new("/dev/ptmx").canonicalize());
+            root.write.extend(Path::new("/dev/ptmx").canonicalize());
         }
-        read.extend(self.always());
-        read.extend([self.home.join("history.git"), self.home.join("workspace")]);
-        write.push(folder.canonicalize().unwrap_or_else(|_| folder.to_owned()));
-        let (secrets, tools) = (Some(secrets), None);
-        let root = Link { read, write, network, unix, secrets, tools };
+        root.read.extend(self.always());
+        root.read.extend([self.home.join("history.git"), self.home.join("workspace")]);
+        root.write.push(folder.canonicalize().unwrap_or_else(|_| folder.to_owned()));
         Ok(Chain::Links([root].into_iter().chain(narrower.iter().cloned()).collect()))
+    }
+
+    /// What the owner gives besides what is always there, to all and to one session.
+    fn granted(&self, given: &[Item]) -> Link {
+        let HandsSettings { read, write, network, unix, secrets } = self.settings.clone();
+        let (secrets, tools) = (Some(secrets), None);
+        let mut link = Link { read, write, network, unix, secrets, tools };
+        for item in given {
+            widen(&mut link, item);
+        }
+        link
+    }
+
+    /// Secrets that are given to the commands of a session, where no chain says which.
+    pub fn secrets(&self, given: &[Item]) -> BTreeSet<String> {
+        self.granted(given).secrets.unwrap_or_default()
     }
 
     /// The chain of a program that the host itself needs, with these folders to change.
@@ -201,8 +204,9 @@ impl Reach {
 
     /// Variables that lead programs to the toolchains that this chain may read.
     pub fn variables(&self, chain: &Chain) -> Vec<(std::ffi::OsString, std::ffi::OsString)> {
-        let root = chain.links().first();
-        root.map_or_else(Vec::new, |root| toolchains::variables(&self.places, &root.read))
+        let everything = [PathBuf::from("/")];
+        let read = chain.links().first().map_or(&everything[..], |root| &root.read);
+        toolchains::variables(&self.places, read)
     }
 
     /// Toolchains that are there and not given, and what else commands may need.

@@ -118,12 +118,14 @@ fn still_public(folder: &Path, known: &Path) -> Vec<PathBuf> {
 fn public(folder: &Path, private: &mut BTreeSet<PathBuf>) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
     let (mut parts, mut whole) = (Vec::new(), true);
-    for path in entries.flatten().map(|entry| entry.path()) {
-        let Ok(metadata) = fs::symlink_metadata(&path) else { continue };
+    // Where a symlink leads is another path, and half of `/etc` are such.
+    let entries = entries.flatten();
+    let entries = entries.filter(|entry| entry.file_type().is_ok_and(|kind| !kind.is_symlink()));
+    for entry in entries {
+        let Ok(metadata) = entry.metadata() else { continue };
+        let path = entry.path();
         let all = if metadata.is_dir() { 0o005 } else { 0o004 };
-        if metadata.is_symlink() {
-            // Where it leads is another path.
-        } else if metadata.mode() & all != all || private.contains(&path) {
+        if metadata.mode() & all != all || private.contains(&path) {
             whole = false;
             private.insert(path);
         } else if metadata.is_dir() {
