@@ -102,6 +102,9 @@ impl Host {
     pub async fn open(settings: Settings, held: HostLock) -> Result<Arc<Self>> {
         let home = settings.home.clone();
         let newborn = home.create()?;
+        // As root it looks through all of /etc.
+        let (whose, config) = (home.clone(), settings.config.clone());
+        let reaching = tokio::task::spawn_blocking(move || Reach::of(&whose, &config));
         hand_door::sweep(&home.doors());
         let hands = home.file("hands.lock");
         let (hands, alone) =
@@ -109,7 +112,7 @@ impl Host {
         let state = State::open(&home.file("state.db"))?;
         let (hands, withheld) = (Arc::new(hands), Withheld::default());
         withheld.learn(settings.catalog.secrets())?;
-        let reach = Reach::new(&home, settings.config.confine, settings.config.hands.clone())?;
+        let reach = reaching.await??;
         let rights = reach.rights();
         let policy = Policy {
             workspace: home.workspace(),
