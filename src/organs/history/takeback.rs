@@ -51,8 +51,7 @@ pub fn without(
     commits: &[Commit<'_>],
     favour: Option<Favour>,
 ) -> Result<Plan> {
-    let mut merge = Merge::new(repository, favour, "put back");
-    let mut tree = head.clone();
+    let mut merge = Merge::new(repository, head, favour, "put back");
     // Commits in a row are taken back in one step, so that what only passed between them
     // is in nobody's way.
     let in_a_row = |newer: &Commit<'_>, older: &Commit<'_>| {
@@ -64,9 +63,9 @@ pub fn without(
             0 => empty(repository)?,
             _ => oldest.parent(0)?.tree()?,
         };
-        tree = merge.step(&newest.tree()?, &tree, &before)?;
+        merge.step(&newest.tree()?, &before)?;
     }
-    Ok(merge.plan(&tree))
+    merge.plan()
 }
 
 /// The tree of `ours` with what was changed from `base` to `theirs`.
@@ -77,9 +76,9 @@ pub fn merged(
     theirs: &Tree<'_>,
     favour: Option<Favour>,
 ) -> Result<Plan> {
-    let mut merge = Merge::new(repository, favour, "brought in");
-    let tree = merge.step(base, ours, theirs)?;
-    Ok(merge.plan(&tree))
+    let mut merge = Merge::new(repository, ours, favour, "brought in");
+    merge.step(base, theirs)?;
+    merge.plan()
 }
 
 /// The tree of `head` with these files and folders as they are in `from`; everything when
@@ -122,53 +121,83 @@ pub fn with_paths(
 /// A merge in the making.
 struct Merge<'a> {
     repository: &'a Repository,
+    ours: &'a Tree<'a>,
     favour: Option<Favour>,
     /// What the second side of a marked conflict is called.
     label: &'static str,
+    /// What is to be at the paths that were looked at, with the step that says so.
+    wanted: BTreeMap<PathBuf, (usize, Option<Entry>)>,
+    steps: usize,
     /// Where it was not clear what to do, with what came of it.
     unclear: BTreeMap<PathBuf, &'static str>,
 }
 
 impl<'a> Merge<'a> {
-    fn new(repository: &'a Repository, favour: Option<Favour>, label: &'static str) -> Self {
-        Self { repository, favour, label, unclear: BTreeMap::new() }
+    fn new(
+        repository: &'a Repository,
+        ours: &'a Tree<'a>,
+        favour: Option<Favour>,
+        label: &'static str,
+    ) -> Self {
+        let (wanted, unclear) = (BTreeMap::new(), BTreeMap::new());
+        Self { repository, ours, favour, label, wanted, steps: 0, unclear }
     }
 
-    fn plan(self, tree: &Tree<'_>) -> Plan {
+    fn plan(mut self) -> Result<Plan> {
+        let tree = self.tree()?;
         if self.favour.is_none() && !self.unclear.is_empty() {
-            return Plan::Conflicts {
+            return Ok(Plan::Conflicts {
                 wanted: tree.id(),
                 paths: self.unclear.into_keys().collect(),
-            };
+            });
         }
         let left = self.unclear.into_iter().filter(|(_, what)| !what.is_empty());
         let left = left.map(|(path, what)| (path, what.to_owned())).collect();
-        Plan::Clean { tree: tree.id(), left }
+        Ok(Plan::Clean { tree: tree.id(), left })
     }
 
-    /// One three-way merge.
-    fn step(&mut self, base: &Tree<'_>, ours: &Tree<'_>, theirs: &Tree<'_>) -> Result<Tree<'a>> {
-        let (mut gone, mut here) = (BTreeSet::new(), BTreeMap::new());
+    /// One three-way merge, path by path.
+    fn step(&mut self, base: &Tree<'_>, theirs: &Tree<'_>) -> Result<()> {
+        self.steps += 1;
         for change in differences(self.repository, Some(base), Some(theirs))? {
-            let now = difference::at(ours, &change.path);
+            let now = match self.wanted.get(&change.path) {
+                Some((_, now)) => *now,
+                None => difference::at(self.ours, &change.path),
+            };
             let result = self.path(&change, now).with_context(|| {
                 format!("cannot merge the versions of {}", change.path.display())
             })?;
-            match result {
-                Some(result) if Some(result) != now => _ = here.insert(change.path, result),
-                None if now.is_some() => _ = gone.insert(change.path),
-                _ => {}
+            if result != now {
+                self.wanted.insert(change.path, (self.steps, result));
             }
         }
-        // Whether a file and a folder collide shows once all that goes is gone.
-        let between = updated(self.repository, ours, &gone, &BTreeMap::new())?;
-        let mut collisions = BTreeSet::new();
-        here.retain(|path, _| {
-            let found = in_the_way(&between, path);
-            let wins = found.is_none() || self.theirs_wins(found.as_deref().unwrap_or(path), STAYS);
-            collisions.extend(found.filter(|_| wins));
-            wins
-        });
+        Ok(())
+    }
+
+    /// The tree that is wanted. Whether a file and a folder collide shows only once all steps
+    /// are made and all that goes is gone.
+    fn tree(&mut self) -> Result<Tree<'a>> {
+        let (mut gone, mut coming) = (BTreeSet::new(), Vec::new());
+        for (path, (step, wanted)) in std::mem::take(&mut self.wanted) {
+            match (wanted, difference::at(self.ours, &path)) {
+                (wanted, now) if wanted == now => {}
+                (Some(entry), _) => coming.push((step, path, entry)),
+                (None, _) => _ = gone.insert(path),
+            }
+        }
+        let between = updated(self.repository, self.ours, &gone, &BTreeMap::new())?;
+        coming.sort_by_key(|(step, ..)| *step);
+        let (mut collisions, mut here) = (BTreeSet::new(), BTreeMap::new());
+        for (_, path, entry) in coming {
+            let placed = in_its_way(&here, &path);
+            let there = in_the_way(&between, &path).filter(|there| !collisions.contains(there));
+            let wins = placed.iter().chain(&there).all(|found| self.theirs_wins(found, STAYS));
+            if wins {
+                placed.iter().for_each(|found| _ = here.remove(found));
+                collisions.extend(there);
+                here.insert(path, entry);
+            }
+        }
         updated(self.repository, &between, &collisions, &here)
     }
 
@@ -262,6 +291,14 @@ fn in_the_way(tree: &Tree<'_>, path: &Path) -> Option<PathBuf> {
     }
     let mut folders = path.ancestors().skip(1).filter(|folder| *folder != Path::new(""));
     folders.find(|folder| difference::at(tree, folder).is_some()).map(Path::to_owned)
+}
+
+/// The same among files that are to come: what is a folder of a path, or lies beneath it.
+fn in_its_way(here: &BTreeMap<PathBuf, Entry>, path: &Path) -> Vec<PathBuf> {
+    let folders = path.ancestors().skip(1).filter(|folder| here.contains_key(*folder));
+    let beneath = here.range(path.to_owned()..).map(|(one, _)| one);
+    let beneath = beneath.take_while(|one| one.starts_with(path)).filter(|one| *one != path);
+    folders.chain(beneath.map(PathBuf::as_path)).map(Path::to_owned).collect()
 }
 
 /// A tree with other content, after some of it is gone: git swaps no file for a folder in
