@@ -1,6 +1,7 @@
 //! What can be cut off while the loop still lives: the host and its doors, prompts,
 //! sessions, models, the home. Owns how a home is run; knows no terminal.
 
+pub mod always;
 pub mod asked;
 pub mod authority;
 pub mod backups;

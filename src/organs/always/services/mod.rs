@@ -1,0 +1,4 @@
+//! Services: executables of the workspace that are kept running.
+
+pub mod keeper;
+pub mod patience;
