@@ -13,8 +13,10 @@ use crate::face::clean::clean;
 use crate::face::history::command::Folder;
 use crate::face::rows::Layout;
 use crate::face::screen::{Place, Screen, write};
+use crate::face::standing::command::Command::Serve;
 use crate::face::{
-    asking, doctor, drill, groups, help, history, policy, repl, run, secrets, sql, tour, views,
+    asking, doctor, drill, groups, help, history, policy, repl, run, secrets, serve, service, sql,
+    standing, tour, views,
 };
 use crate::organs::config::Config;
 use crate::organs::history::ask::Ask;
@@ -169,6 +171,8 @@ enum Command {
         #[arg(value_parser = ["yes", "always", "no"])]
         said: String,
     },
+    #[command(flatten)]
+    Standing(standing::command::Command),
     /// List the conversations
     Sessions,
     /// End a conversation for good; its transcript stays
@@ -224,6 +228,11 @@ enum Command {
         /// The most bytes the image may have
         #[arg(long)]
         limit: Option<u64>,
+    },
+    /// Have the system keep the agent running in the background
+    Service {
+        #[command(subcommand)]
+        command: service::Command,
     },
     /// Check home, tools and models, and say what is wrong
     Doctor {
@@ -293,6 +302,7 @@ impl Cli {
                 let ask = Ask::Backup { to: to.as_deref().map(absolute).transpose()? };
                 history::once(Link::establish(settings).await?, ask, json).await
             }
+            Some(Command::Service { command }) => service::service(&home, &keys, &command),
             Some(Command::Git { arguments }) => history::git(&home, &arguments),
             Some(Command::Init { from: Some(from) }) => {
                 history::restore(&home, absolute(&from)?).await?;
@@ -325,6 +335,11 @@ impl Cli {
             Some(Command::Answer { id, said }) => {
                 let said = Said::parse(&said).unwrap_or(Said::No);
                 views::said(&simple(Verb::Answer { id, said }).await?)
+            }
+            Some(Command::Standing(Serve)) => serve::serve(settings()?, json).await,
+            Some(Command::Standing(command)) => {
+                let verb = command.verb(session, &current()?).map_err(|error| usage(&error))?;
+                command.show(&simple(verb).await?, json)
             }
             Some(Command::Sessions) => {
                 views::print(&simple(Verb::Sessions).await?, json, views::sessions_text)

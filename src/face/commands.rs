@@ -3,20 +3,20 @@
 //! Owns their names, what those that only look ask of the host, and how the answers look.
 //! Does nothing by itself.
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use serde_json::Value;
 
 use crate::face::clean::{clean, line, row};
 use crate::face::history::Look;
 use crate::face::screen::Screen;
 use crate::face::turn_view::{Looked, preview, wrapped};
-use crate::face::{Refusal, asking, help, history, policy, views};
+use crate::face::{Refusal, asking, help, history, policy, standing, views};
 use crate::organs::home::Home;
 use crate::organs::reach::item;
 use crate::organs::verb::Verb;
 
 /// The commands, with what each does.
-pub const COMMANDS: [(&str, &str); 27] = [
+pub const COMMANDS: [(&str, &str); 32] = [
     ("/new", "begin another conversation: /new [NAME]"),
     ("/resume", "go back to a conversation: /resume [NAME]"),
     ("/sessions", "list the conversations"),
@@ -35,6 +35,11 @@ pub const COMMANDS: [(&str, &str); 27] = [
     ("/bisect", "what broke it: /bisect -- COMMAND"),
     ("/merge", "take over a branch: /merge NAME"),
     ("/drop", "give a branch up: /drop NAME"),
+    ("/status", "what runs by itself: jobs, services, channels, budget"),
+    ("/agenda", "the reminders to come"),
+    ("/pair", "let somebody talk from a chat: /pair CODE"),
+    ("/people", "who is paired"),
+    ("/services", "a service's log: /services NAME"),
     ("/help", "these commands; /help TOPIC for a page"),
     ("/last", "show the latest tool call whole"),
     ("/wire", "what went over the wire: /wire [SESSION] [TURN]"),
@@ -47,9 +52,10 @@ pub const COMMANDS: [(&str, &str); 27] = [
 ];
 
 /// The groups of the commands, each with the first of its commands.
-const GROUPS: [(&str, &str); 3] = [
+const GROUPS: [(&str, &str); 4] = [
     ("Talk", "/new"),
     ("See and undo what it did (each has --help)", "/log"),
+    ("On its own, and from chats", "/status"),
     ("Look around", "/help"),
 ];
 
@@ -62,6 +68,17 @@ pub fn verb(line: &str, rest: Option<&str>, session: &str, home: &Home) -> Resul
         "/sessions" | "/resume" => Verb::Sessions,
         "/usage" => Verb::Usage,
         "/asks" => Verb::Asks,
+        "/status" => Verb::Status,
+        "/agenda" => Verb::Agenda,
+        "/people" => Verb::People,
+        "/pair" => {
+            let code = rest.context("which code? /pair CODE; the chat says it")?.to_owned();
+            Verb::Pair { code, person: None, only: None, answers: false }
+        }
+        "/services" => match rest {
+            Some(name) => Verb::Service { name: name.to_owned(), restart: false },
+            None => Verb::Status,
+        },
         "/self" | "/model" => Verb::About { session: Some(session) },
         "/compact" => Verb::Compact { session },
         "/policy" => Verb::Policy { session: Some(session) },
@@ -99,14 +116,30 @@ pub fn shown(command: &str, asked: &Verb, answer: &Value, screen: Screen) -> Res
         "/self" => wrapped(&views::about_text(answer), screen),
         "/wire" => views::wire_text(answer, screen),
         "/asks" => asking::list(answer, screen)?,
+        "/status" => standing::status(answer, screen)?,
+        "/agenda" => standing::agenda(answer, screen),
+        "/people" => standing::people(answer, screen),
+        "/services" if answer["said"].is_null() => standing::services(answer, screen)?,
         "/policy" => policy::text(answer, screen)?,
-        "/allow" | "/deny" => wrapped(answer["said"].as_str().unwrap_or_default(), screen),
+        "/allow" | "/deny" | "/pair" | "/services" => {
+            wrapped(answer["said"].as_str().unwrap_or_default(), screen)
+        }
         _ => {
             let [before, after] = [0, 1].map(|at| &answer["messages"][at]);
             format!("Summarised: {before} messages are now {after}.")
         }
     };
     Ok(text.trim_end().to_owned())
+}
+
+/// What went wrong, ready to print: with commands as they are typed here.
+pub fn complaint(error: &anyhow::Error, screen: Screen) -> String {
+    let said = COMMANDS.iter().fold(format!("{error:#}"), |said, (name, _)| {
+        said.replace(&format!("`fledgling {}", &name[1..]), &format!("`{name}"))
+    });
+    let said = wrapped(&said, screen);
+    let is_help = error.downcast_ref::<Refusal>().is_some_and(|refusal| refusal.exit == 0);
+    if is_help { said } else { screen.warn(&said) }
 }
 
 /// A line of a pipe is a message. Refuses one that can only have been meant as a command.

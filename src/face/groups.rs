@@ -8,9 +8,16 @@ use clap::Command;
 use crate::face::wrap::{Style, Wrap};
 
 /// The groups, and the commands in the order in which somebody new may need them.
-const GROUPS: [(&str, &[&str]); 6] = [
+const GROUPS: [(&str, &[&str]); 7] = [
     ("Begin", &["tour", "init", "doctor", "help"]),
     ("Talk", &["run", "sessions", "stop", "end"]),
+    (
+        "On its own, and from chats",
+        &[
+            "serve", "service", "status", "at", "agenda", "tell", "pair", "people", "services",
+            "check",
+        ],
+    ),
     (
         "See and undo what it did",
         &["log", "show", "diff", "why", "undo", "redo", "restore", "bisect"],

@@ -12,14 +12,14 @@ use anyhow::{Context as _, Result};
 use serde_json::Value;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use self::questions::watch;
+use self::questions::{background, watch};
 use crate::face::asking::Questions;
 use crate::face::clean::clean;
 use crate::face::onboard::{Welcome, opening, recall, welcome};
 use crate::face::prompt_line::{PromptLine, Typed};
 use crate::face::screen::{Place, Screen};
 use crate::face::turn_view::{Shown, TurnView, wrapped};
-use crate::face::{Refusal, commands, help, run, tour, views};
+use crate::face::{commands, help, run, standing, tour, views};
 use crate::kernel::event::Event;
 use crate::organs::home::Home;
 use crate::organs::host::Settings;
@@ -59,6 +59,7 @@ pub async fn repl(mut settings: Settings, session: Option<String>, json: bool) -
             return Err(error);
         }
     };
+    let background = background(&link).await?;
     prompt.next();
     let (tell, told) = unbounded_channel();
     let (lost, unheard) = unbounded_channel();
@@ -70,6 +71,7 @@ pub async fn repl(mut settings: Settings, session: Option<String>, json: bool) -
         model,
         session,
         heard,
+        background,
         questions,
         view,
         screen,
@@ -117,6 +119,8 @@ struct Repl {
     session: String,
     /// What happens in it.
     heard: UnboundedReceiver<Answer>,
+    /// What goes on in the background.
+    background: UnboundedReceiver<Answer>,
     /// What it asks for.
     questions: Questions,
     view: TurnView,
@@ -149,6 +153,8 @@ impl Repl {
             let wake = tokio::select! {
                 typed = self.prompt.typed.recv() => Wake::Typed(typed.unwrap_or(Typed::Leave)),
                 answer = self.heard.recv() => Wake::Heard(answer),
+                // That the host ended is heard beside it.
+                Some(answer) = self.background.recv() => Wake::Heard(Some(answer)),
                 Some(told) = self.told.recv() => Wake::Told(told),
                 Some(unheard) = self.unheard.recv() => Wake::Unheard(unheard),
                 lines = self.view.slow() => Wake::Slow(lines),
@@ -171,6 +177,12 @@ impl Repl {
                 },
                 Wake::Heard(Some(Answer::Event(event))) => self.event(&event),
                 Wake::Heard(Some(Answer::Asked(asked))) => self.asked(&asked),
+                Wake::Heard(Some(Answer::Happened(happening))) => {
+                    let text = standing::happening(&happening, self.screen);
+                    if let Some(text) = text {
+                        self.prompt.print(&text);
+                    }
+                }
                 Wake::Heard(Some(Answer::Refused { why, .. })) => {
                     self.complain(&anyhow::Error::msg(why));
                 }
@@ -260,6 +272,7 @@ impl Repl {
         self.prompt.turn = None;
         self.aside(&lines.join("\n"));
         self.release();
+        self.background = background(&self.link).await?;
         self.hear(self.session.clone()).await
     }
 
@@ -426,7 +439,7 @@ impl Repl {
             let aside = |text: &str| _ = tell.send(screen.dim(&wrapped(text, screen)));
             let told = views::answer(&mut answers, aside).await.and_then(shown);
             drop(busy);
-            let text = told.unwrap_or_else(|error| complaint(&error, screen));
+            let text = told.unwrap_or_else(|error| commands::complaint(&error, screen));
             if !text.is_empty() {
                 // Nobody is left to be told when the conversation is over.
                 let _ = tell.send(text);
@@ -436,7 +449,7 @@ impl Repl {
     }
 
     fn complain(&self, error: &anyhow::Error) {
-        self.prompt.print(&complaint(error, self.screen));
+        self.prompt.print(&commands::complaint(error, self.screen));
     }
 }
 
@@ -458,14 +471,4 @@ enum Next {
     Later,
     /// None, but the end, with this exit code.
     Leave(u8),
-}
-
-/// What went wrong, ready to print: with commands as they are typed here.
-fn complaint(error: &anyhow::Error, screen: Screen) -> String {
-    let said = commands::COMMANDS.iter().fold(format!("{error:#}"), |said, (name, _)| {
-        said.replace(&format!("`fledgling {}", &name[1..]), &format!("`{name}"))
-    });
-    let said = wrapped(&said, screen);
-    let is_help = error.downcast_ref::<Refusal>().is_some_and(|refusal| refusal.exit == 0);
-    if is_help { said } else { screen.warn(&said) }
 }

@@ -200,7 +200,7 @@ async fn ask(link: &Link, verb: Verb, key: &str, output: &mut Output) -> Result<
             Some(Answer::Event(event)) => output.event(&event)?,
             Some(Answer::Asked(asked)) => output.asked(&asked)?,
             Some(Answer::Refused { why, exit }) => return Err(Refusal { why, exit }.into()),
-            Some(Answer::Value(_)) => {}
+            Some(Answer::Value(_) | Answer::Happened(_)) => {}
             Some(Answer::Done) => return Ok(Some(output.ended.unwrap_or(exit::FAILED))),
         }
     }

@@ -135,7 +135,7 @@ impl Tour {
                     self.more(&event, output.view.last.as_ref())?;
                 }
                 Answer::Refused { why, .. } => anyhow::bail!("the tour cannot go on: {why}"),
-                Answer::Value(_) | Answer::Asked(_) | Answer::Done => {}
+                Answer::Value(_) | Answer::Asked(_) | Answer::Happened(_) | Answer::Done => {}
             }
         }
         Ok(output.ended.unwrap_or(exit::FAILED))

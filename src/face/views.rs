@@ -60,7 +60,7 @@ pub async fn answer(
             Answer::Refused { why, exit } => return Err(Refusal { why, exit }.into()),
             Answer::Done => return Ok(Some(value)),
             Answer::Event(Event::Notice { text }) => aside(&text),
-            Answer::Event(_) | Answer::Asked(_) => {}
+            Answer::Event(_) | Answer::Asked(_) | Answer::Happened(_) => {}
         }
     }
     Ok(None)

@@ -316,7 +316,7 @@ fn a_path_that_changes_meanwhile_leads_nowhere_else() {
         });
         stop.store(true, Ordering::Relaxed);
         swapper.join().unwrap();
-        assert!(fine > 0 && (refused > 0) == is_confined, "{fine} {refused}");
+        assert!(fine > 0 && (refused > 0 || !is_confined), "{fine} {refused}");
         assert_eq!(place.state("out/file").0, if is_confined { 0o644 } else { 0o600 });
     }
 }

@@ -1,9 +1,11 @@
-//! A hand: carries out one action of the model, in a thread that it confines first.
+//! A hand: carries out one action of the model, or keeps a program running, in a thread that
+//! it confines first.
 //!
 //! Owns the life of a call. The invariant: every action runs in a fresh thread (a confined
 //! thread stays confined, so a pool's thread must never be one), and its end is waited for.
 //! Knows neither models nor sessions.
 
+use std::fs::File;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -12,7 +14,7 @@ use anyhow::{Context, Result, bail};
 use tokio::sync::oneshot;
 
 use crate::files::file;
-use crate::files::output::Output;
+use crate::files::output::{End, Output};
 use crate::guard::confine::{Confined, Kept, confine};
 use crate::guard::policy::Policy;
 use crate::guard::supervisor::{self, Link, Shell};
@@ -32,6 +34,20 @@ pub struct Hand {
     kept: Arc<[Kept; 2]>,
 }
 
+/// A program that runs until it ends or is told to. Both files are closed in this process by
+/// the time it has ended.
+#[derive(Debug)]
+pub struct Program {
+    /// Given to `bash -c`.
+    pub command: String,
+    /// What it reads.
+    pub input: File,
+    /// Where its stdout goes: whoever passes that on has to withhold secrets.
+    pub stdout: File,
+    /// How long it has to end by itself, once told to.
+    pub grace: Duration,
+}
+
 impl Hand {
     /// A hand that may do what the policy says.
     pub fn new(policy: Policy) -> Self {
@@ -39,23 +55,64 @@ impl Hand {
     }
 
     async fn try_act(&self, action: Action, interrupt: Interrupt) -> Result<Outcome> {
+        let runs = matches!(action, Action::Bash { .. });
+        let stopped = interrupt.clone();
+        let work = move |policy: &Policy, confined: &Confined, link| {
+            carry_out(policy, confined, action, link, &stopped)
+        };
+        self.confined(runs, interrupt, GIVE_UP, work).await
+    }
+
+    /// Run a program, as confined as bash is, until it has ended or `interrupt` is raised, or
+    /// nobody awaits this any more. `heard` is told what it says on stderr without secrets, in
+    /// the confined thread: what it writes to has to be open by then, and while it does not
+    /// return, the program waits.
+    pub async fn keep(
+        &self,
+        program: Program,
+        interrupt: Interrupt,
+        mut heard: impl FnMut(&[u8]) + Send + 'static,
+    ) -> Result<End> {
+        let give_up = GIVE_UP + program.grace;
+        let work = move |policy: &Policy, confined: &Confined, link| {
+            allow(policy, "bash")?;
+            let Program { command, input, stdout, grace } = &program;
+            let Policy { workspace: dir, env, held, withheld, .. } = policy;
+            let (timeout, grace, input, stdout) =
+                (Duration::MAX, *grace, Some(input), Some(stdout));
+            let shell = Shell { confined, command, dir, env, timeout, grace, held, input, stdout };
+            let mut passing = withheld.stream();
+            let ended = supervisor::run(&shell, link, &mut |bytes| heard(&passing.push(bytes)));
+            heard(&passing.finish());
+            ended
+        };
+        self.confined(true, interrupt, give_up, work).await
+    }
+
+    /// Do it in a fresh thread, confined like bash or like file tools, until it is done or
+    /// somebody interrupts.
+    async fn confined<T: Send + 'static>(
+        &self,
+        runs: bool,
+        interrupt: Interrupt,
+        give_up: Duration,
+        work: impl FnOnce(&Policy, &Confined, Link) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
         let (leash, link) = supervisor::leash()?;
         let (policy, kept) = (self.policy.clone(), self.kept.clone());
-        let stopped = interrupt.clone();
-        let mut outcome = in_thread(move || {
-            let runs = matches!(action, Action::Bash { .. });
+        let mut done = in_thread(move || {
             let confined = confine(&policy, &kept[usize::from(runs)])?;
-            carry_out(&policy, &confined, action, link, &stopped)
+            work(&policy, &confined, link)
         });
         tokio::select! {
             biased;
-            outcome = &mut outcome => return outcome,
+            done = &mut done => return done,
             () = interrupt.wait() => drop(leash),
         }
-        let Ok(outcome) = tokio::time::timeout(GIVE_UP, outcome).await else {
+        let Ok(done) = tokio::time::timeout(give_up, done).await else {
             bail!("interrupted, but the system does not let go of it yet")
         };
-        outcome
+        done
     }
 }
 
@@ -94,11 +151,7 @@ fn carry_out(
     link: Link,
     stopped: &Interrupt,
 ) -> Result<Outcome> {
-    let tools = policy.chain.tools();
-    if let Some(tools) = tools.filter(|tools| !tools.contains(action.tool())) {
-        let rest: Vec<_> = tools.iter().map(String::as_str).collect();
-        bail!("this session may not use {}; it has {}", action.tool(), rest.join(", "));
-    }
+    allow(policy, action.tool())?;
     let workspace = policy.workspace.as_path();
     policy.withheld.check(&action)?;
     match action {
@@ -111,6 +164,16 @@ fn carry_out(
     }
 }
 
+/// Fails where the chain does not have this tool.
+fn allow(policy: &Policy, tool: &str) -> Result<()> {
+    let tools = policy.chain.tools();
+    if let Some(tools) = tools.filter(|tools| !tools.contains(tool)) {
+        let rest: Vec<_> = tools.iter().map(String::as_str).collect();
+        bail!("this session may not use {tool}; it has {}", rest.join(", "));
+    }
+    Ok(())
+}
+
 fn bash(
     policy: &Policy,
     confined: &Confined,
@@ -120,7 +183,8 @@ fn bash(
 ) -> Outcome {
     let mut output = Output::new(&policy.scratch);
     let Policy { workspace: dir, env, held, .. } = policy;
-    let shell = Shell { confined, command, dir, env, timeout, held, input: None };
+    let (grace, input, stdout) = (supervisor::GRACE, None, None);
+    let shell = Shell { confined, command, dir, env, timeout, grace, held, input, stdout };
     // Before anything is kept: the spill file holds no more than the model is told.
     let mut passing = policy.withheld.stream();
     let ended = supervisor::run(&shell, link, &mut |bytes| output.push(&passing.push(bytes)));

@@ -1,8 +1,9 @@
 //! The one place that starts processes: a bash call and the small supervisor above it.
 //!
-//! Owns a call's whole process tree. The invariant: when a call is over, for whatever
-//! reason (bash ended, time is up, somebody interrupted, the host was killed), nothing
-//! that it started runs any more, `setsid` survivors included. Knows neither tools nor
+//! Owns a call's whole process tree, be it a call of a moment or a program that is kept
+//! running. The invariant: when a call is over, for whatever reason (bash ended, time is up,
+//! somebody interrupted, the host was killed), nothing that it started runs any more, `setsid`
+//! survivors included. Knows neither tools nor
 //! policy: what the calling thread is confined to, its children inherit.
 //!
 //! The supervisor is forked from the host and executes nothing. It is the subreaper of its
@@ -27,7 +28,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
@@ -37,10 +38,9 @@ use crate::files::output::End;
 use crate::guard::confine::Confined;
 use crate::walls::thread::mask;
 
-/// The time a tree has to end by itself, once told to (SIGTERM) or once its bash is gone:
-/// half of what an interrupt may take. Without it `bash -c 'exec > >(tee log); ls'`
-/// would lose what `tee` has not written yet.
-const GRACE: Duration = Duration::from_millis(50);
+/// The grace of a call: half of what an interrupt may take. Without it
+/// `bash -c 'exec > >(tee log); ls'` would lose what `tee` has not written yet.
+pub const GRACE: Duration = Duration::from_millis(50);
 /// Children that are reaped at most between two rounds of killing, and the milliseconds after
 /// which the next begins where no child's end is heard of.
 const ROUND: usize = 1000;
@@ -70,12 +70,16 @@ pub struct Shell<'a> {
     pub dir: &'a Path,
     /// Its whole environment.
     pub env: &'a [(OsString, OsString)],
-    /// How long it may take.
+    /// How long it may take; `Duration::MAX` where nobody minds.
     pub timeout: Duration,
+    /// The time the tree has to end by itself, once told to (SIGTERM) or once its bash is gone.
+    pub grace: Duration,
     /// Stays open until its whole tree has ended.
     pub held: &'a File,
     /// What it reads; nothing where there is none.
     pub input: Option<&'a File>,
+    /// Where its stdout goes instead of being heard with its stderr.
+    pub stdout: Option<&'a File>,
 }
 
 /// Dropping it ends the tree at the other end of the link, now or as soon as it starts.
@@ -104,7 +108,7 @@ impl Drop for Leash {
 }
 
 /// Run bash until its tree has ended; `output` hears what it says, stdout and stderr in the
-/// order in which it was said. Blocks the calling thread, and all signals in it for good.
+/// order in which it was said, unless stdout goes elsewhere. Blocks the calling thread, and all signals in it for good.
 pub fn run(shell: &Shell<'_>, link: Link, output: &mut dyn FnMut(&[u8])) -> Result<End> {
     let Link { host, supervisor } = link;
     let (mut pipe, writer) = io::pipe().context("cannot make a pipe for bash")?;
@@ -120,7 +124,8 @@ pub fn run(shell: &Shell<'_>, link: Link, output: &mut dyn FnMut(&[u8])) -> Resu
     })?;
     drop(supervisor);
 
-    let mut deadline = Some(Instant::now() + shell.timeout);
+    let mut deadline = Instant::now().checked_add(shell.timeout);
+    let mut late = false;
     let mut buffer = vec![0; PIECE];
     let output_end = pipe.as_raw_fd();
     let mut pass_on = || {
@@ -137,7 +142,7 @@ pub fn run(shell: &Shell<'_>, link: Link, output: &mut dyn FnMut(&[u8])) -> Resu
             break;
         }
         if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
-            deadline = None;
+            (deadline, late) = (None, true);
             drop(Leash(host.clone()));
         }
     }
@@ -152,7 +157,7 @@ pub fn run(shell: &Shell<'_>, link: Link, output: &mut dyn FnMut(&[u8])) -> Resu
     }
     ensure!(complete, "the supervisor of this call was killed; some of it may still run");
     Ok(match report.map(c_int::from_ne_bytes) {
-        [TOLD, _] if deadline.is_none() => End::TimedOut,
+        [TOLD, _] if late => End::TimedOut,
         [TOLD, _] => End::Interrupted,
         [status, stragglers] => End::Exited { status: ExitStatus::from_raw(status), stragglers },
     })
@@ -164,12 +169,16 @@ fn command(shell: &Shell<'_>, output: PipeWriter, link: RawFd) -> Result<Command
     let mut command = Command::new(bash);
     command.arg("-c").arg(shell.command).current_dir(shell.dir);
     command.env_clear().envs(shell.env.iter().map(|(name, value)| (name, value)));
-    let input = shell.input.map(File::try_clone).transpose()?;
-    command.stdin(input.map_or_else(Stdio::null, Into::into));
-    command.stdout(output.try_clone()?).stderr(output);
-    let (held, seal) = (shell.held.as_raw_fd(), shell.confined.seal());
+    let [input, stdout] = [shell.input, shell.stdout].map(|file| file.map(File::try_clone));
+    command.stdin(input.transpose()?.map_or_else(Stdio::null, Into::into));
+    command.stdout(match stdout {
+        Some(stdout) => Stdio::from(stdout?),
+        None => output.try_clone()?.into(),
+    });
+    command.stderr(output);
+    let (held, seal, grace) = (shell.held.as_raw_fd(), shell.confined.seal(), shell.grace);
     // SAFETY: `supervise` keeps to what is allowed after the fork of a threaded process.
-    unsafe { command.pre_exec(move || supervise(link, held, seal)) };
+    unsafe { command.pre_exec(move || supervise(link, held, seal, grace)) };
     Ok(command)
 }
 
@@ -201,6 +210,11 @@ pub fn run_in_terminal(
     ended
 }
 
+/// Run a program that reads nothing, with this process's rights, and take all that it says.
+pub fn run_for_answer(program: impl AsRef<OsStr>, arguments: &[String]) -> io::Result<Output> {
+    Command::new(program).args(arguments).stdin(Stdio::null()).output()
+}
+
 /// By absolute path only: what a relative one means depends on where the host stands.
 fn find_bash() -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -213,7 +227,7 @@ fn find_bash() -> Option<PathBuf> {
 
 /// In the process that is to become bash: put a supervisor above it. Returns in the lower
 /// one only.
-fn supervise(link: RawFd, held: RawFd, seal: Option<RawFd>) -> io::Result<()> {
+fn supervise(link: RawFd, held: RawFd, seal: Option<RawFd>, grace: Duration) -> io::Result<()> {
     // SAFETY: system calls only, on live values and on descriptors of this process.
     unsafe {
         libc::setsid();
@@ -235,7 +249,7 @@ fn supervise(link: RawFd, held: RawFd, seal: Option<RawFd>) -> io::Result<()> {
             libc::dup2(link, LINK);
             libc::dup2(held, HELD);
             close_from(HELD + 1, 0);
-            let report = Tree::new(bash).outlast();
+            let report = Tree::new(bash).outlast(grace);
             libc::write(LINK, report.as_ptr().cast(), size_of_val(&report));
             libc::_exit(0);
         }
@@ -287,7 +301,7 @@ impl Tree {
     /// status (or `TOLD`), and how many had to be killed.
     ///
     /// A fork bomb leaves children to reap without end, so that no round may reap them all.
-    fn outlast(&mut self) -> [c_int; 2] {
+    fn outlast(&mut self, grace: Duration) -> [c_int; 2] {
         let mut told = false;
         while self.status.is_none() && !told {
             let time = if self.reap() == 0 { -1 } else { 0 };
@@ -297,7 +311,7 @@ impl Tree {
             self.kill_group(libc::SIGTERM);
         }
         // The clock is a plain system call.
-        let end = Instant::now() + GRACE;
+        let end = Instant::now() + grace;
         let mut left = true;
         while left && Instant::now() < end {
             match self.reap() {
@@ -397,7 +411,8 @@ fn poll(descriptors: [RawFd; 2], wait: c_int) -> [bool; 2] {
 
 /// Rounded up, so that whoever waits so long does not wake just before it, again and again.
 fn millis_until(end: Instant) -> c_int {
-    end.saturating_duration_since(Instant::now()).as_millis() as c_int + 1
+    let millis = end.saturating_duration_since(Instant::now()).as_millis();
+    c_int::try_from(millis + 1).unwrap_or(c_int::MAX)
 }
 
 #[cfg(test)]

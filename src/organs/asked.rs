@@ -62,8 +62,14 @@ impl Host {
                     keeper.freshen()?;
                     undone
                 });
-                let undone = undone.await?;
-                self.tell_undone(caller, &undone).await?;
+                let mut undone = undone.await?;
+                let (turns, redo) = self.turns_of(&undone).await?;
+                let all: Vec<_> = turns.iter().cloned().collect();
+                if let Some(said) = self.take_reminders_along(&undone, &all, redo)? {
+                    undone.said = said;
+                }
+                self.tell_undone(caller, &undone, turns, redo).await?;
+                self.always.look.notify_one();
                 serde_json::to_value(undone)?
             }
             Ask::Restore { rev, paths } => {
@@ -75,6 +81,7 @@ impl Host {
                 });
                 let restored = restored.await?;
                 self.tell_latest(caller, &what, &restored).await?;
+                self.always.look.notify_one();
                 serde_json::to_value(restored)?
             }
             Ask::Why { file, line, full } => {
@@ -93,6 +100,7 @@ impl Host {
                 let what = format!("brought in the branch {branch}");
                 let merged = self.merge(who, branch, favour).await?;
                 self.tell_latest(caller, &what, &merged).await?;
+                self.always.look.notify_one();
                 serde_json::to_value(merged)?
             }
             Ask::Drop { branch } => {
@@ -189,13 +197,18 @@ impl Host {
     }
 
     /// Tell the sessions what was taken back of theirs, so that their models know.
-    async fn tell_undone(self: &Arc<Self>, caller: &Caller, undone: &Undone) -> Result<()> {
+    async fn tell_undone(
+        self: &Arc<Self>,
+        caller: &Caller,
+        undone: &Undone,
+        turns: BTreeSet<(String, u64)>,
+        redo: bool,
+    ) -> Result<()> {
         let Some(commit) = &undone.commit else { return Ok(()) };
         let by = match caller {
             Caller::Owner => "The owner".to_owned(),
             Caller::Hand(session) => format!("Session {session}"),
         };
-        let (turns, redo) = self.turns_of(undone).await?;
         let mut told: BTreeMap<String, BTreeSet<u64>> = BTreeMap::new();
         for (session, turn) in turns {
             told.entry(session).or_default().insert(turn);
@@ -261,7 +274,7 @@ impl Host {
     }
 
     /// Put a remark into a transcript, after the turn that is under way.
-    async fn note(self: &Arc<Self>, session: String, text: String) {
+    pub(super) async fn note(self: &Arc<Self>, session: String, text: String) {
         let (host, lane) = (self.clone(), self.lane(&session));
         let noted = async move {
             let _turn = lane.gate.lock().await;

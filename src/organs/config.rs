@@ -42,6 +42,8 @@ pub struct LimitSettings {
     pub tokens: u64,
     /// Seconds of one turn.
     pub seconds: u64,
+    /// Tokens that turns may use up in a day which nobody in front of a terminal asked for.
+    pub unattended: u64,
     /// Percent of the model's window that may be full before the conversation is summarised.
     pub fill: u64,
 }
@@ -49,7 +51,7 @@ pub struct LimitSettings {
 impl Default for LimitSettings {
     /// Enough for an hour of steady work, and an end to a loop that goes nowhere.
     fn default() -> Self {
-        Self { steps: 200, tokens: 5_000_000, seconds: 3_600, fill: 75 }
+        Self { steps: 200, tokens: 5_000_000, seconds: 3_600, unattended: 500_000, fill: 75 }
     }
 }
 

@@ -108,7 +108,7 @@ async fn serve(stream: UnixStream, host: Arc<Host>, key: String, asked: Arc<RwLo
     let mut answers = match admit(&line, &key) {
         Ok(verb) => {
             // A watcher never gets a last word.
-            if matches!(verb, Verb::Watch { .. }) {
+            if matches!(verb, Verb::Watch { .. } | Verb::Background { .. }) {
                 held = None;
             }
             host.ask(Caller::Owner, verb)

@@ -96,6 +96,12 @@ impl Host {
         ];
         env.extend(fixed.map(|(name, value)| (name.into(), value.into())));
         env.extend(reach.variables(&chain));
+        env.extend(
+            session
+                .and_then(|name| self.always.workers.get(name))
+                .into_iter()
+                .flat_map(|worker| worker.env.clone()),
+        );
         let keys = self.settings.catalog.keys();
         // Where nothing is confined no chain says which.
         for name in chain.secrets().unwrap_or_else(|| reach.secrets(&given)) {
@@ -116,12 +122,19 @@ impl Host {
     /// What a session was given besides what all have, and the links by which it may do less.
     pub(super) fn given(&self, session: Option<&str>) -> Result<(Vec<Item>, Vec<Link>)> {
         let Some(name) = session else { return Ok(Default::default()) };
-        self.widened(name)
+        let Some(worker) = self.always.workers.get(name) else { return self.widened(name) };
+        // What it asked for itself, and what the session has for which it works.
+        let (mut items, _) = self.given(worker.session.as_deref())?;
+        items.extend(self.state.granted(name)?);
+        Ok((items, worker.links.clone()))
     }
 
     /// The links by which a session may do less than the owner's own.
     pub(super) fn links(&self, session: Option<&str>) -> Result<Vec<Link>> {
         let Some(session) = session else { return Ok(Vec::new()) };
+        if let Some(worker) = self.always.workers.get(session) {
+            return Ok(worker.links.clone());
+        }
         let path = self.settings.home.transcript(session);
         let header = sessions::header(&path);
         // What cannot be read may have said that it may do less.
@@ -259,7 +272,12 @@ impl History for Watched<'_> {
     }
 
     fn after(&self, record: Record) -> Boxed<'_, Result<Changes>> {
-        let reach = Some("workspace").filter(|_| lock(&self.hand).contained);
-        self.place.snapshots.after_turn(record, reach)
+        let contained = lock(&self.hand).contained;
+        let mut trailers: Vec<_> =
+            contained.then(|| ("Reach", "workspace".to_owned())).into_iter().collect();
+        let reminders = self.host.state.reminders_of(&record.session, record.turn);
+        // Should they not be known, the turn is committed as if there were none.
+        trailers.extend(reminders.unwrap_or_default().into_iter().map(|one| ("Reminder", one)));
+        self.place.snapshots.after_turn(record, trailers)
     }
 }

@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::sync::{Arc, Mutex, RwLock, Weak};
+use std::time::Duration;
 
 use anyhow::Result;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -14,6 +15,7 @@ use crate::files::withheld::Withheld;
 use crate::guard::policy::{Network, Policy};
 use crate::kernel::model::Model;
 use crate::kernel::session::Session;
+use crate::organs::always::Always;
 use crate::organs::backups::Backups;
 use crate::organs::checkouts::Branches;
 use crate::organs::config::Config;
@@ -88,6 +90,8 @@ pub struct Host {
     pub(super) hands: Arc<File>,
     /// What nobody is told.
     pub(super) withheld: Withheld,
+    /// What goes on without a terminal.
+    pub(super) always: Always,
     pub(super) models: Mutex<HashMap<String, Arc<dyn Model>>>,
     lanes: Mutex<HashMap<String, Arc<Lane>>>,
     notices: Mutex<Vec<String>>,
@@ -142,6 +146,7 @@ impl Host {
             grants: tokio::sync::watch::Sender::new(0),
             hands,
             withheld,
+            always: Always::default(),
             backups: Backups::default(),
             bash_path: std::env::var("PATH").unwrap_or_default(),
             models: Mutex::default(),
@@ -281,6 +286,21 @@ impl Host {
                 let session = self.subject(caller, session).ok();
                 serde_json::to_value(self.reach_of(session.as_deref())?)?
             }
+            Verb::Background { terminal } => return self.watch_background(terminal, answers).await,
+            Verb::Status => serde_json::to_value(self.status(caller)?)?,
+            Verb::At { session, when, text } => self.remind_at(caller, session, &when, &text)?,
+            Verb::Agenda => self.agenda(caller)?,
+            Verb::Cancel { id } => self.cancel(caller, id)?,
+            Verb::Tell { session, channel, text } => {
+                self.send_words(caller, session.as_deref(), channel.as_deref(), &text)?
+            }
+            Verb::Pair { code, person, only, answers } => {
+                self.pair(&code, person, only.map(|link| *link), answers)?
+            }
+            Verb::Unpair { channel, person } => self.unpair(&channel, &person)?,
+            Verb::People => self.people()?,
+            Verb::Service { name, restart } => self.service(caller, &name, restart)?,
+            Verb::Check { name } => self.check_service(caller, &name).await?,
             Verb::Grant { items, give } => self.grant(&items, give)?,
             Verb::Compact { session } => self.compact(&session).await?,
             Verb::Secret { name, value } => self.secret(&name, value)?,
@@ -330,6 +350,19 @@ impl Host {
         }
     }
 
+    /// Whether it is there for more than a turn.
+    pub fn stays(&self) -> bool {
+        self.settings.resident
+    }
+
+    /// Begin nothing more, and wait so long for what runs to end by itself.
+    pub async fn wind_down(&self, patience: Duration) {
+        *lock(&self.phase) = Phase::Closing;
+        self.always.wake.notify_one();
+        let over = async { tokio::join!(self.idle(), self.always.runs.idle()) };
+        let _ = tokio::time::timeout(patience, over).await;
+    }
+
     /// Interrupt every turn, begin none, and wait for them to be recorded. What waits its
     /// turn stays in the inbox, and whoever asked for it finds the next host.
     pub async fn stop_all(&self) {
@@ -337,6 +370,7 @@ impl Host {
         for (_, lane) in self.lanes() {
             lane.stop();
         }
+        self.stop_staying().await;
         self.idle().await;
         *lock(&self.phase) = Phase::Closed;
         for (_, lane) in self.lanes() {

@@ -228,6 +228,9 @@ impl Host {
                 return;
             }
             let batch = next_batch(waiting);
+            if self.is_held_back(&batch) {
+                return;
+            }
             let keys: Arc<[String]> = batch.iter().map(|one| one.incoming.key.clone()).collect();
             let interrupt = lane.begin(&keys);
             let ended = self.turn(session, lane, &keys, interrupt, batch).await;
@@ -252,6 +255,7 @@ impl Host {
             }
             if !unheard.is_empty() {
                 let text = format!("What waited in session {session} was not answered: {why}");
+                self.unanswered(session, &unheard, &why);
                 let what = What::Event(Event::Notice { text });
                 lane.tell(&key.iter().cloned().collect(), &what);
                 aside.extend(unheard);

@@ -55,6 +55,9 @@ impl Link {
             if let Some(lock) = home.lock()? {
                 let host = Host::open(settings, lock).await?;
                 let open = door::open(&host, &home)?;
+                if host.stays() {
+                    host.stay();
+                }
                 return Ok(Self::Own(host, open));
             }
             let probe =
@@ -110,6 +113,13 @@ impl Link {
             host.idle().await;
         }
         host.settled().await;
+    }
+
+    /// Before this process ends: begin nothing more, and wait so long for what runs.
+    pub async fn wind_down(&self, patience: Duration) {
+        if let Self::Own(host, _) = self {
+            host.wind_down(patience).await;
+        }
     }
 
     /// Before this process ends: stop every turn in it, and tell those who asked.

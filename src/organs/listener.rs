@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result};
 use crate::files::withheld::Withheld;
 use crate::kernel::border::Listener;
 use crate::kernel::event::Event;
-use crate::kernel::message::Usage;
+use crate::kernel::message::{Origin, Usage};
 use crate::organs::lane::{Lane, What};
 use crate::organs::wirelog::Recorder;
 
@@ -22,6 +22,8 @@ pub struct Heard<'a> {
     recorder: Option<Recorder>,
     /// What the turn used, known at its end.
     pub usage: Usage,
+    /// Whether somebody spoke in it who is not in front of a terminal, nor an agent.
+    pub joined: bool,
     /// The turn's last event, held back until everything about the turn is settled.
     last: Option<Event>,
     withheld: Withheld,
@@ -36,7 +38,7 @@ impl<'a> Heard<'a> {
         withheld: Withheld,
     ) -> Self {
         let (recorder, usage) = (Some(recorder), Usage::default());
-        Self { lane, keys, recorder, usage, last: None, withheld }
+        Self { lane, keys, recorder, usage, joined: false, last: None, withheld }
     }
 
     /// Everything about the turn is settled: tell its last event.
@@ -61,6 +63,9 @@ impl<'a> Heard<'a> {
 
 impl Listener for Heard<'_> {
     fn event(&mut self, event: Event) {
+        if let Event::TurnStarted { origin, .. } | Event::Steered { origin, .. } = &event {
+            self.joined |= matches!(origin, Origin::Other(_));
+        }
         match event {
             Event::TurnEnded { usage, .. } => {
                 self.usage = usage;

@@ -46,6 +46,11 @@ impl Sources {
         Self { workspace, ..self.clone() }
     }
 
+    /// Without anything that the workspace holds.
+    pub fn safe(self) -> Self {
+        Self { safe: true, ..self }
+    }
+
     /// How much the owner lets a turn use up.
     pub fn limits(&self) -> LimitSettings {
         self.limits

@@ -26,9 +26,21 @@ impl Host {
                 let why = "the program ended in the middle of it";
                 transcript.record_note(&format!("The turn was interrupted: {why}."))?;
                 transcript.record_end(End::Interrupted, why, changes, Usage::default())?;
+                let then = match self.go_on_with(&session, turn) {
+                    Ok(true) => "it is gone on with".to_owned(),
+                    Ok(false) => "say \"go on\" to continue".to_owned(),
+                    Err(error) => format!("it cannot be gone on with: {error:#}"),
+                };
                 self.notice(format!(
-                    "Turn {turn} of session {session} was interrupted: {why}. What it had finished is kept; say \"go on\" to continue."
+                    "Turn {turn} of session {session} was interrupted: {why}. What it had finished is kept; {then}."
                 ));
+            } else if path.exists() {
+                // It had ended, but perhaps nobody has its words yet.
+                if let Err(error) = self.pass_on(&session, turn) {
+                    self.notice(format!(
+                        "What session {session} said last is not passed on: {error:#}."
+                    ));
+                }
             }
             // What could not be saved is the next start's to take in.
             if !self.snapshots.writers().owes(&session) {

@@ -60,6 +60,7 @@ impl Host {
         self.withheld.learn(catalog.secrets())?;
         // They hold their keys. A script goes on where it is, and has none.
         lock(&self.models).retain(|spec, _| spec.starts_with("script:"));
+        self.granted_anew();
         Ok(())
     }
 }

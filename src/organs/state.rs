@@ -1,8 +1,8 @@
 //! `state.db`: what must survive a kill and is neither transcript nor workspace.
 //!
 //! Owns the inbox, the turns that are under way, what was used, and each session's choice
-//! of model; requests for more are rows of `reach::asks`. One connection, in the host. Knows
-//! nothing of what messages mean.
+//! of model; requests for more are rows of `reach::asks`, and what is due those of
+//! `always::schedule`. One connection, in the host. Knows nothing of what messages mean.
 
 use std::fs::File;
 use std::path::Path;
@@ -15,6 +15,10 @@ use serde::Serialize;
 
 use crate::kernel::message::{Incoming, Origin, Usage};
 use crate::kernel::session::now;
+use crate::organs::always::budget;
+use crate::organs::always::channels::people;
+use crate::organs::always::outbox;
+use crate::organs::always::schedule::{ledger, reminders};
 use crate::organs::reach::asks;
 
 /// The format of `state.db` this version writes, and with it the home's. A predecessor
@@ -99,8 +103,17 @@ impl State {
             let made = connection.execute_batch(&format!("BEGIN; {SCHEMA} COMMIT;"));
             made.with_context(|| format!("cannot set up {shown}"))?;
         }
-        let added = connection.execute_batch(asks::SCHEMA);
-        added.with_context(|| format!("cannot set up {shown}"))?;
+        for schema in [
+            asks::SCHEMA,
+            budget::SCHEMA,
+            ledger::SCHEMA,
+            outbox::SCHEMA,
+            people::SCHEMA,
+            reminders::SCHEMA,
+        ] {
+            let added = connection.execute_batch(schema);
+            added.with_context(|| format!("cannot set up {shown}"))?;
+        }
         let state = Self(Mutex::new(connection));
         state.expire_asks()?;
         Ok(state)
@@ -108,12 +121,15 @@ impl State {
 
     /// Put a message into its session's inbox. One with the same key is there but once.
     pub fn receive(&self, waiting: &Waiting, session: &str) -> Result<()> {
-        let Waiting { incoming: Incoming { key, origin, text }, steer, model } = waiting;
-        self.write(
-            "INSERT OR IGNORE INTO inbox (key, session, origin, text, steer, model, at)
-                VALUES (?, ?, ?, ?, ?, ?, ?)",
-            params![key, session, origin.to_string(), text, steer, model, now()],
-        )
+        receive(&self.connection(), waiting, session).context("cannot write state.db")
+    }
+
+    /// What is written by now survives a power cut, too.
+    pub fn flush(&self) -> Result<()> {
+        let path = self.connection().path().map(|path| format!("{path}-wal"));
+        let path = path.context("state.db has no path")?;
+        let flushed = File::open(&path).and_then(|log| log.sync_data());
+        flushed.with_context(|| format!("cannot flush {path} to disk"))
     }
 
     /// What waits for a session, oldest first.
@@ -246,4 +262,17 @@ impl State {
         let rows = statement.query_map(params, row).and_then(Iterator::collect);
         rows.context("cannot read state.db")
     }
+}
+
+/// Put a message into an inbox within a transaction.
+pub(super) fn receive(
+    connection: &Connection,
+    waiting: &Waiting,
+    session: &str,
+) -> rusqlite::Result<()> {
+    let Waiting { incoming: Incoming { key, origin, text }, steer, model } = waiting;
+    let sql = "INSERT OR IGNORE INTO inbox (key, session, origin, text, steer, model, at)
+        VALUES (?, ?, ?, ?, ?, ?, ?)";
+    let row = params![key, session, origin.to_string(), text, steer, model, now()];
+    connection.execute(sql, row).map(|_| ())
 }

@@ -14,6 +14,7 @@ use crate::kernel::interrupt::Interrupt;
 use crate::kernel::message::{Message, Origin, Usage};
 use crate::kernel::model::{Boxed, Deltas, Failure, Model};
 use crate::kernel::session::Session;
+use crate::organs::always::budget::Metered;
 use crate::organs::compact;
 use crate::organs::hand_door::HandDoor;
 use crate::organs::hands::Watched;
@@ -21,6 +22,7 @@ use crate::organs::host::Host;
 use crate::organs::lane::Lane;
 use crate::organs::listener::Heard;
 use crate::organs::prompt::Sources;
+use crate::organs::reach::item::Item;
 use crate::organs::state::Waiting;
 use crate::organs::wirelog::Recorder;
 
@@ -47,7 +49,12 @@ impl Host {
         let Some(origin) = first.first().map(|incoming| incoming.origin.clone()) else {
             return Ok(None);
         };
-        let model = self.model_for(name, asked.as_deref()).await?;
+        let mut model = self.model_for(name, asked.as_deref()).await?;
+        let unattended = self.is_unattended(&origin);
+        let _mark = unattended.then(|| self.always.unattended.mark(name));
+        if unattended {
+            model = Metered::over(model, self);
+        }
         let place = self.place_of(name, &transcript.header().root).await?;
         let turn = transcript.turn() + 1;
         let mut heard = self.listener(name, turn, lane, keys)?;
@@ -57,18 +64,28 @@ impl Host {
             heard.event(Event::Notice { text });
         }
         let door = HandDoor::open(self.clone(), name)?;
-        let context = self.sources.within(place.folder.clone());
+        let mut context = self.sources.within(place.folder.clone());
+        // What the workspace remembers of the owner is not for those who may not read it.
+        // Where hands cannot be confined none is run, and the owner's sessions go on.
+        let narrowed = !self.links(Some(name))?.is_empty();
+        if narrowed && !self.has(name, &Item::Read(place.folder.clone())).unwrap_or(false) {
+            context = context.safe();
+        }
         let hand = self.hand(&door, &place, name)?;
         self.state.begin(name, turn)?;
         let mut agent = self.agent(&*model, &hand, &context, interrupt, &mut heard)?;
         let ended = agent.turn(&mut transcript, first).await;
         hand.leave().await;
         self.state.used(name, turn, &origin, model.name(), heard.usage)?;
+        if heard.joined {
+            self.pass_on(name, turn)?;
+        }
         // Where its changes could not be saved, the next start still has to know whose they are.
         if ended.is_ok() && !place.snapshots.writers().owes(name) {
             self.state.finish(name)?;
         }
         self.back_up_soon();
+        self.always.look.notify_one();
         lane.finish();
         heard.end();
         ended.map(Some)

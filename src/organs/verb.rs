@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::guard::policy::Link;
 use crate::kernel::event::Event;
+use crate::organs::always::background::Happening;
 use crate::organs::history::ask::Ask;
 use crate::organs::reach::asks::{Asked, Said};
 use crate::organs::reach::item::Item;
@@ -132,6 +133,70 @@ pub enum Verb {
     Asks,
     /// What is asked of the history.
     History(Ask),
+    /// What goes on without anybody asking, until the asker goes. A value comes first.
+    Background {
+        /// Whether it is shown to a person.
+        terminal: bool,
+    },
+    /// How the schedule, the services, the channels and the budget stand.
+    Status,
+    /// Set a reminder.
+    At {
+        /// The session that is to go on then; the caller's own, or the latest.
+        session: Option<String>,
+        /// When, in words.
+        when: String,
+        /// What about.
+        text: String,
+    },
+    /// The reminders that are to come.
+    Agenda,
+    /// Cancel a reminder.
+    Cancel {
+        /// Its number.
+        id: i64,
+    },
+    /// Send words to the owner, or to the chat of a session.
+    Tell {
+        /// The session to whose chat they go, or in whose name the owner gets them.
+        session: Option<String>,
+        /// The channel by which the owner gets them.
+        channel: Option<String>,
+        /// The words.
+        text: String,
+    },
+    /// Let somebody talk from a chat.
+    Pair {
+        /// The code that they were given.
+        code: String,
+        /// Who it is; the owner when nobody is named.
+        person: Option<String>,
+        /// The link by which their conversations may do less.
+        only: Option<Box<Link>>,
+        /// Whether requests for more may be answered from there.
+        answers: bool,
+    },
+    /// Take that back.
+    Unpair {
+        /// The channel.
+        channel: String,
+        /// The person, by name or by what the channel calls them.
+        person: String,
+    },
+    /// Who may talk from where.
+    People,
+    /// The log of a service; or start it again.
+    Service {
+        /// Its name.
+        name: String,
+        /// Whether it is started again.
+        restart: bool,
+    },
+    /// Try out whether a service speaks as channels do.
+    Check {
+        /// Its name.
+        name: String,
+    },
 }
 
 /// The value of a secret on its way to where it is kept. Never printed.
@@ -182,6 +247,8 @@ impl Verb {
             | Self::Stop { session }
             | Self::Wire { session, .. }
             | Self::About { session }
+            | Self::At { session, .. }
+            | Self::Tell { session, .. }
             | Self::Policy { session } => session.as_deref(),
             Self::Watch { session, .. }
             | Self::End { session }
@@ -196,7 +263,16 @@ impl Verb {
             | Self::Ask { .. }
             | Self::Answer { .. }
             | Self::Asks
-            | Self::History(_) => None,
+            | Self::History(_)
+            | Self::Background { .. }
+            | Self::Status
+            | Self::Agenda
+            | Self::Cancel { .. }
+            | Self::Pair { .. }
+            | Self::Unpair { .. }
+            | Self::People
+            | Self::Service { .. }
+            | Self::Check { .. } => None,
         }
     }
 
@@ -209,6 +285,10 @@ impl Verb {
             | Self::Grant { .. }
             | Self::Secret { .. }
             | Self::Secrets
+            | Self::Background { .. }
+            | Self::Pair { .. }
+            | Self::Unpair { .. }
+            | Self::People
             | Self::Run { branch: Some(_), .. } => Needs::Owner,
             Self::History(ask) if ask.is_owners() => Needs::Owner,
             Self::End { session } | Self::Run { session: Some(session), .. } => {
@@ -219,6 +299,8 @@ impl Verb {
             | Self::Stop { session: Some(session) }
             | Self::Wire { session: Some(session), .. }
             | Self::About { session: Some(session) }
+            | Self::At { session: Some(session), .. }
+            | Self::Tell { session: Some(session), .. }
             | Self::Policy { session: Some(session) } => Needs::Reach(session),
             Self::Run { .. }
             | Self::Stop { .. }
@@ -229,6 +311,13 @@ impl Verb {
             | Self::Usage
             | Self::Ask { .. }
             | Self::Asks
+            | Self::At { .. }
+            | Self::Agenda
+            | Self::Cancel { .. }
+            | Self::Tell { .. }
+            | Self::Status
+            | Self::Service { .. }
+            | Self::Check { .. }
             | Self::History(_) => Needs::Filtered,
         }
     }
@@ -242,6 +331,8 @@ pub enum Answer {
     Event(Event),
     /// A request for more has come, or is over.
     Asked(Asked),
+    /// Something went on without anybody asking.
+    Happened(Happening),
     /// What was asked for.
     Value(Value),
     /// That is all.

@@ -40,6 +40,29 @@ impl Host {
         }
     }
 
+    /// Tell a watcher everything that goes on without anybody asking, until it goes. First, on
+    /// a terminal, what words the owner has not seen.
+    pub(super) async fn watch_background(
+        &self,
+        terminal: bool,
+        answers: &UnboundedSender<Answer>,
+    ) -> Result<()> {
+        let mut heard = self.always.background.watch(terminal);
+        anyhow::ensure!(self.phase() < Phase::Closed, Ending);
+        let unread = if terminal { self.unread()? } else { Vec::new() };
+        let _ = answers.send(Answer::Value(serde_json::json!({ "unread": unread.len() })));
+        for happening in unread {
+            let _ = answers.send(Answer::Happened(happening));
+        }
+        loop {
+            let happening = tokio::select! {
+                happening = heard.recv() => happening.ok_or(Ending)?,
+                () = answers.closed() => return Ok(()),
+            };
+            let _ = answers.send(Answer::Happened(happening));
+        }
+    }
+
     /// The lane of a session, and everything in it from now on, until the host ends.
     pub(super) fn watch(
         &self,

@@ -234,7 +234,7 @@ fn the_conversation_draws_nothing_but_text() {
     let state = rusqlite::Connection::open(home.path("state.db")).expect("a database");
     let waits = state.execute(
         "INSERT INTO inbox (key, session, origin, text, steer, model, at) VALUES ('k', 's', ?, ?, 0, NULL, '')",
-        [evil("channel:telegram/Ann"), evil("hello")],
+        [evil("peer:Ann"), evil("hello")],
     );
     waits.expect("a message");
     drop(state);

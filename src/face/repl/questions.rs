@@ -77,3 +77,8 @@ pub(super) async fn watch(
         _ => Ok(heard),
     }
 }
+
+/// Hear what goes on in the background from now on.
+pub(super) async fn background(link: &Link) -> Result<UnboundedReceiver<Answer>> {
+    link.ask(Verb::Background { terminal: true }).await
+}

@@ -18,7 +18,7 @@ use git2::{ErrorCode, FileMode, ObjectType, Oid, Repository, Signature, Tree};
 /// The branch of the workspace itself.
 pub const MAIN: &str = "refs/heads/main";
 /// The trailers of a commit. Other text that looks like one of them is marked as a quotation.
-pub const TRAILERS: [&str; 13] = [
+pub const TRAILERS: [&str; 16] = [
     "Session",
     "Turn",
     "Origin",
@@ -26,6 +26,11 @@ pub const TRAILERS: [&str; 13] = [
     "Tokens",
     "Cost",
     "End",
+    // The job that made it, the time it was due, and the commit that put it on the schedule.
+    "Job",
+    "Line",
+    // What was set in the turn and is taken back with it.
+    "Reminder",
     "Also-running",
     // How far the hands of a turn reached, where that was not beyond the workspace.
     "Reach",
@@ -42,7 +47,7 @@ pub const COMMITTER: &str = "agent@localhost";
 /// Those that name a commit which this one takes back.
 pub const CANCELS: [&str; 2] = ["Undoes", "Redoes"];
 /// Those that tell what a commit did as a whole, even where nothing of it is to be seen.
-pub const FACTS: [&str; 3] = ["Undoes", "Redoes", "Merges"];
+pub const FACTS: [&str; 4] = ["Undoes", "Redoes", "Merges", "Reminder"];
 /// The contents of more changes than this are flushed in one go. That takes one call, but
 /// has to wait for whatever else is being written to the same disk: up to seconds.
 const FLUSHED_ONE_BY_ONE: usize = 32;

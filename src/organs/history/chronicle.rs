@@ -266,7 +266,7 @@ pub fn is_ours(commit: &git2::Commit<'_>) -> bool {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(in crate::organs) mod tests {
     use git2::{FileMode, Signature, Time};
 
     use super::*;

@@ -13,7 +13,7 @@ use std::time::SystemTime;
 use anyhow::{Result, bail};
 use git2::{ErrorCode, Oid, Repository};
 
-use crate::organs::history::archive::{Archive, Author, Change, Commit, Message};
+use crate::organs::history::archive::{Archive, Author, Change, Commit, FACTS, Message};
 use crate::organs::history::gitdir::GitDir;
 use crate::organs::history::left_out::{LeftOut, list};
 use crate::organs::history::lookout::Lookout;
@@ -313,7 +313,7 @@ impl Keeper {
             } else if suspects.is_empty() {
                 shares.owners.push(dirty);
             } else if writer.is_some_and(|writer| suspects.remove(writer)) {
-                if self.writers.came_after(at) {
+                if self.writers.came_after(path, at) {
                     suspects.insert(OUTSIDE.to_owned());
                 }
                 shares.beside.extend(suspects);
@@ -361,7 +361,8 @@ impl Keeper {
         author: Author,
         message: &Message,
     ) -> Result<Option<Commit>> {
-        if changes.is_empty() && base.is_some() {
+        let tells = message.trailers.iter().any(|(name, _)| FACTS.contains(name));
+        if changes.is_empty() && base.is_some() && !tells {
             return Ok(None);
         }
         let (commit, before) = {

@@ -65,7 +65,9 @@ impl Job<'_> {
                 // Dropped at the end, a panic included.
                 let _over = over;
                 let confined = &confine(policy, &Kept::new(true))?;
-                let shell = Shell { confined, command, dir, env, timeout, held, input };
+                let (grace, stdout) = (supervisor::GRACE, None);
+                let shell =
+                    Shell { confined, command, dir, env, timeout, grace, held, input, stdout };
                 supervisor::run(&shell, link, hear)
             };
             let hand = thread::Builder::new().name("hand".to_owned()).spawn_scoped(scope, work);

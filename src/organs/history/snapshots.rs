@@ -299,20 +299,25 @@ impl History for Snapshots {
     }
 
     fn after(&self, record: Record) -> Boxed<'_, Result<Changes>> {
-        self.after_turn(record, None)
+        self.after_turn(record, Vec::new())
     }
 }
 
 impl Snapshots {
-    /// The same; with a trailer that tells how far the turn's hands reached.
+    /// The same; with trailers that tell more of the turn.
     pub fn after_turn(
         &self,
         record: Record,
-        reach: Option<&'static str>,
+        trailers: Vec<(&'static str, String)>,
     ) -> Boxed<'_, Result<Changes>> {
+        let mut message = message(&record, self.prices.get(&record.model));
+        message.trailers.extend(trailers);
+        self.conclude(record.session, message)
+    }
+
+    /// Commit what this writer did, which is over.
+    pub fn conclude(&self, writer: String, mut message: Message) -> Boxed<'_, Result<Changes>> {
         Box::pin(async move {
-            let mut message = message(&record, self.prices.get(&record.model));
-            message.trailers.extend(reach.map(|reach| ("Reach", reach.to_owned())));
             message.subject = self.gate.cleared(message.subject);
             message.body = self.gate.cleared(message.body);
             let lasting = std::mem::take(&mut *self.lingering());
@@ -320,7 +325,7 @@ impl Snapshots {
             let gate = self.gate.clone();
             let taken = self
                 .blocking(move |keeper| {
-                    let turn = Turn { writer: &record.session, message };
+                    let turn = Turn { writer: &writer, message };
                     let (commit, left_out) = keeper.conclude(&turn)?;
                     Ok(changes(keeper, commit, gate.withhold(left_out)))
                 })

@@ -193,7 +193,9 @@ impl<'a> Merge<'a> {
             let there = in_the_way(&between, &path).filter(|there| !collisions.contains(there));
             let wins = placed.iter().chain(&there).all(|found| self.theirs_wins(found, STAYS));
             if wins {
-                placed.iter().for_each(|found| _ = here.remove(found));
+                for found in &placed {
+                    here.remove(found);
+                }
                 collisions.extend(there);
                 here.insert(path, entry);
             }

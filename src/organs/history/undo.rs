@@ -129,6 +129,11 @@ impl Who {
         let (mut met, mut turns, mut begun) = (Vec::new(), BTreeSet::new(), BTreeSet::new());
         for step in chronicle.walk()? {
             let (entry, undone) = step?;
+            if entry.trailer("Line").is_some() && !undone {
+                // A job's; its line may be one that goes.
+                met.push((entry, undone));
+                continue;
+            }
             let Some((session, turn)) = entry.turn().filter(|_| self.may(&entry)) else {
                 continue;
             };
@@ -259,13 +264,17 @@ impl Who {
 }
 
 /// Of what was met, latest first, all that these turns did: also what they took back again
-/// themselves, which else would come back with that.
+/// themselves, which else would come back with that, and what jobs did that they set up.
 fn whole<'a>(met: Vec<(Entry<'a>, bool)>, turns: &BTreeSet<(String, u64)>) -> Vec<Entry<'a>> {
     let mut by_themselves = BTreeSet::new();
     let is_theirs = |entry: &Entry<'_>| {
         entry.turn().is_some_and(|(session, turn)| turns.contains(&(session.to_owned(), turn)))
     };
-    let theirs = met.into_iter().filter(|(entry, _)| is_theirs(entry));
+    let ids = met.iter().filter(|(entry, undone)| !undone && is_theirs(entry));
+    let ids: BTreeSet<_> = ids.map(|(entry, _)| entry.commit.id().to_string()).collect();
+    // What a job did goes with the line that had it run.
+    let goes = |entry: &Entry<'_>| entry.trailer("Line").is_some_and(|line| ids.contains(line));
+    let theirs = met.into_iter().filter(|(entry, _)| is_theirs(entry) || goes(entry));
     let chosen = theirs.filter_map(|(entry, undone)| {
         let is_chosen = !undone || by_themselves.contains(&entry.commit.id());
         by_themselves.extend(entry.cancels().filter(|_| is_chosen));

@@ -38,8 +38,10 @@ struct Span {
     clock: Instant,
     /// None while it lasts.
     end: Option<SystemTime>,
-    /// Whether it may write anywhere, not just to paths that it tells.
+    /// Whether it may write without telling, not just to paths that it tells.
     anywhere: bool,
+    /// The files and folders that it can write at all, where it is kept from all others.
+    within: Option<Vec<PathBuf>>,
     /// Whether somebody looked since it ended, so that what it wrote is known by its paths.
     seen: bool,
 }
@@ -77,13 +79,25 @@ impl Writers {
 
     /// Something begins that may write: anywhere, or only to paths that it tells in the end.
     pub fn writes(&self, writer: &str, anywhere: bool) -> Writing {
+        self.span(writer, anywhere, None)
+    }
+
+    /// Something begins that may write without telling, but only these files and what is
+    /// beneath these folders (relative to the workspace): its hand is kept from all others.
+    /// With none of them it is nobody's suspect.
+    pub fn writes_within(&self, writer: &str, paths: Vec<PathBuf>) -> Writing {
+        self.span(writer, true, Some(paths))
+    }
+
+    fn span(&self, writer: &str, anywhere: bool, within: Option<Vec<PathBuf>>) -> Writing {
         let mut inner = self.lock();
         inner.next += 1;
-        let (id, begin, clock) = (inner.next, SystemTime::now(), Instant::now());
-        let span =
-            Span { id, writer: writer.to_owned(), begin, clock, end: None, anywhere, seen: false };
+        let (id, writer) = (inner.next, writer.to_owned());
+        let (begin, clock) = (SystemTime::now(), Instant::now());
+        let (end, seen) = (None, false);
+        let span = Span { id, writer: writer.clone(), begin, clock, end, anywhere, within, seen };
         inner.spans.push(span);
-        Writing { writers: self.clone(), writer: writer.to_owned(), id }
+        Writing { writers: self.clone(), writer, id }
     }
 
     /// What these writers do may still go on, and has since ever.
@@ -110,16 +124,18 @@ impl Writers {
     pub fn suspects(&self, path: &Path, changed: Option<SystemTime>) -> BTreeSet<String> {
         let inner = self.lock();
         let may = |span: &&Span| changed.is_none_or(|at| span.holds(at) || span.hides(at));
-        let spans = inner.spans.iter().filter(may);
+        let spans = inner.spans.iter().filter(|span| span.reaches(path)).filter(may);
         let mut suspects: BTreeSet<_> = spans.map(|span| span.writer.clone()).collect();
         suspects.extend(inner.wrote.get(path).into_iter().flatten().cloned());
         suspects
     }
 
-    /// Whether no span holds this time: then somebody else came after those who are suspected.
-    pub fn came_after(&self, changed: Option<SystemTime>) -> bool {
+    /// Whether no span of those who can write this path holds this time: then somebody else
+    /// came after those who are suspected.
+    pub fn came_after(&self, path: &Path, changed: Option<SystemTime>) -> bool {
         let inner = self.lock();
-        changed.is_some_and(|at| !inner.spans.iter().any(|span| span.holds(at)))
+        let mut spans = inner.spans.iter().filter(|span| span.reaches(path));
+        changed.is_some_and(|at| !spans.any(|span| span.holds(at)))
     }
 
     /// These may have written this path, whatever comes after them.
@@ -157,6 +173,12 @@ impl Writers {
 impl Span {
     fn holds(&self, at: SystemTime) -> bool {
         at + TICK >= self.begin && self.end.is_none_or(|end| at <= end)
+    }
+
+    /// Whether it can write this path at all.
+    fn reaches(&self, path: &Path) -> bool {
+        let mut within = self.within.iter().flatten();
+        self.within.is_none() || within.any(|folder| path.starts_with(folder))
     }
 
     /// Whether it may have written what bears a later time by now.
@@ -215,7 +237,7 @@ mod tests {
         drop((one, two));
         // Until somebody has looked, it may be theirs and have been touched since.
         assert_eq!(names(writers.suspects(path, at(60))), ["one", "two"]);
-        assert!(writers.came_after(at(60)) && !writers.came_after(None));
+        assert!(writers.came_after(path, at(60)) && !writers.came_after(path, None));
         writers.seen(SystemTime::now());
         assert!(writers.suspects(path, at(60)).is_empty());
         // A deletion bears no time.
@@ -231,13 +253,45 @@ mod tests {
         let during = at(0);
         writing.wrote([PathBuf::from("a")]);
         assert_eq!(names(writers.suspects(Path::new("a"), at(60))), ["one"]);
-        assert!(writers.came_after(at(60)) && !writers.came_after(during));
+        let path = Path::new("a");
+        assert!(writers.came_after(path, at(60)) && !writers.came_after(path, during));
         assert!(writers.suspects(Path::new("b"), at(60)).is_empty());
         assert_eq!(writers.told("one"), Some(BTreeSet::from([PathBuf::from("a")])));
         drop(writers.writes("one", true));
         assert_eq!(writers.told("one"), None);
         writers.settle("one", None);
         assert!(writers.suspects(Path::new("a"), None).is_empty());
+    }
+
+    #[test]
+    fn who_is_kept_from_a_path_is_not_suspected_of_it() {
+        let writers = Writers::default();
+        let names = |path: &str, time| names(writers.suspects(Path::new(path), time));
+        let paths = vec![PathBuf::from("data"), PathBuf::from("notes/log.md")];
+        let service = writers.writes_within("service", paths);
+        for path in ["data", "data/a/b", "notes/log.md"] {
+            assert_eq!(names(path, at(0)), ["service"], "{path}");
+            assert_eq!(names(path, None), ["service"], "{path}");
+            assert!(!writers.came_after(Path::new(path), at(0)), "{path}");
+        }
+        for path in ["database", "notes/other.md", "notes", "a"] {
+            assert!(names(path, at(0)).is_empty() && names(path, None).is_empty(), "{path}");
+            assert!(writers.came_after(Path::new(path), at(0)), "{path}");
+        }
+        // It does not say what it wrote, so that its paths have to be looked at.
+        assert_eq!(writers.told("service"), None);
+        // What lasts is not settled by a commit of what it did so far.
+        writers.settle("service", None);
+        assert_eq!(names("data/a", at(0)), ["service"]);
+        drop(service);
+        assert_eq!(names("data/a", at(60)), ["service"]);
+        assert!(names("a", at(60)).is_empty());
+        writers.settle("service", None);
+        assert!(names("data/a", None).is_empty());
+
+        let harmless = writers.writes_within("harmless", Vec::new());
+        assert!(names("a", at(0)).is_empty() && writers.owes("harmless"));
+        drop(harmless);
     }
 
     #[test]

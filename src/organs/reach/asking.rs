@@ -67,6 +67,9 @@ impl Host {
             bail!("nobody is there to answer, so it is refused: {}. {}", asked.item, way(&asked))
         }
         self.tell(&asked);
+        if asked.approver == Origin::Owner {
+            self.put_to_chats(&asked);
+        }
         let expires = tokio::time::sleep(Duration::from_secs(seconds));
         tokio::pin!(expires);
         while asked.answer.is_none() {
@@ -284,6 +287,7 @@ impl Host {
         let owner = self.shown_in(asked).any(|name| self.lane(&name).is_answered());
         // A hand of the session above may, while its turn runs.
         let above = |name: &String| self.lane(name).busy();
+        let owner = owner || asked.approver == Origin::Owner && self.chats_answer();
         owner || matches!(&asked.approver, Origin::Agent(name) if above(name))
     }
 

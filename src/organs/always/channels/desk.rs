@@ -1,0 +1,237 @@
+//! The desk at which services report: what they print is understood, what people say goes to
+//! their sessions, and letters go out.
+//!
+//! Owns the loop over all of this, and that an answer to a message is acknowledged only once the
+//! message is safe. Which services run is `services::wanted`'s; what a message leads to is
+//! `talk`'s; rows decide everything else.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+
+use anyhow::Result;
+use jiff::Timestamp;
+use tokio::sync::mpsc::UnboundedReceiver;
+
+use crate::organs::always::background::Kind;
+use crate::organs::always::channels::contract::{Heard, Outbound, heard};
+use crate::organs::always::channels::courier::{Courier, News};
+use crate::organs::always::outbox::Dead;
+use crate::organs::always::services::keeper::Keeper;
+use crate::organs::always::services::program::{Event, Input};
+use crate::organs::always::services::wanted::Equipment;
+use crate::organs::always::status::ServiceStatus;
+use crate::organs::host::{Host, Phase};
+use crate::organs::lane::lock;
+
+/// How often somebody is told that an answer is being worked on.
+const TYPING: Duration = Duration::from_secs(5);
+/// Characters of a message that the log of a host shows.
+const SHOWN: usize = 60;
+
+/// The services of a host.
+#[derive(Debug, Default)]
+pub struct Desk {
+    keeper: OnceLock<Keeper>,
+    /// What each service was given, by its name.
+    pub(in crate::organs::always) equipment: Mutex<BTreeMap<String, Equipment>>,
+    /// Those that are not run, with why.
+    pub(in crate::organs::always) refused: Mutex<Vec<ServiceStatus>>,
+    /// Those that turned out to be channels.
+    channels: Mutex<Vec<String>>,
+}
+
+impl Desk {
+    /// The one who keeps services running, once there is one.
+    pub fn keeper(&self) -> Option<&Keeper> {
+        self.keeper.get()
+    }
+
+    /// The services that speak as channels do, as far as they have spoken.
+    pub fn channels(&self) -> Vec<String> {
+        lock(&self.channels).clone()
+    }
+
+    /// End all services, and wait for it.
+    pub async fn stop(&self) {
+        if let Some(keeper) = self.keeper.get() {
+            keeper.stop_all().await;
+        }
+        lock(&self.equipment).clear();
+    }
+}
+
+/// A service that runs.
+struct Counter {
+    courier: Courier,
+    input: Input,
+    /// Chats in which somebody waits for an answer, with their sessions.
+    waiting: BTreeMap<String, String>,
+}
+
+impl Counter {
+    fn say(&mut self, outbound: &Outbound) {
+        let line = self.courier.line(outbound);
+        // One that does not read is ended by its keeper, and gets everything again.
+        self.input.send(line);
+    }
+}
+
+impl Host {
+    /// Let services report from now on.
+    pub(in crate::organs::always) fn open_desk(&self) -> Option<UnboundedReceiver<Event>> {
+        let (keeper, events) = Keeper::new(self.home().file("logs"));
+        self.always.desk.keeper.set(keeper).ok().map(|()| events)
+    }
+
+    /// Hear services and carry letters until the host ends.
+    pub(in crate::organs::always) async fn keep_desk(
+        self: Arc<Self>,
+        mut events: UnboundedReceiver<Event>,
+    ) {
+        let mut counters = BTreeMap::new();
+        while self.phase() < Phase::Closed {
+            let nap = self.deliver(&mut counters);
+            let typing = counters.values().any(|counter: &Counter| !counter.waiting.is_empty());
+            tokio::select! {
+                event = events.recv() => match event {
+                    Some(event) => self.report(&mut counters, event),
+                    None => return,
+                },
+                () = self.always.mail.notified() => {}
+                () = tokio::time::sleep(nap.unwrap_or_default()), if nap.is_some() => {}
+                () = tokio::time::sleep(TYPING), if typing => self.type_on(&mut counters),
+            }
+        }
+    }
+
+    fn report(self: &Arc<Self>, counters: &mut BTreeMap<String, Counter>, event: Event) {
+        let now = self.always.clock.now().as_second();
+        match event {
+            Event::Started { name, sender } => {
+                let mut courier = Courier::new(&name);
+                let started = courier.started(&self.state, now);
+                self.complain(&name, started);
+                self.happened(Kind::Service, &name, "started");
+                let waiting = BTreeMap::new();
+                counters.insert(name, Counter { courier, input: sender, waiting });
+            }
+            Event::Ended { name, how, ran } => {
+                if let Some(mut counter) = counters.remove(&name) {
+                    self.complain(&name, counter.courier.stopped(&self.state));
+                }
+                let ran = ran.as_secs();
+                self.happened(Kind::Service, &name, &format!("ran for {ran} s: {how}"));
+            }
+            Event::Quarantined { name, why } => self.tell_quarantine(&name, &why),
+            Event::Line { name, line, room } => {
+                if let Some(counter) = counters.get_mut(&name) {
+                    let taken = self.take_line(&name, &line, counter, now);
+                    self.complain(&name, taken);
+                }
+                drop(room);
+            }
+        }
+    }
+
+    /// Have the owner told where something failed that should not.
+    pub(in crate::organs::always) fn complain(&self, name: &str, done: Result<()>) {
+        if let Err(error) = done {
+            self.fault(Kind::Host, name, &format!("{error:#}"));
+        }
+    }
+
+    /// A service printed a line.
+    fn take_line(
+        self: &Arc<Self>,
+        name: &str,
+        line: &str,
+        counter: &mut Counter,
+        now: i64,
+    ) -> Result<()> {
+        let heard = heard(line);
+        match &heard {
+            Heard::NotJson | Heard::Unknown => {
+                self.always.desk.keeper().into_iter().for_each(|keeper| keeper.note(name, line));
+                return Ok(());
+            }
+            Heard::Wrong { id, why } => {
+                if let Some(keeper) = self.always.desk.keeper() {
+                    keeper.note(name, &format!("{why}: {line}"));
+                }
+                // It would come again no better.
+                if let Some(id) = id.clone() {
+                    counter.say(&Outbound::Ack { id });
+                }
+            }
+            Heard::Message(message) => {
+                let id = message.id.clone();
+                let chat = message.chat.clone();
+                let text: String = message.text.chars().take(SHOWN).collect();
+                let session = self.hear_message(name, message.clone(), now)?;
+                // From here on the platform may forget it.
+                self.state.flush()?;
+                counter.say(&Outbound::Ack { id });
+                if let Some((person, session)) = session {
+                    let text = text.lines().next().unwrap_or_default();
+                    self.happened(Kind::Channel, name, &format!("{person}: {text}"));
+                    counter.say(&Outbound::Typing { chat: chat.clone() });
+                    counter.waiting.insert(chat, session);
+                }
+            }
+            _ => {}
+        }
+        let mut channels = lock(&self.always.desk.channels);
+        if !channels.iter().any(|known| known == name) {
+            channels.push(name.to_owned());
+        }
+        drop(channels);
+        match counter.courier.heard(&self.state, &heard, now)? {
+            Some(News::Dead(dead)) => self.tell_dead_letter(name, &dead),
+            Some(News::Delivered(_)) | None => {}
+        }
+        Ok(())
+    }
+
+    /// Give out what is due. How long there is nothing to do, if that is known.
+    fn deliver(&self, counters: &mut BTreeMap<String, Counter>) -> Option<Duration> {
+        let now = self.always.clock.now().as_second();
+        let mut wake: Option<i64> = None;
+        for (name, counter) in counters {
+            let due = counter.courier.due(&self.state, now).and_then(|(out, dead)| {
+                for outbound in &out {
+                    counter.say(outbound);
+                }
+                for dead in &dead {
+                    self.tell_dead_letter(name, dead);
+                }
+                counter.courier.wake(&self.state)
+            });
+            match due {
+                Ok(due) => wake = wake.into_iter().chain(due).min(),
+                Err(error) => self.fault(Kind::Channel, name, &format!("{error:#}")),
+            }
+        }
+        let wake = Timestamp::from_second(wake?).ok();
+        Some(self.always.clock.nap(wake))
+    }
+
+    /// Whoever waits for an answer that is being worked on is told so.
+    fn type_on(&self, counters: &mut BTreeMap<String, Counter>) {
+        for counter in counters.values_mut() {
+            counter.waiting.retain(|_, session| self.lane(session).busy());
+            for chat in counter.waiting.keys().cloned().collect::<Vec<_>>() {
+                counter.say(&Outbound::Typing { chat });
+            }
+        }
+    }
+
+    fn tell_dead_letter(&self, channel: &str, dead: &Dead) {
+        let Dead { letter, error } = dead;
+        let text = format!(
+            "A message could not be delivered through {channel} and is given up ({error}):\n{}",
+            letter.text
+        );
+        self.tell_owner(&format!("dead-letter:{}", letter.key), Kind::Channel, &text);
+    }
+}

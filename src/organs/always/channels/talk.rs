@@ -1,0 +1,335 @@
+//! What a message from a chat leads to: a turn of its session, or a command.
+//!
+//! Owns what each command does and says, and what people may do from where: a paired owner may
+//! talk, stop, undo; whoever else is paired, the same within their own sessions; a chat that the
+//! owner marked may say yes or no to a request, and nothing more. Knows no process.
+
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::{Value, json};
+use tokio::sync::mpsc::unbounded_channel;
+
+use crate::guard::policy::{Link, Network};
+use crate::organs::always::background::Kind;
+use crate::organs::always::channels::commands::Command;
+use crate::organs::always::channels::contract::Inbound;
+use crate::organs::always::channels::pairing::{As, OWNER, Whom};
+use crate::organs::always::channels::people::{Admitted, Speaker, Standing, key};
+use crate::organs::always::outbox::Letter;
+use crate::organs::always::status::ChannelStatus;
+use crate::organs::history::ask::{Ask, Undone, Which};
+use crate::organs::host::Host;
+use crate::organs::reach::asks::{Asked, Said};
+use crate::organs::sessions;
+use crate::organs::verb::Caller;
+
+/// What can be typed in a chat.
+const HELP: &str = "Write to your agent as you would to a person. While it works, what you write joins in.\n\
+    /stop  stop what it does\n\
+    /undo  take back its latest changes; /undo 2 for two turns\n\
+    /new   begin another conversation; /new TEXT begins it with that\n\
+    /status  how things stand";
+
+impl Host {
+    /// A message came in. Once this returns it is safe. The person and the session, where it
+    /// begins or joins a turn.
+    pub(super) fn hear_message(
+        self: &Arc<Self>,
+        channel: &str,
+        mut message: Inbound,
+        now: i64,
+    ) -> Result<Option<(String, String)>> {
+        message.text = self.withheld.text(message.text);
+        let home = self.home().clone();
+        let standing = |name: &str| {
+            let path = home.transcript(name);
+            match path.exists().then(|| sessions::ended(&path)) {
+                None => Standing::Free,
+                Some(Ok(false)) => Standing::Open,
+                Some(_) => Standing::Ended,
+            }
+        };
+        match self.state.admit(channel, &message, now, &standing)? {
+            Admitted::Known | Admitted::Ignored => Ok(None),
+            Admitted::Stranger { replied } => {
+                if replied {
+                    let name = message.name.as_deref().unwrap_or("somebody");
+                    let text =
+                        format!("{name} ({}) is not paired and was sent a code", message.from);
+                    self.happened(Kind::Channel, channel, &text);
+                    self.always.mail.notify_one();
+                }
+                Ok(None)
+            }
+            Admitted::Said(Speaker { person, session, .. }) => {
+                self.wake(&session);
+                Ok(Some((person, session)))
+            }
+            Admitted::Command(speaker, command) => {
+                let words = matches!(&command, Command::New(text) if !text.is_empty());
+                let waits = words.then(|| (speaker.person.clone(), speaker.session.clone()));
+                if words {
+                    self.wake(&speaker.session);
+                } else {
+                    let (host, channel) = (self.clone(), channel.to_owned());
+                    tokio::spawn(async move {
+                        let said = host.obey(&speaker, command).await;
+                        let text = said.unwrap_or_else(|error| format!("{error:#}"));
+                        host.reply(&channel, &message, &speaker, text);
+                    });
+                }
+                Ok(waits)
+            }
+        }
+    }
+
+    fn reply(&self, channel: &str, message: &Inbound, speaker: &Speaker, text: String) {
+        if text.is_empty() {
+            return;
+        }
+        let letter = Letter {
+            key: format!("did:{}", key(channel, &message.id)),
+            session: Some(speaker.session.clone()),
+            to: Some((channel.to_owned(), message.chat.clone())),
+            reply_to: speaker.group.then(|| message.id.clone()),
+            text: self.withheld.text(text),
+            files: Vec::new(),
+        };
+        if let Err(error) = self.post(&letter) {
+            self.fault(Kind::Channel, channel, &format!("{error:#}"));
+        }
+    }
+
+    /// Do what somebody typed. What is said back; nothing where that comes by itself.
+    async fn obey(self: &Arc<Self>, speaker: &Speaker, command: Command) -> Result<String> {
+        let Speaker { session, owner, group, .. } = speaker;
+        let caller = if *owner && !group { Caller::Owner } else { Caller::Hand(session.clone()) };
+        Ok(match command {
+            Command::Stop => {
+                let stopped = self.stop(|name| name == session);
+                // The turn says itself that it was stopped.
+                if stopped.is_empty() { "Nothing is running.".to_owned() } else { String::new() }
+            }
+            Command::Undo(turns) => {
+                let count = usize::try_from(turns).unwrap_or(usize::MAX);
+                let ask = Ask::Undo { what: Which::Turns(count), favour: None };
+                let undone = self.asked_by(&caller, ask).await?;
+                undone_text(&serde_json::from_value(undone)?)
+            }
+            Command::New(_) => format!("A new conversation: {session}."),
+            Command::Status if *owner => self.short_status(session)?,
+            Command::Status => self.busy_text(session),
+            Command::Help => {
+                let answers =
+                    if speaker.answers { "\n/yes N, /no N  answer a request" } else { "" };
+                format!("{HELP}{answers}")
+            }
+            Command::Yes(id) => self.answer_from(speaker, id, Said::Yes).await?,
+            Command::No(id) => self.answer_from(speaker, id, Said::No).await?,
+            Command::Unclear(usage) => format!("Usage: {usage}"),
+        })
+    }
+
+    async fn asked_by(self: &Arc<Self>, caller: &Caller, ask: Ask) -> Result<Value> {
+        let verb = crate::organs::verb::Verb::History(ask.clone());
+        self.check(caller, &verb)?;
+        let (answers, _heard) = unbounded_channel();
+        self.history(caller, ask, &answers).await
+    }
+
+    async fn answer_from(&self, speaker: &Speaker, id: i64, said: Said) -> Result<String> {
+        ensure!(
+            speaker.answers,
+            "requests are not answered from this chat; whoever owns the machine can allow it with `fledgling pair CODE --answers`"
+        );
+        let settled = self.settle(&Caller::Owner, id, said).await?;
+        Ok(settled["said"].as_str().unwrap_or_default().to_owned())
+    }
+
+    fn busy_text(&self, session: &str) -> String {
+        match self.lane(session).seconds() {
+            Some(seconds) => format!("It has worked for {seconds} s on what you said."),
+            None => "Nothing is running.".to_owned(),
+        }
+    }
+
+    fn short_status(&self, session: &str) -> Result<String> {
+        let status = self.status(&Caller::Owner)?;
+        let mut lines = vec![self.busy_text(session)];
+        let failing = status.jobs.iter().filter(|job| job.failures > 0).map(|job| job.name.clone());
+        let failing: Vec<_> = failing.collect();
+        let failing = if failing.is_empty() {
+            String::new()
+        } else {
+            format!(", failing: {}", failing.join(", "))
+        };
+        lines.push(format!("Jobs: {}{failing}", status.jobs.len()));
+        let services = status.services.iter().map(|one| format!("{} {}", one.name, one.state));
+        lines.push(format!("Services: {}", services.collect::<Vec<_>>().join(", ")));
+        lines.push(format!("Reminders: {}", status.reminders));
+        let (used, limit) = status.budget;
+        lines.push(format!("Unattended tokens today: {used} of {limit}"));
+        lines.extend(
+            status.errors.last().map(|last| format!("Last error: {} {}", last.at, last.text)),
+        );
+        Ok(lines.join("\n"))
+    }
+
+    /// A request for more that is the owner's to answer is put to the chats that may answer it.
+    pub(in crate::organs) fn put_to_chats(&self, asked: &Asked) {
+        let posted = self.state.answering_chats().map(|chats| {
+            for chat in chats {
+                let text = format!(
+                    "Conversation {} asks for: {}\n{}\n/yes {} gives it to that conversation, /no {} refuses it.",
+                    asked.session, asked.item, asked.reason, asked.id, asked.id
+                );
+                let key = format!("ask:{}:{}:{}", asked.id, chat.channel, chat.id);
+                let to = Some((chat.channel, chat.id));
+                let text = self.withheld.text(text);
+                let _ = self.post(&Letter { key, to, text, ..Letter::default() });
+            }
+        });
+        if let Err(error) = posted {
+            self.fault(Kind::Channel, "", &format!("{error:#}"));
+        }
+    }
+
+    /// Whether a chat may answer requests, and its channel runs.
+    pub(in crate::organs) fn chats_answer(&self) -> bool {
+        let up = self.always.desk.channels();
+        let chats = self.state.answering_chats().unwrap_or_default();
+        chats.iter().any(|chat| up.contains(&chat.channel))
+    }
+
+    /// The chat that is in a session.
+    pub(in crate::organs::always) fn chat_of(
+        &self,
+        session: &str,
+    ) -> Result<Option<(String, String)>> {
+        let chat = self.state.chat_in(session)?;
+        Ok(chat.map(|chat| (chat.channel, chat.id)))
+    }
+
+    /// Whether others read along in a chat.
+    pub(in crate::organs::always) fn is_group(&self, channel: &str, chat: &str) -> Result<bool> {
+        let mut chats = self.state.chats()?.into_iter();
+        let found = chats.find(|one| one.channel == channel && one.id == chat);
+        Ok(found.is_some_and(|one| one.person.is_none()))
+    }
+
+    /// Let somebody talk from a chat.
+    pub(in crate::organs) fn pair(
+        &self,
+        code: &str,
+        person: Option<String>,
+        only: Option<Link>,
+        answers: bool,
+    ) -> Result<Value> {
+        let owner = person.is_none();
+        let links = only.map(|link| serde_json::to_string(&link)).transpose()?;
+        let who = As { person: person.unwrap_or_else(|| OWNER.to_owned()), owner, links, answers };
+        let paired = self.state.pair(code, who, self.always.clock.now().as_second())?;
+        self.always.mail.notify_one();
+        let whom = if owner { "You are".to_owned() } else { format!("{} is", paired.who.person) };
+        let text = format!("{whom} paired in {} as {}.", paired.channel, paired.sender);
+        Ok(json!({ "said": text }))
+    }
+
+    /// Take that back.
+    pub(in crate::organs) fn unpair(&self, channel: &str, person: &str) -> Result<Value> {
+        let rows = self.state.people_rows()?.into_iter().filter(|row| row.channel == channel);
+        let found = rows.filter(|row| row.sender == person || row.who.person == person);
+        let found: Vec<_> = found.collect();
+        ensure!(
+            !found.is_empty(),
+            "nobody is paired in {channel} as {person}; `fledgling people` lists who is"
+        );
+        for row in found {
+            let whom = Whom::Sender { channel: row.channel, sender: row.sender };
+            self.state.unpair(&whom)?;
+        }
+        Ok(
+            json!({ "said": format!("{person} is not paired in {channel} any more; what they write gets a code and nothing else.") }),
+        )
+    }
+
+    /// Who is paired where, and who was given a code.
+    pub(in crate::organs) fn people(&self) -> Result<Value> {
+        let rows = self.state.people_rows()?.into_iter().map(|row| {
+            json!({
+                "channel": row.channel, "sender": row.sender, "person": row.who.person,
+                "owner": row.who.owner, "answers": row.who.answers,
+                "narrowed": row.who.links.is_some(),
+            })
+        });
+        let pending = self.state.pending_pairings(self.always.clock.now().as_second())?;
+        Ok(json!({ "people": rows.collect::<Vec<_>>(), "pending": pending }))
+    }
+
+    /// The channels there are, for `fledgling status`.
+    pub(in crate::organs::always) fn channels(&self) -> Result<Vec<ChannelStatus>> {
+        let (people, pending) = (self.state.people_rows()?, self.state.pending_letters()?);
+        let mut names = self.always.desk.channels();
+        names.extend(people.iter().map(|row| row.channel.clone()));
+        names.sort();
+        names.dedup();
+        let all = names.into_iter().map(|name| {
+            let of = people.iter().filter(|row| row.channel == name);
+            let waiting = pending.iter().find(|(channel, _)| channel.as_ref() == Some(&name));
+            ChannelStatus {
+                people: of.map(|row| row.who.person.clone()).collect(),
+                waiting: waiting.map_or(0, |(_, count)| *count as usize),
+                name,
+            }
+        });
+        Ok(all.collect())
+    }
+
+    /// The link by which a session does less that begins with what waits for it: that of the
+    /// person who said it. Fails where somebody said it who cannot be found out.
+    pub(in crate::organs::always) fn link_of_speaker(&self, session: &str) -> Result<Option<Link>> {
+        let waiting = self.state.waiting(session)?;
+        let said = waiting.iter().map(|one| &one.incoming.key).find(|key| key.starts_with("in:"));
+        let Some(said) = said else { return Ok(None) };
+        let lost = || format!("nobody knows any more who said what waits for session {session}");
+        let (channel, chat, _) = self.state.came_from(said)?.with_context(lost)?;
+        let chats = self.state.chats()?;
+        let chat = chats.into_iter().find(|one| one.channel == channel && one.id == chat);
+        let chat = chat.with_context(lost)?;
+        let Some(person) = chat.person else { return Ok(Some(narrowest())) };
+        let people = self.state.people_rows()?;
+        let mut of = people.into_iter().filter(|row| row.channel == channel);
+        let row = of.find(|row| row.who.person == person).with_context(lost)?;
+        row.who.links.map(|links| serde_json::from_str(&links).with_context(lost)).transpose()
+    }
+}
+
+/// What a conversation may do in which others read along: talk.
+fn narrowest() -> Link {
+    let (read, write) = (Vec::new(), Vec::new());
+    let (secrets, tools) = (Some([].into()), Some([].into()));
+    Link { read, write, network: Network::None, unix: false, secrets, tools }
+}
+
+fn undone_text(undone: &Undone) -> String {
+    if !undone.conflicts.is_empty() {
+        let paths: Vec<_> = undone.conflicts.iter().map(|file| file.path.clone()).collect();
+        return format!(
+            "Nothing was undone: later changes are in the way of {}. At the machine, `fledgling undo --theirs` or `--ours` decides.",
+            paths.join(", ")
+        );
+    }
+    let mut lines: Vec<_> =
+        undone.changes.iter().map(|change| format!("Undone: {}", change.subject)).collect();
+    lines.extend(undone.paths.iter().map(|(path, what)| format!("- {path}: {what}")));
+    lines.extend(undone.left_alone.iter().map(|(path, why)| format!("- {path} stays: {why}")));
+    lines.extend(Some(undone.said.clone()).filter(|said| !said.is_empty()));
+    if !undone.commands.is_empty() {
+        lines.push(format!(
+            "What these commands did elsewhere stays: {}",
+            undone.commands.join("; ")
+        ));
+    }
+    lines.join("\n")
+}

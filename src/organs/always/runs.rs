@@ -1,0 +1,223 @@
+//! Jobs as they run: each in a hand of its own, one at a time of each job.
+//!
+//! Owns the clock's loop, and what becomes of a run: its output is kept, what it changed is
+//! committed in its name, a failure is told. Which run is due, and that none is lost or doubled,
+//! is the ledger's.
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use anyhow::Result;
+use tokio::sync::Semaphore;
+
+use crate::kernel::border::History as _;
+use crate::kernel::interrupt::{Interrupter, interrupt};
+use crate::kernel::tool::{Action, Hands as _};
+use crate::organs::always::background::Kind;
+use crate::organs::always::schedule::job::{Claimed, Ended};
+use crate::organs::always::workers::Worker;
+use crate::organs::checkouts::Place;
+use crate::organs::hand_door::HandDoor;
+use crate::organs::history::archive::Message;
+use crate::organs::host::{Host, Phase};
+use crate::organs::lane::lock;
+
+/// The longest that a run may take.
+const LONGEST: Duration = Duration::from_secs(3_600);
+/// Jobs that run at a time; more wait.
+const AT_A_TIME: usize = 8;
+/// Bytes of a run's output that are kept, from its end.
+const TAIL: usize = 4_000;
+
+/// The jobs under way.
+#[derive(Debug)]
+pub struct Runs {
+    running: Mutex<HashMap<String, Interrupter>>,
+    places: Arc<Semaphore>,
+}
+
+impl Default for Runs {
+    fn default() -> Self {
+        Self { running: Mutex::default(), places: Semaphore::new(AT_A_TIME).into() }
+    }
+}
+
+impl Runs {
+    /// The jobs that run now.
+    pub fn running(&self) -> Vec<String> {
+        lock(&self.running).keys().cloned().collect()
+    }
+
+    /// Returns when none runs.
+    pub async fn idle(&self) {
+        let _ = self.places.acquire_many(AT_A_TIME as u32).await;
+    }
+
+    /// End them all. The next start runs them again.
+    pub async fn stop(&self) {
+        lock(&self.running).values().for_each(Interrupter::raise);
+        // Each gives its place back when it is over.
+        let all = self.places.acquire_many(AT_A_TIME as u32).await;
+        self.places.close();
+        drop(all);
+    }
+}
+
+impl Host {
+    /// Do what is due, when it is due, until the host ends.
+    pub(super) async fn keep_time(self: Arc<Self>) {
+        match self.state.reclaim_slots() {
+            Ok(dead) => dead.iter().for_each(|dead| self.tell_dead(dead)),
+            Err(error) => self.complain("", Err(error)),
+        }
+        self.complain("", self.forget_the_old());
+        let mut day = self.today();
+        while self.phase() == Phase::Open {
+            if let Err(error) = self.tick() {
+                self.fault(Kind::Job, "", &format!("The schedule stands still: {error:#}"));
+            }
+            let today = self.today();
+            if today != day {
+                day = today;
+                // There is a new budget.
+                self.complain("", self.wake_all());
+                self.complain("", self.forget_the_old());
+            }
+            let due = self.state.next_due().unwrap_or_default();
+            tokio::select! {
+                () = tokio::time::sleep(self.always.clock.nap(due)) => {}
+                () = self.always.wake.notified() => {}
+            }
+        }
+    }
+
+    fn tick(self: &Arc<Self>) -> Result<()> {
+        let (now, zone) = (self.always.clock.now(), self.always.clock.zone());
+        let jobs = lock(&self.always.loaded).jobs.clone();
+        self.state.queue_slots(&jobs, now)?;
+        for session in self.state.send_reminders(now, &zone)? {
+            self.happened(Kind::Reminder, &session, "is due");
+            self.wake(&session);
+        }
+        for claimed in self.state.claim_slots(AT_A_TIME, now)? {
+            let host = self.clone();
+            tokio::spawn(async move { host.run_job(claimed).await });
+        }
+        Ok(())
+    }
+
+    fn forget_the_old(&self) -> Result<()> {
+        let now = self.always.clock.now();
+        self.state.prune_slots(now)?;
+        self.state.sweep_received(now.as_second())?;
+        self.state.sweep_letters(now.as_second())
+    }
+
+    async fn run_job(self: Arc<Self>, claimed: Claimed) {
+        let Ok(_place) = self.always.runs.places.clone().acquire_owned().await else { return };
+        let (interrupter, interrupt) = interrupt();
+        let (job, slot) = (claimed.job.clone(), claimed.slot);
+        lock(&self.always.runs.running).insert(job.key.clone(), interrupter);
+        let stopped = interrupt.clone();
+        let open = self.phase() == Phase::Open;
+        let done = if open { Some(self.act_for(&claimed, interrupt).await) } else { None };
+        lock(&self.always.runs.running).remove(&job.key);
+        let ended = match done {
+            Some(Ok(ended)) if !stopped.raised() => ended,
+            // The next start runs it again.
+            None | Some(Ok(_)) => {
+                return self.complain(&job.name, self.state.release_slot(&job.key, slot));
+            }
+            Some(Err(error)) => {
+                Ended { exit: None, tail: format!("[{error:#}]"), note: String::new() }
+            }
+        };
+        let ok = ended.exit == Some(0);
+        let said = if ok { "done" } else { "failed" };
+        match self.state.finish_slot(&job.key, slot, &ended, self.always.clock.now()) {
+            // It is told once in a row.
+            Ok(streak) if streak.begins() => self.tell_failed(&claimed, &ended),
+            Ok(streak) if streak.ends() => {
+                self.happened(Kind::Job, &job.name, "done; it works again");
+            }
+            Ok(_) => self.tell_background(Kind::Job, &job.name, said, !ok),
+            Err(error) => self.fault(Kind::Job, &job.name, &format!("{error:#}")),
+        }
+        self.always.look.notify_one();
+        self.always.wake.notify_one();
+    }
+
+    /// Run it in a hand, and commit what it changed.
+    async fn act_for(
+        self: &Arc<Self>,
+        claimed: &Claimed,
+        interrupt: crate::kernel::interrupt::Interrupt,
+    ) -> Result<Ended> {
+        let Claimed { job, slot, missed, .. } = claimed;
+        let name = format!("job:{}", job.name);
+        let mut env: Vec<(OsString, OsString)> =
+            job.env.iter().map(|(name, value)| (name.into(), value.into())).collect();
+        env.push(("FLEDGLING_JOB".into(), job.name.clone().into()));
+        env.push(("FLEDGLING_DUE".into(), slot.to_string().into()));
+        env.push(("FLEDGLING_MISSED".into(), missed.to_string().into()));
+        let links = self.links(job.session.as_deref())?;
+        let worker = Worker { session: job.session.clone(), links, env };
+        let _known = self.always.workers.begin(&name, worker);
+        let place = Place { folder: self.home().workspace(), snapshots: self.snapshots.clone() };
+        let door = HandDoor::open(self.clone(), &name)?;
+        let hand = self.hand(&door, &place, &name)?;
+        // A kill from here on leaves changes that are the job's.
+        self.state.begin(&name, 0)?;
+        hand.before(&name, 0).await?;
+        let action = Action::Bash { command: job.command.clone(), timeout: LONGEST };
+        self.happened(Kind::Job, &job.name, "runs");
+        let outcome = hand.act(action, interrupt).await;
+        let at = slot.to_zoned(self.always.clock.zone()).strftime("%Y-%m-%d %H:%M");
+        let message = Message {
+            subject: format!("Job {}: {}", job.name, job.command),
+            body: String::new(),
+            trailers: vec![
+                ("Job", format!("{} {at}", job.name)),
+                ("Line", job.rev.clone()),
+                ("Origin", name.clone()),
+            ],
+        };
+        place.snapshots.conclude(name.clone(), message).await?;
+        if !place.snapshots.writers().owes(&name) {
+            self.state.finish(&name)?;
+        }
+        let tail = tail(&outcome.text);
+        let exit = if outcome.error { None } else { Some(0) };
+        Ok(Ended { exit, tail, note: String::new() })
+    }
+
+    fn tell_failed(&self, claimed: &Claimed, ended: &Ended) {
+        let Claimed { job, slot, .. } = claimed;
+        let last: Vec<_> = ended.tail.lines().rev().take(5).collect();
+        let last: Vec<_> = last.into_iter().rev().collect();
+        let text = format!(
+            "The job {} failed. It is told again only after it has worked in between. The end of what it said:\n{}",
+            job.name,
+            last.join("\n")
+        );
+        self.tell_owner(&format!("failed:{}:{}", job.key, slot.as_second()), Kind::Job, &text);
+    }
+
+    fn tell_dead(&self, dead: &Claimed) {
+        let Claimed { job, slot, attempt, .. } = dead;
+        let at = slot.to_zoned(self.always.clock.zone()).strftime("%Y-%m-%d %H:%M");
+        let text = format!(
+            "The job {} of {at} is given up: the program ended {attempt} times in the middle of it. Its next run comes when it is due.",
+            job.name
+        );
+        self.tell_owner(&format!("dead:{}:{}", job.key, slot.as_second()), Kind::Job, &text);
+    }
+}
+
+fn tail(text: &str) -> String {
+    let from = text.len().saturating_sub(TAIL);
+    let from = (from..=text.len()).find(|at| text.is_char_boundary(*at)).unwrap_or(text.len());
+    text[from..].to_owned()
+}

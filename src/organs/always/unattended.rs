@@ -1,0 +1,276 @@
+//! Turns that nobody in front of a terminal asked for: those of reminders, chats, jobs.
+//!
+//! Owns which they are (whatever such a turn starts is one, too), that they stop at the end of
+//! the budget, that one which a kill cut short is gone on with, and where the words go with
+//! which such a turn ends. Knows neither schedule nor channels.
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use anyhow::{Context as _, Result};
+
+use crate::kernel::event::End;
+use crate::kernel::message::{Incoming, Origin};
+use crate::kernel::session::{Line, lines};
+use crate::organs::always::background::{Happening, Kind};
+use crate::organs::always::outbox::Letter;
+use crate::organs::host::{Host, Phase};
+use crate::organs::lane::lock;
+use crate::organs::state::Waiting;
+
+/// The origin of what is said by a reminder.
+const REMINDER: &str = "reminder";
+/// How an origin begins that is a chat.
+pub const CHANNEL: &str = "channel:";
+/// How the keys begin of messages that have an interrupted turn gone on with: the number of the
+/// attempt follows, then the session and the turn.
+const GO_ON: &str = "go-on:";
+/// So often a turn is gone on with that kills cut short one after the other.
+const ATTEMPTS: u64 = 3;
+
+/// The sessions whose turn under way is unattended.
+#[derive(Debug, Default)]
+pub struct Unattended(Mutex<HashSet<String>>);
+
+/// Keeps a session marked.
+#[derive(Debug)]
+pub struct Mark<'a> {
+    marks: &'a Unattended,
+    session: String,
+}
+
+impl Unattended {
+    /// Mark a session until this is dropped.
+    pub fn mark(&self, session: &str) -> Mark<'_> {
+        lock(&self.0).insert(session.to_owned());
+        Mark { marks: self, session: session.to_owned() }
+    }
+}
+
+impl Drop for Mark<'_> {
+    fn drop(&mut self) {
+        lock(&self.marks.0).remove(&self.session);
+    }
+}
+
+impl Host {
+    /// Whether a turn of this origin is unattended.
+    pub(in crate::organs) fn is_unattended(&self, origin: &Origin) -> bool {
+        match origin {
+            Origin::Owner => false,
+            Origin::Other(_) => true,
+            // A job or a service; or a turn that is one itself.
+            Origin::Agent(above) => {
+                above.contains(':') || lock(&self.always.unattended.0).contains(above)
+            }
+        }
+    }
+
+    /// Whether the budget leaves nothing for what waits first in this line.
+    pub(in crate::organs) fn is_held_back(&self, batch: &[Waiting]) -> bool {
+        let first = batch.first().map(|one| &one.incoming.origin);
+        // Should the count not be known, the turn itself says why.
+        first.is_some_and(|origin| self.is_unattended(origin))
+            && self.budget_left().is_ok_and(|left| left == 0)
+    }
+
+    /// Have a session answer what waits for it, as soon as it can.
+    pub(in crate::organs) fn wake(self: &Arc<Self>, session: &str) {
+        if self.phase() != Phase::Open {
+            return;
+        }
+        let (host, session) = (self.clone(), session.to_owned());
+        tokio::spawn(async move {
+            if let Err(error) = host.see_that_it_is_there(&session).await {
+                let text =
+                    format!("What waits for session {session} cannot be answered: {error:#}");
+                return host.fault(Kind::Turn, &session, &text);
+            }
+            let lane = host.lane(&session);
+            // Who is busy takes it in by itself.
+            if !lane.busy() {
+                host.clone().drain(&session, &lane, None).await;
+            }
+        });
+    }
+
+    /// Wake every session for which something waits from a chat or a reminder.
+    pub(in crate::organs) fn wake_all(self: &Arc<Self>) -> Result<()> {
+        for (session, _) in self.state.backlog()? {
+            let waiting = self.state.waiting(&session)?;
+            let comes_by_itself = |one: &Waiting| matches!(&one.incoming.origin, Origin::Other(name) if name == REMINDER || name.starts_with(CHANNEL));
+            if waiting.iter().any(comes_by_itself) {
+                self.wake(&session);
+            }
+        }
+        Ok(())
+    }
+
+    async fn see_that_it_is_there(&self, session: &str) -> Result<()> {
+        if self.settings.home.transcript(session).exists() {
+            return Ok(());
+        }
+        let only = self.link_of_speaker(session)?;
+        match self.create_session(Some(session.to_owned()), None, None, only, None).await {
+            // Somebody else made it meanwhile.
+            Err(_) if self.settings.home.transcript(session).exists() => Ok(()),
+            made => made.map(drop),
+        }
+    }
+
+    /// A turn has ended that was unattended, or that somebody joined who is not in front of a
+    /// terminal: its last words go where they belong. This is written before it is forgotten
+    /// that the turn ran, so that no kill comes in between.
+    pub(in crate::organs) fn pass_on(&self, session: &str, turn: u64) -> Result<()> {
+        let ended = EndedTurn::read(&self.settings.home.transcript(session), turn)?;
+        let Some(asker) = ended.asker() else { return Ok(()) };
+        let is_chat = asker.starts_with(CHANNEL);
+        let text = match ended.end {
+            Some(End::Done) => ended.said.clone(),
+            Some(End::Interrupted) if is_chat => "Stopped.".to_owned(),
+            Some(_) => format!("That did not work: {}.\n\n{}", ended.why, ended.said),
+            None => return Ok(()),
+        };
+        let text = text.trim().to_owned();
+        if text.is_empty() {
+            return Ok(());
+        }
+        // The chat may be in another session by now: what it asked in this one is its all the same.
+        let from = ended.keys.iter().rev().find(|key| key.starts_with("in:"));
+        let from = from.map(|key| self.state.came_from(key)).transpose()?.flatten();
+        let (to, id) = match from {
+            Some((channel, chat, id)) => (Some((channel, chat)), Some(id)),
+            None => (self.chat_of(session)?, None),
+        };
+        let is_group = to.as_ref().map(|(channel, chat)| self.is_group(channel, chat));
+        let reply_to = id.filter(|_| matches!(is_group, Some(Ok(true))));
+        let key = format!("turn:{session}:{turn}");
+        let session = Some(session.to_owned());
+        let files = Vec::new();
+        self.post(&Letter { key, session, to, reply_to, text, files }).map(drop)
+    }
+
+    /// After a kill: have an unattended turn that it cut short gone on with.
+    pub(in crate::organs) fn go_on_with(&self, session: &str, turn: u64) -> Result<bool> {
+        let ended = EndedTurn::read(&self.settings.home.transcript(session), turn)?;
+        let Some(asker) = ended.asker() else { return Ok(false) };
+        let before = ended.keys.iter().filter_map(|key| key.strip_prefix(GO_ON)?.split(':').next());
+        let attempt = 1 + before.filter_map(|number| number.parse::<u64>().ok()).max().unwrap_or(0);
+        if attempt > ATTEMPTS {
+            let text = format!(
+                "What session {session} was asked is given up: the program ended {attempt} times in the middle of it. Its transcript has what was done."
+            );
+            self.tell_owner(&format!("given-up:{session}:{turn}"), Kind::Turn, &text);
+            return Ok(false);
+        }
+        let text = "The program ended in the middle of your turn. What you had finished is kept: go on where you were, and do nothing twice.".to_owned();
+        let (key, origin) = (format!("{GO_ON}{attempt}:{session}:{turn}"), Origin::Other(asker));
+        let incoming = Incoming { key, origin, text };
+        self.state.receive(&Waiting { incoming, steer: true, model: None }, session)?;
+        Ok(true)
+    }
+
+    /// What people said in chats could not be answered: they are told. It waits for their next
+    /// word.
+    pub(in crate::organs) fn unanswered(&self, session: &str, keys: &[String], why: &str) {
+        let Some(key) = keys.iter().find(|key| key.starts_with("in:")) else { return };
+        let told = self.state.came_from(key).and_then(|from| {
+            let to = from.map(|(channel, chat, _)| (channel, chat));
+            let text =
+                format!("That cannot be answered now: {why}. Write again to have it tried again.");
+            let (key, session) = (format!("unanswered:{key}"), Some(session.to_owned()));
+            self.post(&Letter { key, session, to, text, ..Letter::default() })
+        });
+        if let Err(error) = told {
+            self.fault(Kind::Channel, session, &format!("{error:#}"));
+        }
+    }
+
+    /// Tell whoever looks on.
+    pub(in crate::organs) fn happened(&self, kind: Kind, about: &str, text: &str) {
+        self.tell_background(kind, about, text, false);
+    }
+
+    /// Tell whoever looks on that something is wrong.
+    pub(in crate::organs) fn fault(&self, kind: Kind, about: &str, text: &str) {
+        self.tell_background(kind, about, text, true);
+    }
+
+    pub(super) fn tell_background(&self, kind: Kind, about: &str, text: &str, fault: bool) {
+        let happening = self.happening(kind, about, text.to_owned());
+        self.always.background.tell(&Happening { fault, ..happening });
+    }
+
+    pub(super) fn happening(&self, kind: Kind, about: &str, text: String) -> Happening {
+        let now = self.always.clock.now().to_zoned(self.always.clock.zone());
+        Happening {
+            kind,
+            about: self.withheld.text(about.to_owned()),
+            text: self.withheld.text(text),
+            fault: false,
+            at: now.strftime("%Y-%m-%d %H:%M:%S").to_string(),
+        }
+    }
+
+    /// Have the owner told, wherever they are, and once: the same key again is nothing new.
+    pub(in crate::organs) fn tell_owner(&self, key: &str, kind: Kind, text: &str) {
+        let text = self.withheld.text(text.to_owned());
+        let letter = Letter { key: key.to_owned(), text, ..Letter::default() };
+        match self.post(&letter) {
+            Ok(false) => {}
+            Ok(true) => self.always.background.remember(self.happening(kind, "", letter.text)),
+            // Then at least whoever looks on is told.
+            Err(error) => self.fault(kind, "", &format!("{} ({error:#})", letter.text)),
+        }
+    }
+}
+
+/// What a transcript says of one turn.
+#[derive(Debug, Default)]
+struct EndedTurn {
+    /// Who spoke in it, with the keys of what they said.
+    askers: Vec<Origin>,
+    keys: Vec<String>,
+    /// The last words of the agent.
+    said: String,
+    /// How it ended, if it did.
+    end: Option<End>,
+    why: String,
+}
+
+impl EndedTurn {
+    fn read(path: &Path, number: u64) -> Result<Self> {
+        let reading = || format!("cannot read {}", path.display());
+        let file = File::open(path).with_context(reading)?;
+        let (mut ended, mut within) = (Self::default(), false);
+        for line in lines(&file) {
+            // What cannot be made sense of was told when the turn began.
+            let Ok(entry) = line.with_context(reading)? else { continue };
+            match entry.line {
+                Line::User { turn, incoming } => {
+                    within = turn == number;
+                    if within {
+                        ended.askers.push(incoming.origin);
+                        ended.keys.push(incoming.key);
+                    }
+                }
+                Line::Assistant(reply) if within => ended.said = reply.text(),
+                Line::TurnEnd { turn, end, why, .. } if turn == number => {
+                    (ended.end, ended.why) = (Some(end), why);
+                }
+                _ => {}
+            }
+        }
+        Ok(ended)
+    }
+
+    /// The last who spoke in it and does not sit in front of a terminal.
+    fn asker(&self) -> Option<String> {
+        self.askers.iter().rev().find_map(|origin| match origin {
+            Origin::Other(name) => Some(name.clone()),
+            _ => None,
+        })
+    }
+}
