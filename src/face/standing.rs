@@ -184,12 +184,12 @@ pub fn people(answer: &Value, screen: Screen) -> String {
 /// A happening in a conversation, if it is to be seen there.
 pub fn happening(happening: &Happening, screen: Screen) -> Option<String> {
     match happening.kind {
+        _ if happening.quiet => None,
         // What a person should read is shown as it is.
         Kind::Tell => {
-            let from = if happening.about.is_empty() {
-                String::new()
-            } else {
-                format!(" {}", happening.about)
+            let from = match happening.about.replace(':', " ") {
+                about if about.is_empty() => about,
+                about => format!(" from {about}"),
             };
             let head = screen.bold(&format!("Message{}", clean(&from)));
             Some(format!("{head}\n{}", wrapped(&clean(&happening.text), screen)))

@@ -63,6 +63,9 @@ pub struct Happening {
     pub text: String,
     /// Whether something is wrong.
     pub fault: bool,
+    /// Whether it is for the log, and too little to be shown to a person at once.
+    #[serde(default)]
+    pub quiet: bool,
     /// When, in local time.
     pub at: String,
 }

@@ -202,12 +202,8 @@ impl Host {
     /// Send words, and show them to whoever looks on: what is for the owner, and can go nowhere
     /// else, has then arrived. Whether they are new.
     pub(in crate::organs) fn post(&self, letter: &Letter) -> Result<bool> {
-        let now = self.always.clock.now().as_second();
-        if !self.state.send(letter, now)? {
-            return Ok(false);
-        }
-        self.always.mail.notify_one();
-        if letter.to.is_none() {
+        let new = self.send_letter(letter)?;
+        if new && letter.to.is_none() {
             let about = letter.session.clone().unwrap_or_default();
             let shown = self.always.background.is_shown();
             self.happened(Kind::Tell, &about, &letter.text);
@@ -215,6 +211,23 @@ impl Host {
                 self.state.shown(&letter.key)?;
             }
         }
-        Ok(true)
+        Ok(new)
+    }
+
+    /// Send words to the owner that a terminal has shown already.
+    pub(in crate::organs) fn post_seen(&self, letter: &Letter) -> Result<bool> {
+        let new = self.send_letter(letter)?;
+        if new && self.state.owner_chat()?.is_none() {
+            self.state.shown(&letter.key)?;
+        }
+        Ok(new)
+    }
+
+    fn send_letter(&self, letter: &Letter) -> Result<bool> {
+        let new = self.state.send(letter, self.always.clock.now().as_second())?;
+        if new {
+            self.always.mail.notify_one();
+        }
+        Ok(new)
     }
 }

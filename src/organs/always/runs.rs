@@ -98,7 +98,7 @@ impl Host {
         let jobs = lock(&self.always.loaded).jobs.clone();
         self.state.queue_slots(&jobs, now)?;
         for session in self.state.send_reminders(now, &zone)? {
-            self.happened(Kind::Reminder, &session, "is due");
+            self.noted(Kind::Reminder, &session, "is due");
             self.wake(&session);
         }
         for claimed in self.state.claim_slots(AT_A_TIME, now)? {
@@ -172,7 +172,7 @@ impl Host {
         self.state.begin(&name, 0)?;
         hand.before(&name, 0).await?;
         let action = Action::Bash { command: job.command.clone(), timeout: LONGEST };
-        self.happened(Kind::Job, &job.name, "runs");
+        self.noted(Kind::Job, &job.name, "runs");
         let outcome = hand.act(action, interrupt).await;
         let at = slot.to_zoned(self.always.clock.zone()).strftime("%Y-%m-%d %H:%M");
         let message = Message {

@@ -147,9 +147,13 @@ impl Host {
         let is_group = to.as_ref().map(|(channel, chat)| self.is_group(channel, chat));
         let reply_to = id.filter(|_| matches!(is_group, Some(Ok(true))));
         let key = format!("turn:{session}:{turn}");
+        let seen = self.lane(session).is_answered();
         let session = Some(session.to_owned());
         let files = Vec::new();
-        self.post(&Letter { key, session, to, reply_to, text, files }).map(drop)
+        let letter = Letter { key, session, to, reply_to, text, files };
+        // Whoever has the conversation before them has just read it.
+        if letter.to.is_none() && seen { self.post_seen(&letter) } else { self.post(&letter) }
+            .map(drop)
     }
 
     /// After a kill: have an unattended turn that it cut short gone on with.
@@ -193,6 +197,12 @@ impl Host {
         self.tell_background(kind, about, text, false);
     }
 
+    /// Tell the log.
+    pub(in crate::organs) fn noted(&self, kind: Kind, about: &str, text: &str) {
+        let happening = self.happening(kind, about, text.to_owned());
+        self.always.background.tell(&Happening { quiet: true, ..happening });
+    }
+
     /// Tell whoever looks on that something is wrong.
     pub(in crate::organs) fn fault(&self, kind: Kind, about: &str, text: &str) {
         self.tell_background(kind, about, text, true);
@@ -210,6 +220,7 @@ impl Host {
             about: self.withheld.text(about.to_owned()),
             text: self.withheld.text(text),
             fault: false,
+            quiet: false,
             at: now.strftime("%Y-%m-%d %H:%M:%S").to_string(),
         }
     }

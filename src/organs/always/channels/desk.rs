@@ -112,7 +112,7 @@ impl Host {
                 let mut courier = Courier::new(&name);
                 let started = courier.started(&self.state, now);
                 self.complain(&name, started);
-                self.happened(Kind::Service, &name, "started");
+                self.noted(Kind::Service, &name, "started");
                 let waiting = BTreeMap::new();
                 counters.insert(name, Counter { courier, input: sender, waiting });
             }
