@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 
+use crate::organs::always::workers::JOB;
 use crate::organs::history::ask::Ask;
 use crate::organs::host::Host;
 use crate::organs::lane::lock;
@@ -105,7 +106,15 @@ impl Host {
     /// Whether a caller may know of a session: its own, or one started from it.
     pub(super) fn reaches(&self, caller: &Caller, session: &str) -> bool {
         let Caller::Hand(own) = caller else { return true };
-        sessions::ancestry(&self.settings.home, session).any(|name| name == *own)
+        let worker = self.always.workers.get(own);
+        // A job goes on in the conversation that wrote it, and in those that jobs began, also
+        // under an earlier name.
+        let is_its = |name: &str| {
+            let Some(worker) = &worker else { return false };
+            worker.session.as_deref() == Some(name)
+                || worker.links.is_empty() && own.starts_with(JOB) && name.starts_with(JOB)
+        };
+        sessions::ancestry(&self.settings.home, session).any(|name| name == *own || is_its(&name))
     }
 
     /// The session a request is about when it names none: the caller's, or the latest.

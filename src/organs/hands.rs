@@ -135,6 +135,8 @@ impl Host {
         if let Some(worker) = self.always.workers.get(session) {
             return Ok(worker.links.clone());
         }
+        // Its chain went with it: what it still asks for must not get the root's.
+        ensure!(!session.contains(':'), "{session} runs no more");
         let path = self.settings.home.transcript(session);
         let header = sessions::header(&path);
         // What cannot be read may have said that it may do less.

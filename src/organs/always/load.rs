@@ -4,6 +4,8 @@
 //! changes nothing (the schedule before it stays in force), and that owner and agent are told.
 //! Whatever the workspace holds, nothing here fails for it. Knows neither times nor processes.
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
@@ -32,6 +34,9 @@ pub struct Loaded {
     pub faults: Vec<Fault>,
     /// The jobs in force.
     pub jobs: Vec<Planned>,
+    /// For whom each service works: to find that out again with each commit takes the longer
+    /// the longer ago it was written.
+    authors: BTreeMap<(PathBuf, Oid), Author>,
 }
 
 /// What a commit holds of the plan.
@@ -65,9 +70,9 @@ impl Host {
 
     /// Put in force what the last commit has.
     async fn load(self: &Arc<Self>) -> Result<()> {
-        let (known, known_crontab) = {
+        let (known, known_crontab, authors) = {
             let loaded = lock(&self.always.loaded);
-            (loaded.head, loaded.crontab)
+            (loaded.head, loaded.crontab, loaded.authors.clone())
         };
         let home = self.home().path().to_owned();
         let look = move || -> Result<Option<Found>> {
@@ -79,7 +84,9 @@ impl Host {
             let tree = head.tree()?;
             let crontab = plan::crontab(&tree, &chronicle)?;
             let services = plan::services(&tree, &chronicle)?.into_iter().map(|service| {
-                let author = plan::author_of_file(&chronicle, &service.path)?.0;
+                let known = authors.get(&(service.path.clone(), service.id)).cloned();
+                let find = || plan::author_of_file(&chronicle, &service.path).map(|found| found.0);
+                let author = known.map_or_else(find, Ok)?;
                 Ok((service, author))
             });
             let services = services.collect::<Result<Vec<_>>>()?;
@@ -91,9 +98,13 @@ impl Host {
         if id != known_crontab {
             self.load_crontab(crontab.map(|crontab| crontab.text).unwrap_or_default()).await?;
         }
+        let author = |(service, author): &(Written, Author)| {
+            ((service.path.clone(), service.id), author.clone())
+        };
+        let authors = services.iter().map(author).collect();
         self.want_services(services).await;
         let mut loaded = lock(&self.always.loaded);
-        (loaded.head, loaded.crontab) = (Some(head), id);
+        (loaded.head, loaded.crontab, loaded.authors) = (Some(head), id, authors);
         Ok(())
     }
 

@@ -17,7 +17,7 @@ use crate::kernel::interrupt::{Interrupter, interrupt};
 use crate::kernel::tool::{Action, Hands as _};
 use crate::organs::always::background::Kind;
 use crate::organs::always::schedule::job::{Claimed, Ended};
-use crate::organs::always::workers::Worker;
+use crate::organs::always::workers::{JOB, Worker};
 use crate::organs::checkouts::Place;
 use crate::organs::hand_door::HandDoor;
 use crate::organs::history::archive::Message;
@@ -156,7 +156,7 @@ impl Host {
         interrupt: crate::kernel::interrupt::Interrupt,
     ) -> Result<Ended> {
         let Claimed { job, slot, missed, .. } = claimed;
-        let name = format!("job:{}", job.name);
+        let name = format!("{JOB}{}", job.name);
         let mut env: Vec<(OsString, OsString)> =
             job.env.iter().map(|(name, value)| (name.into(), value.into())).collect();
         env.push(("FLEDGLING_JOB".into(), job.name.clone().into()));

@@ -12,6 +12,9 @@ use std::sync::{Arc, Mutex};
 use crate::guard::policy::Link;
 use crate::organs::lane::lock;
 
+/// How the name of a job begins.
+pub const JOB: &str = "job:";
+
 /// A job or a service while it runs.
 #[derive(Debug, Clone, Default)]
 pub struct Worker {

@@ -17,8 +17,11 @@ use jiff::tz::TimeZone;
 /// The longest sleep: a suspended machine and a clock that is set are noticed so soon.
 const LONGEST: Duration = Duration::from_secs(30);
 
-/// The longest sleep while a file says what time it is.
-const LONGEST_SIMULATED: Duration = Duration::from_millis(20);
+/// The shortest: should something be due that cannot be done, nothing spins.
+const SHORTEST: Duration = Duration::from_millis(100);
+
+/// Both while a file says what time it is.
+const SIMULATED: [Duration; 2] = [Duration::from_millis(2), Duration::from_millis(20)];
 
 /// The clock of the schedule.
 #[derive(Debug, Clone)]
@@ -52,9 +55,11 @@ impl Clock {
 
     /// How long to sleep when something is due then.
     pub fn nap(&self, due: Option<Timestamp>) -> Duration {
-        let longest = if self.simulated.is_some() { LONGEST_SIMULATED } else { LONGEST };
+        let [shortest, longest] =
+            if self.simulated.is_some() { SIMULATED } else { [SHORTEST, LONGEST] };
         let left = due.map(|due| due.duration_since(self.now()));
-        left.map_or(longest, |left| Duration::try_from(left).unwrap_or_default().min(longest))
+        let left = left.map(|left| Duration::try_from(left).unwrap_or_default());
+        left.unwrap_or(longest).clamp(shortest, longest)
     }
 }
 
@@ -86,17 +91,17 @@ mod tests {
         std::fs::write(file.path(), "1000 2000 60").unwrap();
         let then = Timestamp::from_second(2010).unwrap();
         assert_eq!(simulated(file.path(), then).unwrap().as_second(), 1600);
-        assert_eq!(clock.nap(None), LONGEST_SIMULATED);
+        assert_eq!(clock.nap(None), SIMULATED[1]);
         let gone = Clock { simulated: Some(file.path().with_extension("gone")) };
         assert!(gone.now() >= real);
     }
 
     #[test]
-    fn sleep_is_short_and_not_at_all_for_what_is_overdue() {
+    fn sleep_is_short_and_never_spins() {
         let clock = Clock { simulated: None };
         assert_eq!(clock.nap(None), LONGEST);
         assert_eq!(clock.nap(Some(Timestamp::MAX)), LONGEST);
-        assert_eq!(clock.nap(Some(Timestamp::MIN)), Duration::ZERO);
-        assert_eq!(clock.nap(Some(Timestamp::UNIX_EPOCH)), Duration::ZERO);
+        assert_eq!(clock.nap(Some(Timestamp::MIN)), SHORTEST);
+        assert_eq!(clock.nap(Some(Timestamp::UNIX_EPOCH)), SHORTEST);
     }
 }
