@@ -181,7 +181,7 @@ enum Command {
         #[arg(value_name = "SESSION")]
         named: String,
     },
-    /// Stop the running turn, of one conversation or of all
+    /// Stop the running turn of one conversation, or all turns and jobs
     Stop {
         /// Name of the conversation [default: all]
         #[arg(value_name = "SESSION")]

@@ -242,10 +242,13 @@ impl Host {
                 return Ok(());
             }
             Verb::Stop { session } => {
-                let stopped = self.stop(|name| match &session {
+                let mut stopped = self.stop(|name| match &session {
                     Some(session) => name == session,
                     None => self.reaches(caller, name),
                 });
+                if session.is_none() && *caller == Caller::Owner {
+                    stopped.extend(self.always.runs.interrupt());
+                }
                 serde_json::json!({ "stopped": stopped })
             }
             Verb::Sessions => {

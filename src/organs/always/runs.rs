@@ -28,13 +28,16 @@ use crate::organs::lane::lock;
 const LONGEST: Duration = Duration::from_secs(3_600);
 /// Jobs that run at a time; more wait.
 const AT_A_TIME: usize = 8;
+/// What is noted of a run that somebody stopped.
+const STOPPED: &str = "stopped";
 /// Bytes of a run's output that are kept, from its end.
 const TAIL: usize = 4_000;
 
 /// The jobs under way.
 #[derive(Debug)]
 pub struct Runs {
-    running: Mutex<HashMap<String, Interrupter>>,
+    /// By their keys, with their names.
+    running: Mutex<HashMap<String, (String, Interrupter)>>,
     places: Arc<Semaphore>,
 }
 
@@ -50,6 +53,13 @@ impl Runs {
         lock(&self.running).keys().cloned().collect()
     }
 
+    /// Stop them, for good. Their names.
+    pub fn interrupt(&self) -> Vec<String> {
+        let running = lock(&self.running);
+        running.values().for_each(|(_, interrupter)| interrupter.raise());
+        running.values().map(|(name, _)| format!("{JOB}{name}")).collect()
+    }
+
     /// Returns when none runs.
     pub async fn idle(&self) {
         let _ = self.places.acquire_many(AT_A_TIME as u32).await;
@@ -57,7 +67,7 @@ impl Runs {
 
     /// End them all. The next start runs them again.
     pub async fn stop(&self) {
-        lock(&self.running).values().for_each(Interrupter::raise);
+        self.interrupt();
         // Each gives its place back when it is over.
         let all = self.places.acquire_many(AT_A_TIME as u32).await;
         self.places.close();
@@ -116,26 +126,35 @@ impl Host {
     }
 
     async fn run_job(self: Arc<Self>, claimed: Claimed) {
-        let Ok(_place) = self.always.runs.places.clone().acquire_owned().await else { return };
-        let (interrupter, interrupt) = interrupt();
         let (job, slot) = (claimed.job.clone(), claimed.slot);
-        lock(&self.always.runs.running).insert(job.key.clone(), interrupter);
+        let released = || self.complain(&job.name, self.state.release_slot(&job.key, slot));
+        let Ok(_place) = self.always.runs.places.clone().acquire_owned().await else {
+            return released();
+        };
+        let (interrupter, interrupt) = interrupt();
+        lock(&self.always.runs.running).insert(job.key.clone(), (job.name.clone(), interrupter));
         let stopped = interrupt.clone();
         let open = self.phase() == Phase::Open;
         let done = if open { Some(self.act_for(&claimed, interrupt).await) } else { None };
         lock(&self.always.runs.running).remove(&job.key);
         let ended = match done {
             Some(Ok(ended)) if !stopped.raised() => ended,
-            // The next start runs it again.
-            None | Some(Ok(_)) => {
-                return self.complain(&job.name, self.state.release_slot(&job.key, slot));
+            // Somebody said stop: it is over, and no failure.
+            Some(Ok(ended)) if self.phase() == Phase::Open => {
+                Ended { exit: Some(0), note: STOPPED.to_owned(), ..ended }
             }
+            // The host ends, and the next one runs it again.
+            None | Some(Ok(_)) => return released(),
             Some(Err(error)) => {
                 Ended { exit: None, tail: format!("[{error:#}]"), note: String::new() }
             }
         };
         let ok = ended.exit == Some(0);
-        let said = if ok { "done" } else { "failed" };
+        let said = match (ok, &*ended.note) {
+            (true, "") => "done",
+            (true, note) => note,
+            (false, _) => "failed",
+        };
         match self.state.finish_slot(&job.key, slot, &ended, self.always.clock.now()) {
             // It is told once in a row.
             Ok(streak) if streak.begins() => self.tell_failed(&claimed, &ended),

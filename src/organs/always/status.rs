@@ -163,7 +163,8 @@ impl Host {
 /// What came of a run, in a word or a few.
 fn outcome(slot: &Slot) -> String {
     match (&*slot.state, slot.end.exit, &*slot.end.note) {
-        ("done", Some(0), _) => "done".to_owned(),
+        ("done", Some(0), "") => "done".to_owned(),
+        ("done", Some(0), note) => note.to_owned(),
         ("done", ..) => "failed".to_owned(),
         (state, _, "") => state.to_owned(),
         (state, _, note) => format!("{state}: {note}"),
