@@ -12,6 +12,7 @@ use std::time::Duration;
 use anyhow::Result;
 use jiff::Timestamp;
 use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::time::Instant;
 
 use crate::organs::always::background::Kind;
 use crate::organs::always::channels::contract::{Heard, Outbound, heard};
@@ -26,6 +27,8 @@ use crate::organs::lane::lock;
 
 /// How often somebody is told that an answer is being worked on.
 const TYPING: Duration = Duration::from_secs(5);
+/// Events that are dealt with before any of them is acknowledged.
+const BATCH: usize = 64;
 /// Characters of a message that the log of a host shows.
 const SHOWN: usize = 60;
 
@@ -67,6 +70,8 @@ struct Counter {
     input: Input,
     /// Chats in which somebody waits for an answer, with their sessions.
     waiting: BTreeMap<String, String>,
+    /// Messages that are in their inboxes, and not acknowledged yet.
+    taken: Vec<String>,
 }
 
 impl Counter {
@@ -90,17 +95,44 @@ impl Host {
         mut events: UnboundedReceiver<Event>,
     ) {
         let mut counters = BTreeMap::new();
+        let mut typed = Instant::now();
         while self.phase() < Phase::Closed {
             let nap = self.deliver(&mut counters);
             let typing = counters.values().any(|counter: &Counter| !counter.waiting.is_empty());
             tokio::select! {
-                event = events.recv() => match event {
-                    Some(event) => self.report(&mut counters, event),
-                    None => return,
-                },
+                event = events.recv() => {
+                    let Some(event) = event else { return };
+                    self.report(&mut counters, event);
+                    // What has come meanwhile waits for the disk together.
+                    for _ in 0..BATCH {
+                        let Ok(event) = events.try_recv() else { break };
+                        self.report(&mut counters, event);
+                    }
+                    self.acknowledge(&mut counters);
+                }
                 () = self.always.mail.notified() => {}
                 () = tokio::time::sleep(nap.unwrap_or_default()), if nap.is_some() => {}
-                () = tokio::time::sleep(TYPING), if typing => self.type_on(&mut counters),
+                () = tokio::time::sleep_until(typed + TYPING), if typing => {
+                    typed = Instant::now();
+                    self.type_on(&mut counters);
+                }
+            }
+        }
+    }
+
+    /// Services may have it forgotten what they gave, once it is on disk.
+    fn acknowledge(&self, counters: &mut BTreeMap<String, Counter>) {
+        if counters.values().all(|counter| counter.taken.is_empty()) {
+            return;
+        }
+        if let Err(error) = self.state.flush() {
+            self.fault(Kind::Host, "", &format!("{error:#}"));
+            // Whoever is not answered gives it again in its next run.
+            return counters.retain(|_, counter| counter.taken.is_empty());
+        }
+        for counter in counters.values_mut() {
+            for id in std::mem::take(&mut counter.taken) {
+                counter.say(&Outbound::Ack { id });
             }
         }
     }
@@ -114,7 +146,8 @@ impl Host {
                 self.complain(&name, started);
                 self.noted(Kind::Service, &name, "started");
                 let waiting = BTreeMap::new();
-                counters.insert(name, Counter { courier, input: sender, waiting });
+                let taken = Vec::new();
+                counters.insert(name, Counter { courier, input: sender, waiting, taken });
             }
             Event::Ended { name, how, ran } => {
                 if let Some(mut counter) = counters.remove(&name) {
@@ -125,9 +158,13 @@ impl Host {
             }
             Event::Quarantined { name, why } => self.tell_quarantine(&name, &why),
             Event::Line { name, line, room } => {
-                if let Some(counter) = counters.get_mut(&name) {
-                    let taken = self.take_line(&name, &line, counter, now);
-                    self.complain(&name, taken);
+                if let Some(counter) = counters.get_mut(&name)
+                    && let Err(error) = self.take_line(&name, &line, counter, now)
+                {
+                    self.fault(Kind::Channel, &name, &format!("{error:#}"));
+                    // Its input ends with this, and so does it: what was not acknowledged
+                    // comes again in its next run.
+                    counters.remove(&name);
                 }
                 drop(room);
             }
@@ -160,18 +197,13 @@ impl Host {
                     keeper.note(name, &format!("{why}: {line}"));
                 }
                 // It would come again no better.
-                if let Some(id) = id.clone() {
-                    counter.say(&Outbound::Ack { id });
-                }
+                counter.taken.extend(id.clone());
             }
             Heard::Message(message) => {
-                let id = message.id.clone();
                 let chat = message.chat.clone();
                 let text: String = message.text.chars().take(SHOWN).collect();
                 let session = self.hear_message(name, message.clone(), now)?;
-                // From here on the platform may forget it.
-                self.state.flush()?;
-                counter.say(&Outbound::Ack { id });
+                counter.taken.push(message.id.clone());
                 if let Some((person, session)) = session {
                     let text = text.lines().next().unwrap_or_default();
                     self.happened(Kind::Channel, name, &format!("{person}: {text}"));
