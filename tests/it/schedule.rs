@@ -195,13 +195,13 @@ fn a_run_that_a_kill_cut_short_is_tried_again_three_times_and_then_given_up() {
 fn a_line_that_is_removed_runs_no_more() {
     let all = Standing::new();
     let serving = all.serve();
-    all.act("main", &[&crontab("0 9 * * * echo one > one\n0 9 * * * echo two > two")]);
+    all.act("main", &[&crontab("0 9 * * * touch one\n0 9 * * * touch two")]);
     all.status_when("there are two", |status| status["jobs"].as_array().is_some_and(|all| all.len() == 2));
     all.act("main", &["sed -i /one/d crontab"]);
     all.status_when("there is one", |status| status["jobs"].as_array().is_some_and(|all| all.len() == 1));
     all.clock.set(NINE);
-    serving.happens("job", "", "done");
-    assert_eq!((all.home.read("one"), all.home.read("two")), (None, Some("two\n".to_owned())));
+    serving.happens("job", "touch", "done");
+    assert_eq!((all.home.read("one"), all.home.read("two")), (None, Some(String::new())));
     assert_eq!(all.row::<u32>("SELECT count(*) FROM slots"), 1);
     serving.stop();
 }
@@ -288,13 +288,14 @@ fn a_line_of_which_nobody_knows_who_wrote_it_is_not_run() {
 #[test]
 fn a_narrowed_session_writes_no_crontab() {
     let all = Standing::new();
-    fs::create_dir(all.home.workspace("data")).expect("a folder");
+    let data = all.home.workspace("data");
+    fs::create_dir(&data).expect("a folder");
     let serving = all.serve();
     let write = crontab("0 9 * * * bash attack.sh");
     let ways =
         [&*write, "echo '0 9 * * * bash attack.sh' > data/new && mv data/new crontab", "cp data/new crontab",
          "ln -f data/new crontab", "rm -f crontab; ln -sf data/new crontab", "mkdir services"];
-    for only in ["write data", "network none", "tools bash"] {
+    for only in [&*format!("write {}", data.display()), "network none", "tools bash"] {
         all.act_with(&["--session", "narrow", "--only", only], &ways);
         all.home.run(&["end", "narrow"]).stderr_any().check();
         assert_eq!(all.home.read("crontab"), None, "{only}");
@@ -302,8 +303,9 @@ fn a_narrowed_session_writes_no_crontab() {
         all.home.run(&["sessions"]).stdout_any().check();
         fs::remove_file(all.home.path("sessions/narrow.jsonl")).expect("a transcript");
     }
-    for only in ["write crontab", "write .", "write services"] {
-        let run = all.home.run(&["run", "--only", only, "go"]).code(1);
+    for name in ["crontab", "", "services"] {
+        let only = format!("write {}", all.home.workspace(name).display());
+        let run = all.home.run(&["run", "--session", "wide", "--only", &only, "go"]).code(1);
         run.stderr_any().check();
     }
     all.act("main", &[&write]);
@@ -354,7 +356,7 @@ fn nothing_in_the_workspace_keeps_the_host_from_starting_and_answering() {
             fs::write(file("crontab"), "*".repeat(10_000_000)).expect("a file");
         }),
         ("a crontab of bytes", &|| {
-            let bytes: Vec<u8> = (0..200_000_u32).map(|n| (n * n % 251) as u8).collect();
+            let bytes: Vec<u8> = (0..200_000_u32).map(|n| (n.wrapping_mul(n) % 251) as u8).collect();
             fs::write(file("crontab"), bytes).expect("a file");
         }),
         ("services that are a file", &|| fs::write(file("services"), "x").expect("a file")),
@@ -401,6 +403,9 @@ fn nothing_in_the_workspace_keeps_the_host_from_starting_and_answering() {
         fs::remove_file(file("crontab")).or_else(|_| fs::remove_dir_all(file("crontab"))).ok();
         fs::remove_file(file("services")).or_else(|_| fs::remove_dir_all(file("services"))).ok();
         fs::write(file("crontab"), "0 9 * * * bash daily.sh\n").expect("a file");
+        // Of what comes in place of something that was left out nobody knows who wrote it.
+        all.status_when("it is read", |status| status["jobs"] != status["faults"]);
+        fs::write(file("crontab"), "0 9 * * * bash  daily.sh\n").expect("a file");
         all.status_when("it works again", |status| names(status) == ["daily"]);
         serving.stop();
         fs::remove_file(file("crontab")).expect("a file");
