@@ -22,6 +22,7 @@ mod model_server;
 mod reach;
 mod real_model;
 mod redteam;
+mod reminders;
 mod repl;
 mod reply;
 mod rules;
