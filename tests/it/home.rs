@@ -310,6 +310,25 @@ impl Process {
         self.wait_for(&self.stdout, part);
     }
 
+    /// Wait until something is found on its stdout.
+    #[track_caller]
+    pub fn wait_in_stdout<T>(&self, what: &str, find: impl Fn(&str) -> Option<T>) -> T {
+        let found = |bytes: &[u8]| find(&String::from_utf8_lossy(bytes));
+        let mut bytes = self.stdout.bytes.lock().expect("nothing panics with it");
+        let started = std::time::Instant::now();
+        loop {
+            if let Some(found) = found(&bytes.0) {
+                return found;
+            }
+            if bytes.1 || started.elapsed() > BOUND {
+                drop(bytes);
+                panic!("it did not say {what}\n{}", self.seen());
+            }
+            let waited = self.stdout.more.wait_timeout(bytes, BOUND);
+            bytes = waited.expect("nothing panics with it").0;
+        }
+    }
+
     /// Wait until this stands on its stderr.
     #[track_caller]
     pub fn wait_stderr(&self, part: &str) {

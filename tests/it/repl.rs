@@ -18,7 +18,7 @@ const CTRL_C: &str = "\x03";
 const CTRL_D: &str = "\x04";
 
 /// A conversation in a terminal of 80 columns, at its first prompt.
-fn talk(home: &Home, arguments: &[&str]) -> Terminal {
+pub fn talk(home: &Home, arguments: &[&str]) -> Terminal {
     let terminal = Terminal::start(&home.command(arguments), 80, 24);
     prompt(&terminal, "");
     terminal
@@ -26,7 +26,7 @@ fn talk(home: &Home, arguments: &[&str]) -> Terminal {
 
 /// Wait for the prompt with this typed so far, and the cursor behind it.
 #[track_caller]
-fn prompt(terminal: &Terminal, typed: &str) {
+pub fn prompt(terminal: &Terminal, typed: &str) {
     let line = format!("> {typed}");
     terminal.wait_for(&format!("the prompt {line:?}"), |screen| {
         let (row, column) = screen.cursor_position();

@@ -12,7 +12,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::organs::lane::lock;
 
-/// Faults that are remembered.
+/// Faults that are remembered, and happenings that nobody has seen.
 const FAULTS: usize = 20;
 
 /// What a happening is about.
@@ -74,14 +74,23 @@ pub struct Happening {
 #[derive(Debug, Default)]
 pub struct Background {
     watchers: Mutex<Vec<(UnboundedSender<Happening>, bool)>>,
+    /// What happened before anybody could look on.
+    early: Mutex<VecDeque<Happening>>,
     faults: Mutex<VecDeque<Happening>>,
 }
 
 impl Background {
-    /// Hear everything from now on. `terminal` says whether it is shown to a person.
+    /// Hear everything from now on, and what happened while nobody looked on. `terminal` says whether it is shown to a person.
     pub fn watch(&self, terminal: bool) -> UnboundedReceiver<Happening> {
         let (sender, receiver) = unbounded_channel();
-        lock(&self.watchers).push((sender, terminal));
+        let mut watchers = lock(&self.watchers);
+        for happening in std::mem::take(&mut *lock(&self.early)) {
+            // A terminal gets words to the owner in another way.
+            if !(terminal && happening.kind == Kind::Tell) {
+                let _ = sender.send(happening);
+            }
+        }
+        watchers.push((sender, terminal));
         receiver
     }
 
@@ -95,7 +104,15 @@ impl Background {
         if happening.fault {
             self.remember(happening.clone());
         }
-        lock(&self.watchers).retain(|(watcher, _)| watcher.send(happening.clone()).is_ok());
+        let mut watchers = lock(&self.watchers);
+        if watchers.is_empty() {
+            let mut early = lock(&self.early);
+            early.push_back(happening.clone());
+            if early.len() > FAULTS {
+                early.pop_front();
+            }
+        }
+        watchers.retain(|(watcher, _)| watcher.send(happening.clone()).is_ok());
     }
 
     /// Remember something that is wrong, of which everybody is told in another way.

@@ -86,9 +86,8 @@ impl Host {
             }
         };
         let mut told = BTreeSet::new();
-        while heard.recv().await.is_some() {
-            while let Ok(Some(())) = tokio::time::timeout(QUIET, heard.recv()).await {}
-            watch.widen();
+        // What changed before the watch began is looked at first.
+        loop {
             // What changes while a turn runs is committed at its end.
             if self.running().is_empty()
                 && let Err(error) = self.snapshots.blocking(Keeper::take_in).await
@@ -101,6 +100,11 @@ impl Host {
                 self.fault(Kind::Host, "", text);
             }
             told = wrong;
+            if heard.recv().await.is_none() {
+                return;
+            }
+            while let Ok(Some(())) = tokio::time::timeout(QUIET, heard.recv()).await {}
+            watch.widen();
         }
     }
 }
