@@ -56,6 +56,10 @@ impl Host {
             None => self.folder(parent.as_deref()),
         };
         let chain = self.links(parent.as_deref())?;
+        // One that begins in somebody else's chat is never the owner's, whoever begins it.
+        let guest = name.as_deref().map(|name| self.guest(name)).transpose()?.flatten();
+        let (guest, link) = guest.unzip();
+        let (parent, only) = (parent.or(guest), only.or(link.flatten()));
         ensure!(chain.is_empty() && only.is_none() || !self.reach().is_off(), UNENFORCED);
         let chain = narrow::extended(chain, only, self.reach().always(), &home.workspace(), &root)?;
         let chain = if chain.is_empty() { Value::Null } else { serde_json::to_value(chain)? };

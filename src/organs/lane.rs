@@ -38,6 +38,7 @@ pub enum What {
 struct Running {
     since: Instant,
     interrupter: Interrupter,
+    interrupt: Interrupt,
     keys: Arc<[String]>,
 }
 
@@ -92,7 +93,8 @@ impl Lane {
     pub fn begin(&self, keys: &Arc<[String]>) -> Interrupt {
         let (interrupter, interrupt) = interrupt();
         let (since, keys) = (Instant::now(), keys.clone());
-        *lock(&self.running) = Some(Running { since, interrupter, keys });
+        let told = interrupt.clone();
+        *lock(&self.running) = Some(Running { since, interrupter, interrupt: told, keys });
         interrupt
     }
 
@@ -117,6 +119,11 @@ impl Lane {
             running.interrupter.raise();
             true
         })
+    }
+
+    /// Whether the turn that runs has been told to stop.
+    pub fn is_stopping(&self) -> bool {
+        lock(&self.running).as_ref().is_some_and(|running| running.interrupt.raised())
     }
 
     /// Whether a turn runs now.

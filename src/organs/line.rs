@@ -21,6 +21,9 @@ use crate::organs::verb::{Answer, Caller, exit};
 /// Why a message that is taken back has no answer.
 const TAKEN_BACK: &str = "taken back before its turn came";
 
+/// Why a message of a job, or of what one began, has none.
+const NO_BUDGET: &str = "unattended turns have used up their tokens of today; the owner was told";
+
 /// What somebody says; the fields of `Verb::Run`.
 #[derive(Debug)]
 pub(super) struct Saying {
@@ -81,6 +84,12 @@ impl Host {
             Caller::Owner => (None, Origin::Owner),
             Caller::Hand(own) => (Some(own.clone()), Origin::Agent(own.clone())),
         };
+        // Of a host that ends, or of an empty budget, a hand would wait for long.
+        if *caller != Caller::Owner {
+            anyhow::ensure!(self.phase() == Phase::Open, "the host ends");
+            let spent = self.is_unattended(&origin) && self.budget_left()? == 0;
+            anyhow::ensure!(!spent, NO_BUDGET);
+        }
         let session = self
             .create_session(
                 session,
@@ -223,14 +232,22 @@ impl Host {
                 }
             };
             waiting.retain(|one| !aside.contains(&one.incoming.key));
-            // What was to steer a turn that was stopped waits for the next word.
-            if waiting.is_empty() || stopped && waiting.iter().all(|one| one.steer) {
+            for key in self.hold_back(&mut waiting) {
+                if self.is_awaited(&key) {
+                    let what = What::Failed(NO_BUDGET.to_owned(), exit::FAILED);
+                    lane.tell(&[key.clone()].into(), &what);
+                    // Whoever is told knows.
+                    let _ = self.state.taken(&key);
+                }
+            }
+            // What was to steer a turn that was stopped waits for the next word. In a chat
+            // stopping is done by a word, and what follows it is one.
+            let waits =
+                |one: &Waiting| one.steer && !matches!(one.incoming.origin, Origin::Other(_));
+            if waiting.is_empty() || stopped && waiting.iter().all(waits) {
                 return;
             }
             let batch = next_batch(waiting);
-            if self.is_held_back(&batch) {
-                return;
-            }
             let keys: Arc<[String]> = batch.iter().map(|one| one.incoming.key.clone()).collect();
             let interrupt = lane.begin(&keys);
             let ended = self.turn(session, lane, &keys, interrupt, batch).await;
@@ -274,6 +291,10 @@ fn next_batch(mut waiting: Vec<Waiting>) -> Vec<Waiting> {
 
 impl Inbox for Host {
     fn steering(&self, session: &str) -> Result<Vec<Incoming>> {
+        // A turn that is told to stop takes nothing more along.
+        if self.lane(session).is_stopping() {
+            return Ok(Vec::new());
+        }
         let waiting = self.state.waiting(session)?.into_iter();
         Ok(waiting.take_while(|one| one.steer).map(|one| one.incoming).collect())
     }

@@ -63,7 +63,7 @@ impl<'a> Heard<'a> {
 
 impl Listener for Heard<'_> {
     fn event(&mut self, event: Event) {
-        if let Event::TurnStarted { origin, .. } | Event::Steered { origin, .. } = &event {
+        if let Event::Steered { origin, .. } = &event {
             self.joined |= matches!(origin, Origin::Other(_));
         }
         match event {

@@ -24,13 +24,14 @@ impl Host {
                 && transcript.open_turn() == Some(turn)
             {
                 let why = "the program ended in the middle of it";
-                transcript.record_note(&format!("The turn was interrupted: {why}."))?;
-                transcript.record_end(End::Interrupted, why, changes, Usage::default())?;
+                // First: after it the turn is over, also for the next start.
                 let then = match self.go_on_with(&session, turn) {
                     Ok(true) => "it is gone on with".to_owned(),
                     Ok(false) => "say \"go on\" to continue".to_owned(),
                     Err(error) => format!("it cannot be gone on with: {error:#}"),
                 };
+                transcript.record_note(&format!("The turn was interrupted: {why}."))?;
+                transcript.record_end(End::Interrupted, why, changes, Usage::default())?;
                 self.notice(format!(
                     "Turn {turn} of session {session} was interrupted: {why}. What it had finished is kept; {then}."
                 ));

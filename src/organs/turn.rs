@@ -50,7 +50,7 @@ impl Host {
             return Ok(None);
         };
         let mut model = self.model_for(name, asked.as_deref()).await?;
-        let unattended = self.is_unattended(&origin);
+        let unattended = first.iter().all(|one| self.is_unattended(&one.origin));
         let _mark = unattended.then(|| self.always.unattended.mark(name));
         if unattended {
             model = Metered::over(model, self);
@@ -58,6 +58,7 @@ impl Host {
         let place = self.place_of(name, &transcript.header().root).await?;
         let turn = transcript.turn() + 1;
         let mut heard = self.listener(name, turn, lane, keys)?;
+        heard.joined = first.iter().any(|one| matches!(one.origin, Origin::Other(_)));
         let telling = lane.first_telling();
         let faults = transcript.take_notices();
         for text in faults.into_iter().filter(|_| telling) {

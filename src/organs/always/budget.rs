@@ -63,7 +63,7 @@ impl Host {
             before < mark && mark <= spent
         };
         if crossed(100) {
-            self.over_budget(&day);
+            self.over_budget();
         } else if crossed(WARNING) {
             let text = format!(
                 "Unattended turns (jobs, reminders, chats) have used {spent} of the {limit} tokens they may use up a day."
@@ -73,7 +73,9 @@ impl Host {
         Ok(())
     }
 
-    fn over_budget(&self, day: &str) {
+    /// Have the owner told, once a day, that nothing is left of it.
+    pub(super) fn over_budget(&self) {
+        let day = self.today();
         let limit = self.settings.config.limits.unattended;
         let text = format!(
             "Unattended turns (jobs, reminders, chats) have used up their {limit} tokens of today, so none begins before midnight; what comes meanwhile waits, and conversations in a terminal go on. `unattended` under [limits] in config.toml sets the limit, `fledgling usage` shows what used it."
@@ -117,9 +119,35 @@ impl Model for Metered {
                     "unattended turns have used up their {limit} tokens of today"
                 )));
             }
-            let reply = self.model.ask(request, deltas).await?;
+            let mut asked = Asked { host: &self.host, tokens: estimate(request) };
+            let reply = self.model.ask(request, deltas).await;
+            // What failed costs nothing; a reply says what it cost.
+            asked.tokens = 0;
+            let reply = reply?;
             self.host.count(reply.usage.total()).map_err(fatal)?;
             Ok(reply)
         })
     }
+}
+
+/// A request under way. One that is broken off is paid for all the same.
+struct Asked<'a> {
+    host: &'a Host,
+    /// What it takes, about.
+    tokens: u64,
+}
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        if self.tokens > 0 {
+            // Should it fail, the next one says so.
+            let _ = self.host.count(self.tokens);
+        }
+    }
+}
+
+/// The tokens of a request, about: four bytes each.
+fn estimate(request: &Request<'_>) -> u64 {
+    let said = request.messages.iter().map(|message| format!("{message:?}").len());
+    (request.system.len() + said.sum::<usize>()) as u64 / 4
 }

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::mpsc::{Receiver, channel};
+use tokio::time::Instant;
 
 use crate::organs::always::background::Kind;
 use crate::organs::history::keeper::Keeper;
@@ -19,6 +20,7 @@ use crate::organs::host::Host;
 
 /// After a change so long is waited for the next: editors save in several steps.
 const QUIET: Duration = Duration::from_millis(300);
+const LATEST: Duration = Duration::from_secs(5);
 /// What is watched among the workspace's own entries.
 const WATCHED: [&str; 5] = ["crontab", "bootstrap.md", "services", "skills", "agents"];
 
@@ -103,7 +105,11 @@ impl Host {
             if heard.recv().await.is_none() {
                 return;
             }
-            while let Ok(Some(())) = tokio::time::timeout(QUIET, heard.recv()).await {}
+            // But not for ever, where something is changed all the time.
+            let latest = Instant::now() + LATEST;
+            while Instant::now() < latest
+                && let Ok(Some(())) = tokio::time::timeout(QUIET, heard.recv()).await
+            {}
             watch.widen();
         }
     }

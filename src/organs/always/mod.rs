@@ -22,6 +22,7 @@ pub mod workers;
 use std::sync::{Arc, Mutex};
 
 use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 
 use crate::organs::always::background::{Background, Kind};
 use crate::organs::always::channels::desk::Desk;
@@ -50,13 +51,17 @@ pub struct Always {
     pub runs: Runs,
     /// The services, and the channels among them.
     pub desk: Desk,
+    /// Told once it is known what is in force.
+    pub ready: Notify,
     /// Told when something may be due sooner than was known.
     pub wake: Notify,
     /// Told when there may be a new commit.
     pub look: Notify,
     /// Told when there are new words to deliver.
     pub mail: Notify,
-    tasks: Mutex<Vec<tokio::task::JoinHandle<()>>>,
+    tasks: Mutex<Vec<JoinHandle<()>>>,
+    /// The one that hears services: it ends by itself, when nothing more comes.
+    hearing: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Host {
@@ -65,7 +70,7 @@ impl Host {
         let mut tasks = lock(&self.always.tasks);
         // First, so that services have somebody who hears them.
         if let Some(events) = self.open_desk() {
-            tasks.push(tokio::spawn(self.clone().keep_desk(events)));
+            *lock(&self.always.hearing) = Some(tokio::spawn(self.clone().keep_desk(events)));
         }
         tasks.push(tokio::spawn(self.clone().keep_loaded()));
         tasks.push(tokio::spawn(self.clone().keep_watching()));
@@ -78,11 +83,17 @@ impl Host {
 
     /// End all that runs without a terminal, and wait for it.
     pub(in crate::organs) async fn stop_staying(&self) {
-        for task in std::mem::take(&mut *lock(&self.always.tasks)) {
+        let tasks = std::mem::take(&mut *lock(&self.always.tasks));
+        for task in tasks {
             task.abort();
         }
         self.always.runs.stop().await;
         self.always.desk.stop().await;
+        self.always.mail.notify_one();
+        let desk = lock(&self.always.hearing).take();
+        if let Some(desk) = desk {
+            let _ = desk.await;
+        }
         self.always.background.dismiss();
     }
 }

@@ -135,7 +135,7 @@ impl Host {
         };
         // Whoever has a chat of their own talks there, and to nobody else.
         let narrowed = match &by {
-            Some(by) => !by.contains(':') && !self.links(Some(by))?.is_empty(),
+            Some(by) => !self.links(Some(by))?.is_empty(),
             None => false,
         };
         ensure!(

@@ -13,10 +13,11 @@ use anyhow::Result;
 use tokio::sync::Semaphore;
 
 use crate::kernel::border::History as _;
-use crate::kernel::interrupt::{Interrupter, interrupt};
+use crate::kernel::interrupt::{Interrupt, Interrupter, interrupt};
 use crate::kernel::tool::{Action, Hands as _};
 use crate::organs::always::background::Kind;
-use crate::organs::always::schedule::job::{Claimed, Ended};
+use crate::organs::always::schedule::job::{Claimed, Ended, Job};
+use crate::organs::always::schedule::ledger::ATTEMPTS;
 use crate::organs::always::workers::{JOB, Worker};
 use crate::organs::checkouts::Place;
 use crate::organs::hand_door::HandDoor;
@@ -78,16 +79,26 @@ impl Runs {
 impl Host {
     /// Do what is due, when it is due, until the host ends.
     pub(super) async fn keep_time(self: Arc<Self>) {
-        match self.state.reclaim_slots() {
-            Ok(dead) => dead.iter().for_each(|dead| self.tell_dead(dead)),
-            Err(error) => self.complain("", Err(error)),
-        }
+        let reclaimed = self.state.given_up().and_then(|dead| {
+            for dead in &dead {
+                self.tell_dead(dead);
+            }
+            self.state.reclaim_slots().map(drop)
+        });
+        self.complain("", reclaimed);
         self.complain("", self.forget_the_old());
         let mut day = self.today();
+        let mut before = None;
+        // Only then it is known what is in force.
+        self.always.ready.notified().await;
         while self.phase() == Phase::Open {
-            if let Err(error) = self.tick() {
-                self.fault(Kind::Job, "", &format!("The schedule stands still: {error:#}"));
+            let ticked = self.tick().map_err(|error| format!("{error:#}")).err();
+            if let Some(error) = ticked.as_ref().filter(|_| ticked != before) {
+                self.fault(Kind::Job, "", &format!("The schedule stands still: {error}"));
             }
+            // What fails would fail again at once.
+            let stuck = ticked.is_some();
+            before = ticked;
             let today = self.today();
             if today != day {
                 day = today;
@@ -95,7 +106,7 @@ impl Host {
                 self.complain("", self.wake_all());
                 self.complain("", self.forget_the_old());
             }
-            let due = self.state.next_due().unwrap_or_default();
+            let due = self.state.next_due().unwrap_or_default().filter(|_| !stuck);
             tokio::select! {
                 () = tokio::time::sleep(self.always.clock.nap(due)) => {}
                 () = self.always.wake.notified() => {}
@@ -111,9 +122,13 @@ impl Host {
             self.noted(Kind::Reminder, &session, "is due");
             self.wake(&session);
         }
-        for claimed in self.state.claim_slots(AT_A_TIME, now)? {
+        let free = AT_A_TIME.saturating_sub(lock(&self.always.runs.running).len());
+        for claimed in self.state.claim_slots(free, now)? {
+            let (interrupter, interrupt) = interrupt();
+            let Job { key, name, .. } = claimed.job.clone();
+            lock(&self.always.runs.running).insert(key, (name, interrupter));
             let host = self.clone();
-            tokio::spawn(async move { host.run_job(claimed).await });
+            tokio::spawn(async move { host.run_job(claimed, interrupt).await });
         }
         Ok(())
     }
@@ -125,22 +140,19 @@ impl Host {
         self.state.sweep_letters(now.as_second())
     }
 
-    async fn run_job(self: Arc<Self>, claimed: Claimed) {
+    async fn run_job(self: Arc<Self>, claimed: Claimed, interrupt: Interrupt) {
         let (job, slot) = (claimed.job.clone(), claimed.slot);
         let released = || self.complain(&job.name, self.state.release_slot(&job.key, slot));
         let Ok(_place) = self.always.runs.places.clone().acquire_owned().await else {
             return released();
         };
-        let (interrupter, interrupt) = interrupt();
-        lock(&self.always.runs.running).insert(job.key.clone(), (job.name.clone(), interrupter));
-        let stopped = interrupt.clone();
         let open = self.phase() == Phase::Open;
         let done = if open { Some(self.act_for(&claimed, interrupt).await) } else { None };
         lock(&self.always.runs.running).remove(&job.key);
         let ended = match done {
-            Some(Ok(ended)) if !stopped.raised() => ended,
+            Some(Ok((ended, false))) => ended,
             // Somebody said stop: it is over, and no failure.
-            Some(Ok(ended)) if self.phase() == Phase::Open => {
+            Some(Ok((ended, true))) if self.phase() == Phase::Open => {
                 Ended { exit: Some(0), note: STOPPED.to_owned(), ..ended }
             }
             // The host ends, and the next one runs it again.
@@ -155,9 +167,13 @@ impl Host {
             (true, note) => note,
             (false, _) => "failed",
         };
+        // It is told once in a row, and before that is on record: a kill in between repeats it.
+        let told = !ok && self.state.failures(&job.key).is_ok_and(|failures| failures == 0);
+        if told {
+            self.tell_failed(&claimed, &ended);
+        }
         match self.state.finish_slot(&job.key, slot, &ended, self.always.clock.now()) {
-            // It is told once in a row.
-            Ok(streak) if streak.begins() => self.tell_failed(&claimed, &ended),
+            Ok(_) if told => {}
             Ok(streak) if streak.ends() => {
                 self.happened(Kind::Job, &job.name, "done; it works again");
             }
@@ -168,12 +184,12 @@ impl Host {
         self.always.wake.notify_one();
     }
 
-    /// Run it in a hand, and commit what it changed.
+    /// Run it in a hand, and commit what it changed. Whether it was cut short is told, too.
     async fn act_for(
         self: &Arc<Self>,
         claimed: &Claimed,
-        interrupt: crate::kernel::interrupt::Interrupt,
-    ) -> Result<Ended> {
+        interrupt: Interrupt,
+    ) -> Result<(Ended, bool)> {
         let Claimed { job, slot, missed, .. } = claimed;
         let name = format!("{JOB}{}", job.name);
         let mut env: Vec<(OsString, OsString)> =
@@ -192,7 +208,9 @@ impl Host {
         hand.before(&name, 0).await?;
         let action = Action::Bash { command: job.command.clone(), timeout: LONGEST };
         self.noted(Kind::Job, &job.name, "runs");
-        let outcome = hand.act(action, interrupt).await;
+        let outcome = hand.act(action, interrupt.clone()).await;
+        // Not later: what has ended by itself is not run again.
+        let is_cut = interrupt.raised();
         let at = slot.to_zoned(self.always.clock.zone()).strftime("%Y-%m-%d %H:%M");
         let message = Message {
             subject: format!("Job {}: {}", job.name, job.command),
@@ -209,7 +227,7 @@ impl Host {
         }
         let tail = tail(&outcome.text);
         let exit = if outcome.error { None } else { Some(0) };
-        Ok(Ended { exit, tail, note: String::new() })
+        Ok((Ended { exit, tail, note: String::new() }, is_cut))
     }
 
     fn tell_failed(&self, claimed: &Claimed, ended: &Ended) {
@@ -225,10 +243,10 @@ impl Host {
     }
 
     fn tell_dead(&self, dead: &Claimed) {
-        let Claimed { job, slot, attempt, .. } = dead;
+        let Claimed { job, slot, .. } = dead;
         let at = slot.to_zoned(self.always.clock.zone()).strftime("%Y-%m-%d %H:%M");
         let text = format!(
-            "The job {} of {at} is given up: the program ended {attempt} times in the middle of it. Its next run comes when it is due.",
+            "The job {} of {at} is given up: the program ended {ATTEMPTS} times in the middle of it. Its next run comes when it is due.",
             job.name
         );
         self.tell_owner(&format!("dead:{}:{}", job.key, slot.as_second()), Kind::Job, &text);

@@ -9,7 +9,7 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 
 use crate::kernel::event::End;
 use crate::kernel::message::{Incoming, Origin};
@@ -18,6 +18,7 @@ use crate::organs::always::background::{Happening, Kind};
 use crate::organs::always::outbox::Letter;
 use crate::organs::host::{Host, Phase};
 use crate::organs::lane::lock;
+use crate::organs::sessions;
 use crate::organs::state::Waiting;
 
 /// The origin of what is said by a reminder.
@@ -68,12 +69,17 @@ impl Host {
         }
     }
 
-    /// Whether the budget leaves nothing for what waits first in this line.
-    pub(in crate::organs) fn is_held_back(&self, batch: &[Waiting]) -> bool {
-        let first = batch.first().map(|one| &one.incoming.origin);
+    /// Leave out of a line what the budget leaves nothing for: it waits for the next day.
+    /// Whoever waits for an answer to it is not to wait that long: their keys.
+    pub(in crate::organs) fn hold_back(&self, waiting: &mut Vec<Waiting>) -> Vec<String> {
+        let is_unattended = |one: &Waiting| self.is_unattended(&one.incoming.origin);
         // Should the count not be known, the turn itself says why.
-        first.is_some_and(|origin| self.is_unattended(origin))
-            && self.budget_left().is_ok_and(|left| left == 0)
+        if !waiting.iter().any(is_unattended) || self.budget_left().is_ok_and(|left| left > 0) {
+            return Vec::new();
+        }
+        self.over_budget();
+        let held = waiting.extract_if(.., |one| is_unattended(one));
+        held.map(|one| one.incoming.key).collect()
     }
 
     /// Have a session answer what waits for it, as soon as it can.
@@ -84,9 +90,9 @@ impl Host {
         let (host, session) = (self.clone(), session.to_owned());
         tokio::spawn(async move {
             if let Err(error) = host.see_that_it_is_there(&session).await {
-                let text =
-                    format!("What waits for session {session} cannot be answered: {error:#}");
-                return host.fault(Kind::Turn, &session, &text);
+                let why = format!("{error:#}");
+                let unheard = host.unheard(&session, &why);
+                return host.complain(&session, unheard);
             }
             let lane = host.lane(&session);
             // Who is busy takes it in by itself.
@@ -109,15 +115,37 @@ impl Host {
     }
 
     async fn see_that_it_is_there(&self, session: &str) -> Result<()> {
-        if self.settings.home.transcript(session).exists() {
+        let path = self.settings.home.transcript(session);
+        if path.exists() {
+            ensure!(!sessions::ended(&path)?, "it was ended");
             return Ok(());
         }
-        let only = self.link_of_speaker(session)?;
-        match self.create_session(Some(session.to_owned()), None, None, only, None).await {
+        match self.create_session(Some(session.to_owned()), None, None, None, None).await {
             // Somebody else made it meanwhile.
-            Err(_) if self.settings.home.transcript(session).exists() => Ok(()),
+            Err(_) if path.exists() => Ok(()),
             made => made.map(drop),
         }
+    }
+
+    /// What waits for a session cannot be put before it: whoever said it is told, and the owner
+    /// gets the words of reminders.
+    fn unheard(&self, session: &str, why: &str) -> Result<()> {
+        let waiting = self.state.waiting(session)?;
+        let (mut reminded, mut said) = (Vec::new(), Vec::new());
+        for Waiting { incoming: Incoming { key, origin, text }, .. } in waiting {
+            match origin {
+                Origin::Other(name) if name == REMINDER => reminded.push((key, text)),
+                _ if key.starts_with("in:") => said.push(key),
+                _ => {}
+            }
+        }
+        self.unanswered(session, &said, why);
+        for (key, text) in reminded {
+            let text = format!("{text}\n(Conversation {session} cannot go on with it: {why}.)");
+            self.tell_owner(&format!("unheard:{key}"), Kind::Reminder, &text);
+            self.state.taken(&key)?;
+        }
+        Ok(())
     }
 
     /// A turn has ended that was unattended, or that somebody joined who is not in front of a
@@ -137,15 +165,16 @@ impl Host {
         if text.is_empty() {
             return Ok(());
         }
-        // The chat may be in another session by now: what it asked in this one is its all the same.
-        let from = ended.keys.iter().rev().find(|key| key.starts_with("in:"));
-        let from = from.map(|key| self.state.came_from(key)).transpose()?.flatten();
-        let (to, id) = match from {
-            Some((channel, chat, id)) => (Some((channel, chat)), Some(id)),
-            None => (self.chat_of(session)?, None),
-        };
-        let is_group = to.as_ref().map(|(channel, chat)| self.is_group(channel, chat));
-        let reply_to = id.filter(|_| matches!(is_group, Some(Ok(true))));
+        let talk = self.state.talk(session)?;
+        // Whoever may not talk there any more gets no answer either.
+        if is_chat && talk.as_ref().is_none_or(|talk| !talk.open) {
+            return Ok(());
+        }
+        let is_group = talk.as_ref().is_some_and(|talk| talk.group);
+        let said = ended.keys.iter().rev().find(|key| key.starts_with("in:"));
+        let id = said.filter(|_| is_group).map(|key| self.state.came_from(key)).transpose()?;
+        let reply_to = id.flatten().map(|(_, _, id)| id);
+        let to = talk.filter(|talk| talk.open).map(|talk| (talk.channel, talk.chat));
         let key = format!("turn:{session}:{turn}");
         let seen = self.lane(session).is_answered();
         let session = Some(session.to_owned());
@@ -244,7 +273,8 @@ struct EndedTurn {
     /// Who spoke in it, with the keys of what they said.
     askers: Vec<Origin>,
     keys: Vec<String>,
-    /// The last words of the agent.
+    /// What the agent answered before somebody else spoke, and its last words; then all of it.
+    parts: Vec<String>,
     said: String,
     /// How it ended, if it did.
     end: Option<End>,
@@ -255,7 +285,7 @@ impl EndedTurn {
     fn read(path: &Path, number: u64) -> Result<Self> {
         let reading = || format!("cannot read {}", path.display());
         let file = File::open(path).with_context(reading)?;
-        let (mut ended, mut within) = (Self::default(), false);
+        let (mut ended, mut within, mut last) = (Self::default(), false, None);
         for line in lines(&file) {
             // What cannot be made sense of was told when the turn began.
             let Ok(entry) = line.with_context(reading)? else { continue };
@@ -263,17 +293,25 @@ impl EndedTurn {
                 Line::User { turn, incoming } => {
                     within = turn == number;
                     if within {
+                        // It was an answer to what was said before.
+                        ended.parts.extend(last.take());
                         ended.askers.push(incoming.origin);
                         ended.keys.push(incoming.key);
                     }
                 }
-                Line::Assistant(reply) if within => ended.said = reply.text(),
+                Line::Assistant(reply) if within => {
+                    let is_answer = reply.calls().next().is_none();
+                    ended.said = reply.text();
+                    last = is_answer.then(|| ended.said.clone());
+                }
                 Line::TurnEnd { turn, end, why, .. } if turn == number => {
                     (ended.end, ended.why) = (Some(end), why);
                 }
                 _ => {}
             }
         }
+        ended.parts.push(std::mem::take(&mut ended.said));
+        ended.said = ended.parts.join("\n\n");
         Ok(ended)
     }
 

@@ -220,7 +220,7 @@ impl Host {
     /// Whose yes a session needs: the owner's, or that of the session which narrowed it.
     fn approver(&self, session: &str) -> Result<Origin> {
         let depth = self.links(Some(session))?.len();
-        for above in sessions::ancestry(self.home(), session).skip(1) {
+        for above in self.conversations(session).skip(1) {
             if self.links(Some(&above))?.len() < depth {
                 return Ok(Origin::Agent(above));
             }
@@ -263,9 +263,14 @@ impl Host {
     /// What a session was given, and the links by which it may do less.
     pub(in crate::organs) fn widened(&self, session: &str) -> Result<(Vec<Item>, Vec<Link>)> {
         let of = |name: String| Ok((self.links(Some(&name))?.len(), self.state.granted(&name)?));
-        let lineage = sessions::ancestry(self.home(), session).map(of);
+        let lineage = self.conversations(session).map(of);
         let lineage = lineage.collect::<Result<Vec<_>>>()?;
         Ok(widened(self.links(Some(session))?, lineage))
+    }
+
+    /// A session and those above it: not the job, the service or the person who began the first.
+    fn conversations(&self, session: &str) -> impl Iterator<Item = String> {
+        sessions::ancestry(self.home(), session).filter(|name| !name.contains(':'))
     }
 
     /// What a turn of a session may use up.

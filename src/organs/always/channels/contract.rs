@@ -11,6 +11,8 @@ use serde_json::{Map, Value};
 const TEXT: usize = 64_000;
 /// Bytes an id may have: it becomes part of a key.
 const ID: usize = 200;
+/// Bytes of a key, which may have ids in it.
+const KEY: usize = 1024;
 /// Characters of a display name that are kept.
 const NAME: usize = 64;
 /// Files of a message that are taken in.
@@ -170,7 +172,7 @@ fn fail(object: &Map<String, Value>) -> Result<Heard, String> {
         None => Retry::Backoff,
     };
     let error = object.get("error").and_then(Value::as_str).unwrap_or("no reason was given");
-    Ok(Heard::Fail { key: id(object, "key")?, error: cut(error, 500), retry })
+    Ok(Heard::Fail { key: bounded(object, "key", KEY)?, error: cut(error, 500), retry })
 }
 
 fn message(object: &Map<String, Value>) -> Result<Inbound, String> {
@@ -204,6 +206,10 @@ fn message(object: &Map<String, Value>) -> Result<Inbound, String> {
 
 /// An id as a string; many platforms have numbers.
 fn id(object: &Map<String, Value>, field: &str) -> Result<String, String> {
+    bounded(object, field, ID)
+}
+
+fn bounded(object: &Map<String, Value>, field: &str, limit: usize) -> Result<String, String> {
     let id = match object.get(field) {
         Some(Value::String(id)) => id.clone(),
         Some(Value::Number(id)) if !id.is_f64() => id.to_string(),
@@ -212,11 +218,13 @@ fn id(object: &Map<String, Value>, field: &str) -> Result<String, String> {
     };
     match id.len() {
         0 => Err(format!("has an empty {field}")),
-        1..=ID if id.chars().any(char::is_control) => {
+        bytes if bytes > limit => {
+            Err(format!("has a {field} of {bytes} bytes, where {limit} are the most"))
+        }
+        _ if id.chars().any(char::is_control) => {
             Err(format!("has a {field} with a control character"))
         }
-        1..=ID => Ok(id),
-        bytes => Err(format!("has a {field} of {bytes} bytes, where {ID} are the most")),
+        _ => Ok(id),
     }
 }
 

@@ -120,7 +120,10 @@ impl Courier {
             }
             state.try_letter(&self.channel, &due)?;
             let parts = parts(&due);
-            let Some(text) = parts.get(due.done).cloned() else { continue };
+            let Some(text) = parts.get(due.done).cloned() else {
+                state.delivered(&due.letter.key)?;
+                continue;
+            };
             let key = part_key(&due.letter.key, due.done, parts.len());
             let Letter { key: letter, reply_to, files, .. } = due.letter;
             let flight = Flight { letter, part: key.clone(), until: now + ACKNOWLEDGED };

@@ -6,6 +6,7 @@
 //! `talk`'s; rows decide everything else.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
@@ -42,6 +43,8 @@ pub struct Desk {
     pub(in crate::organs::always) refused: Mutex<Vec<ServiceStatus>>,
     /// Those that turned out to be channels.
     channels: Mutex<Vec<String>>,
+    /// Whether all have ended, so that nothing more comes.
+    over: AtomicBool,
 }
 
 impl Desk {
@@ -55,12 +58,18 @@ impl Desk {
         lock(&self.channels).clone()
     }
 
+    /// The content of each service, by its name.
+    pub fn blobs(&self) -> BTreeMap<String, String> {
+        let equipment = lock(&self.equipment);
+        equipment.iter().map(|(name, one)| (name.clone(), one.blob.clone())).collect()
+    }
+
     /// End all services, and wait for it.
     pub async fn stop(&self) {
         if let Some(keeper) = self.keeper.get() {
             keeper.stop_all().await;
         }
-        lock(&self.equipment).clear();
+        self.over.store(true, Ordering::Release);
     }
 }
 
@@ -96,7 +105,11 @@ impl Host {
     ) {
         let mut counters = BTreeMap::new();
         let mut typed = Instant::now();
-        while self.phase() < Phase::Closed {
+        loop {
+            // What services still said is heard to its end.
+            if self.always.desk.over.load(Ordering::Acquire) && events.is_empty() {
+                return lock(&self.always.desk.equipment).clear();
+            }
             let nap = self.deliver(&mut counters);
             let typing = counters.values().any(|counter: &Counter| !counter.waiting.is_empty());
             tokio::select! {
@@ -227,6 +240,10 @@ impl Host {
 
     /// Give out what is due. How long there is nothing to do, if that is known.
     fn deliver(&self, counters: &mut BTreeMap<String, Counter>) -> Option<Duration> {
+        // What is given out now could not be acknowledged any more.
+        if self.phase() != Phase::Open {
+            return None;
+        }
         let now = self.always.clock.now().as_second();
         let mut wake: Option<i64> = None;
         for (name, counter) in counters {
@@ -260,6 +277,11 @@ impl Host {
 
     fn tell_dead_letter(&self, channel: &str, dead: &Dead) {
         let Dead { letter, error } = dead;
+        if letter.to.is_none() {
+            // Another one to the same place would come to nothing, too: a terminal shows it.
+            let text = format!("A message to you could not be delivered: {error}");
+            return self.fault(Kind::Channel, channel, &text);
+        }
         let text = format!(
             "A message could not be delivered through {channel} and is given up ({error}):\n{}",
             letter.text

@@ -119,6 +119,10 @@ impl State {
                     gone.query_map(ids, |row| row.get(0))?.collect::<Result<Vec<String>, _>>()?;
                 for chat in gone {
                     outbox::give_up(&transaction, channel, &chat)?;
+                    // What they said and nobody has read is not answered any more.
+                    let sql = "DELETE FROM inbox WHERE key IN (SELECT 'in:' || channel || ':' || id
+                        FROM received WHERE channel = ? AND chat = ?)";
+                    transaction.execute(sql, [channel, &chat])?;
                 }
             }
             transaction.commit()
@@ -231,6 +235,9 @@ fn settle(rows: &Connection, request: Request, who: As, now: i64) -> Result<Pair
         let sql = "INSERT OR REPLACE INTO people (channel, sender, person, owner, links, at)
             VALUES (?, ?, ?, ?, ?, ?)";
         rows.execute(sql, params![channel, sender, person, owner, links, now])?;
+        // As whom somebody is paired now counts from the next conversation on.
+        let sql = "UPDATE chats SET session = NULL, answers = 0 WHERE channel = ? AND sender = ?";
+        rows.execute(sql, params![channel, sender])?;
         let sql = "INSERT OR REPLACE INTO chats (channel, chat, sender, answers, last)
             VALUES (?, ?, ?, ?, ?)";
         rows.execute(sql, params![channel, chat, sender, answers, now])?;

@@ -16,7 +16,8 @@ use crate::organs::always::channels::pairing;
 use crate::organs::state::{self, State, Waiting};
 
 /// Beside the tables that a predecessor knows: it leaves them alone. Times are seconds of Unix.
-/// A chat without a sender is a group.
+/// A chat without a sender is a group. Whose a session is stays in `talks` for good, whatever
+/// session its chat is in later.
 pub const SCHEMA: &str = "
 CREATE TABLE IF NOT EXISTS pairings (code TEXT PRIMARY KEY, channel TEXT NOT NULL,
     sender TEXT NOT NULL, chat TEXT NOT NULL, name TEXT, at INTEGER NOT NULL,
@@ -27,6 +28,9 @@ CREATE TABLE IF NOT EXISTS people (channel TEXT NOT NULL, sender TEXT NOT NULL,
     PRIMARY KEY (channel, sender));
 CREATE TABLE IF NOT EXISTS chats (channel TEXT NOT NULL, chat TEXT NOT NULL, sender TEXT,
     session TEXT, answers INTEGER NOT NULL, last INTEGER NOT NULL, PRIMARY KEY (channel, chat));
+CREATE TABLE IF NOT EXISTS vouched (channel TEXT PRIMARY KEY, blob TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS talks (session TEXT PRIMARY KEY, channel TEXT NOT NULL,
+    chat TEXT NOT NULL, sender TEXT, person TEXT NOT NULL, owner INTEGER NOT NULL, links TEXT);
 CREATE TABLE IF NOT EXISTS received (channel TEXT NOT NULL, id TEXT NOT NULL, chat TEXT NOT NULL,
     at INTEGER NOT NULL, PRIMARY KEY (channel, id)) WITHOUT ROWID;
 ";
@@ -104,6 +108,25 @@ pub struct Chat {
     pub last: i64,
 }
 
+/// Whose a session is that began in a chat.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Talk {
+    /// The channel.
+    pub channel: String,
+    /// The chat.
+    pub chat: String,
+    /// Whether others read along.
+    pub group: bool,
+    /// Who spoke first.
+    pub person: String,
+    /// Whether it is the owner's own.
+    pub owner: bool,
+    /// The link that the person has below the root's, as JSON.
+    pub links: Option<String>,
+    /// Whether whoever it is with may still talk there.
+    pub open: bool,
+}
+
 /// The key of a message in the inbox.
 pub fn key(channel: &str, id: &str) -> String {
     format!("in:{channel}:{id}")
@@ -178,9 +201,37 @@ impl State {
         Ok(chats)
     }
 
-    /// The chat that is in this session now.
-    pub fn chat_in(&self, session: &str) -> Result<Option<Chat>> {
-        Ok(self.chats()?.into_iter().find(|chat| chat.session.as_deref() == Some(session)))
+    /// Whose this session is, if it began in a chat.
+    pub fn talk(&self, session: &str) -> Result<Option<Talk>> {
+        let sql = "SELECT t.channel, t.chat, t.sender IS NULL, person, owner, links,
+                EXISTS (SELECT 1 FROM chats c WHERE c.channel = t.channel AND c.chat = t.chat
+                    AND c.sender IS t.sender)
+            FROM talks t WHERE session = ?";
+        let row = |row: &Row<'_>| {
+            Ok(Talk {
+                channel: row.get(0)?,
+                chat: row.get(1)?,
+                group: row.get(2)?,
+                person: row.get(3)?,
+                owner: row.get(4)?,
+                links: row.get(5)?,
+                open: row.get(6)?,
+            })
+        };
+        let found = self.connection().query_row(sql, [session], row).optional();
+        found.context("cannot read state.db")
+    }
+
+    /// The owner trusts a channel with answers to requests as long as its service is this one.
+    pub fn vouch(&self, channel: &str, blob: &str) -> Result<()> {
+        self.write("INSERT OR REPLACE INTO vouched VALUES (?, ?)", [channel, blob])
+    }
+
+    /// The service with which the owner trusts a channel.
+    pub fn vouched(&self, channel: &str) -> Result<Option<String>> {
+        let sql = "SELECT blob FROM vouched WHERE channel = ?";
+        let found = self.connection().query_row(sql, [channel], |row| row.get(0)).optional();
+        found.context("cannot read state.db")
     }
 
     /// Forget what was received long ago.
@@ -247,6 +298,10 @@ fn decide(
     let sql = "INSERT OR REPLACE INTO chats (channel, chat, sender, session, answers, last)
         VALUES (?, ?, ?, ?, ?, ?)";
     rows.execute(sql, params![channel, chat, sender, session, answers, now])?;
+    let sql = "INSERT OR IGNORE INTO talks (session, channel, chat, sender, person, owner, links)
+        VALUES (?, ?, ?, ?, ?, ?, ?)";
+    let own = owner && !group;
+    rows.execute(sql, params![session, channel, chat, sender, person, own, links])?;
     let origin = Origin::from(if owner && !group {
         format!("channel:{channel}")
     } else {
@@ -290,7 +345,7 @@ fn base(channel: &str, person: &str, owner: bool, group: Option<&String>) -> Str
 
 /// The first name like this that no session has and none is about to have.
 fn fresh(rows: &Connection, base: &str, standing: &dyn Fn(&str) -> Standing) -> Result<String> {
-    let sql = "SELECT EXISTS (SELECT 1 FROM chats WHERE session = ?1)
+    let sql = "SELECT EXISTS (SELECT 1 FROM talks WHERE session = ?1)
         OR EXISTS (SELECT 1 FROM inbox WHERE session = ?1)";
     let mut taken = rows.prepare(sql)?;
     let mut names = std::iter::once(base.to_owned())

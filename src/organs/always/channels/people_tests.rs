@@ -155,7 +155,7 @@ fn the_owner_and_others_have_sessions_and_origins_of_their_own() {
     assert_eq!(state.owner_chat().unwrap(), None);
     assert_eq!(state.came_from("in:telegram:3").unwrap().unwrap().1, "-100");
     assert_eq!(state.came_from("in:telegram:99").unwrap(), None);
-    assert_eq!(state.chat_in("telegram-Ann").unwrap().unwrap().id, "8");
+    assert_eq!(state.talk("telegram-Ann").unwrap().unwrap().chat, "8");
 }
 
 #[test]

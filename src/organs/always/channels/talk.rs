@@ -66,6 +66,7 @@ impl Host {
                 self.wake(&session);
                 Ok(Some((person, session)))
             }
+            Admitted::Command(speaker, Command::Stop) if self.stop_chat(&speaker)? => Ok(None),
             Admitted::Command(speaker, command) => {
                 let words = matches!(&command, Command::New(text) if !text.is_empty());
                 let waits = words.then(|| (speaker.person.clone(), speaker.session.clone()));
@@ -74,7 +75,7 @@ impl Host {
                 } else {
                     let (host, channel) = (self.clone(), channel.to_owned());
                     tokio::spawn(async move {
-                        let said = host.obey(&speaker, command).await;
+                        let said = host.obey(&channel, &speaker, command).await;
                         let text = said.unwrap_or_else(|error| format!("{error:#}"));
                         host.reply(&channel, &message, &speaker, text);
                     });
@@ -82,6 +83,16 @@ impl Host {
                 Ok(waits)
             }
         }
+    }
+
+    /// Stop what runs for a chat, at once: what was said before goes with it, and what is said
+    /// from now on is answered. Whether there was anything; the turn itself says that it was
+    /// stopped.
+    fn stop_chat(&self, speaker: &Speaker) -> Result<bool> {
+        let waiting = self.state.waiting(&speaker.session)?;
+        let said = waiting.iter().filter(|one| one.incoming.key.starts_with("in:"));
+        said.map(|one| &one.incoming.key).try_for_each(|key| self.state.taken(key))?;
+        Ok(!self.stop(|name| name == speaker.session).is_empty())
     }
 
     fn reply(&self, channel: &str, message: &Inbound, speaker: &Speaker, text: String) {
@@ -102,15 +113,16 @@ impl Host {
     }
 
     /// Do what somebody typed. What is said back; nothing where that comes by itself.
-    async fn obey(self: &Arc<Self>, speaker: &Speaker, command: Command) -> Result<String> {
+    async fn obey(
+        self: &Arc<Self>,
+        channel: &str,
+        speaker: &Speaker,
+        command: Command,
+    ) -> Result<String> {
         let Speaker { session, owner, group, .. } = speaker;
         let caller = if *owner && !group { Caller::Owner } else { Caller::Hand(session.clone()) };
         Ok(match command {
-            Command::Stop => {
-                let stopped = self.stop(|name| name == session);
-                // The turn says itself that it was stopped.
-                if stopped.is_empty() { "Nothing is running.".to_owned() } else { String::new() }
-            }
+            Command::Stop => "Nothing is running.".to_owned(),
             Command::Undo(turns) => {
                 let count = usize::try_from(turns).unwrap_or(usize::MAX);
                 let ask = Ask::Undo { what: Which::Turns(count), favour: None };
@@ -118,15 +130,15 @@ impl Host {
                 undone_text(&serde_json::from_value(undone)?)
             }
             Command::New(_) => format!("A new conversation: {session}."),
-            Command::Status if *owner => self.short_status(session)?,
+            Command::Status if *owner && !*group => self.short_status(session)?,
             Command::Status => self.busy_text(session),
             Command::Help => {
                 let answers =
                     if speaker.answers { "\n/yes N, /no N  answer a request" } else { "" };
                 format!("{HELP}{answers}")
             }
-            Command::Yes(id) => self.answer_from(speaker, id, Said::Yes).await?,
-            Command::No(id) => self.answer_from(speaker, id, Said::No).await?,
+            Command::Yes(id) => self.answer_from((channel, speaker), id, Said::Yes).await?,
+            Command::No(id) => self.answer_from((channel, speaker), id, Said::No).await?,
             Command::Unclear(usage) => format!("Usage: {usage}"),
         })
     }
@@ -138,10 +150,15 @@ impl Host {
         self.history(caller, ask, &answers).await
     }
 
-    async fn answer_from(&self, speaker: &Speaker, id: i64, said: Said) -> Result<String> {
+    async fn answer_from(
+        &self,
+        (channel, speaker): (&str, &Speaker),
+        id: i64,
+        said: Said,
+    ) -> Result<String> {
         ensure!(
-            speaker.answers,
-            "requests are not answered from this chat; whoever owns the machine can allow it with `fledgling pair CODE --answers`"
+            speaker.answers && self.is_vouched_for(channel)?,
+            "requests are not answered from this chat: whoever owns the machine can allow it with `fledgling pair CODE --answers`, which counts until the channel's service changes"
         );
         let settled = self.settle(&Caller::Owner, id, said).await?;
         Ok(settled["said"].as_str().unwrap_or_default().to_owned())
@@ -195,27 +212,27 @@ impl Host {
         }
     }
 
-    /// Whether a chat may answer requests, and its channel runs.
-    pub(in crate::organs) fn chats_answer(&self) -> bool {
-        let up = self.always.desk.channels();
-        let chats = self.state.answering_chats().unwrap_or_default();
-        chats.iter().any(|chat| up.contains(&chat.channel))
+    /// Whether the service of a channel is the one that the owner trusted with answers: whoever
+    /// writes another could have it say yes to itself.
+    fn is_vouched_for(&self, channel: &str) -> Result<bool> {
+        let running = self.always.desk.blobs();
+        let vouched = self.state.vouched(channel)?;
+        Ok(vouched.is_some() && vouched.as_ref() == running.get(channel))
     }
 
-    /// The chat that is in a session.
+    /// Whether a chat may answer requests, and its channel runs.
+    pub(in crate::organs) fn chats_answer(&self) -> bool {
+        let chats = self.state.answering_chats().unwrap_or_default();
+        chats.iter().any(|chat| self.is_vouched_for(&chat.channel).unwrap_or(false))
+    }
+
+    /// The chat to which the words of a session go.
     pub(in crate::organs::always) fn chat_of(
         &self,
         session: &str,
     ) -> Result<Option<(String, String)>> {
-        let chat = self.state.chat_in(session)?;
-        Ok(chat.map(|chat| (chat.channel, chat.id)))
-    }
-
-    /// Whether others read along in a chat.
-    pub(in crate::organs::always) fn is_group(&self, channel: &str, chat: &str) -> Result<bool> {
-        let mut chats = self.state.chats()?.into_iter();
-        let found = chats.find(|one| one.channel == channel && one.id == chat);
-        Ok(found.is_some_and(|one| one.person.is_none()))
+        let talk = self.state.talk(session)?.filter(|talk| talk.open);
+        Ok(talk.map(|talk| (talk.channel, talk.chat)))
     }
 
     /// Let somebody talk from a chat.
@@ -227,9 +244,17 @@ impl Host {
         answers: bool,
     ) -> Result<Value> {
         let owner = person.is_none();
+        let running = self.always.desk.blobs();
         let links = only.map(|link| serde_json::to_string(&link)).transpose()?;
         let who = As { person: person.unwrap_or_else(|| OWNER.to_owned()), owner, links, answers };
         let paired = self.state.pair(code, who, self.always.clock.now().as_second())?;
+        if answers {
+            // The service could say anything in anybody's name, so it is this one that is trusted.
+            let blob = running.get(&paired.channel).context(
+                "the service of that channel does not run, so that nobody knows what to trust; requests are not answered from there",
+            )?;
+            self.state.vouch(&paired.channel, blob)?;
+        }
         self.always.mail.notify_one();
         let whom = if owner { "You are".to_owned() } else { format!("{} is", paired.who.person) };
         let text = format!("{whom} paired in {} as {}.", paired.channel, paired.sender);
@@ -286,22 +311,20 @@ impl Host {
         Ok(all.collect())
     }
 
-    /// The link by which a session does less that begins with what waits for it: that of the
-    /// person who said it. Fails where somebody said it who cannot be found out.
-    pub(in crate::organs::always) fn link_of_speaker(&self, session: &str) -> Result<Option<Link>> {
-        let waiting = self.state.waiting(session)?;
-        let said = waiting.iter().map(|one| &one.incoming.key).find(|key| key.starts_with("in:"));
-        let Some(said) = said else { return Ok(None) };
-        let lost = || format!("nobody knows any more who said what waits for session {session}");
-        let (channel, chat, _) = self.state.came_from(said)?.with_context(lost)?;
-        let chats = self.state.chats()?;
-        let chat = chats.into_iter().find(|one| one.channel == channel && one.id == chat);
-        let chat = chat.with_context(lost)?;
-        let Some(person) = chat.person else { return Ok(Some(narrowest())) };
-        let people = self.state.people_rows()?;
-        let mut of = people.into_iter().filter(|row| row.channel == channel);
-        let row = of.find(|row| row.who.person == person).with_context(lost)?;
-        row.who.links.map(|links| serde_json::from_str(&links).with_context(lost)).transpose()
+    /// With whom a session begins that is somebody else's than the owner's, and the link by
+    /// which it may do less.
+    pub(in crate::organs) fn guest(&self, session: &str) -> Result<Option<(String, Option<Link>)>> {
+        let Some(talk) = self.state.talk(session)?.filter(|talk| !talk.owner) else {
+            return Ok(None);
+        };
+        let whose = format!("channel:{}/{}", talk.channel, talk.person);
+        let lost = || format!("what {} may do in {} cannot be read", talk.person, talk.channel);
+        let link = match talk.links {
+            _ if talk.group => Some(narrowest()),
+            Some(links) => Some(serde_json::from_str(&links).with_context(lost)?),
+            None => None,
+        };
+        Ok(Some((whose, link)))
     }
 }
 

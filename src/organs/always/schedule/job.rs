@@ -99,11 +99,6 @@ pub struct Streak {
 }
 
 impl Streak {
-    /// Whether this run failed and the one before it did not.
-    pub fn begins(self) -> bool {
-        self.failures == 1
-    }
-
     /// Whether this run went well and the one before it did not.
     pub fn ends(self) -> bool {
         self.failures == 0 && self.before > 0

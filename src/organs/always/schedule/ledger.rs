@@ -31,7 +31,7 @@ CREATE INDEX IF NOT EXISTS slots_open ON slots (slot) WHERE state = 'queued' OR 
 ";
 
 /// How often a slot is begun before it is given up.
-const ATTEMPTS: u32 = 3;
+pub const ATTEMPTS: u32 = 3;
 
 /// Missed times that are counted; more are as many.
 const COUNTED: usize = 10_000;
@@ -135,12 +135,22 @@ impl State {
         self.write(sql, params![job, slot.as_second()])
     }
 
+    /// What an earlier host ran and is going to be given up, being cut short too often.
+    pub fn given_up(&self) -> Result<Vec<Claimed>> {
+        self.atomically(|rows| open_slots(rows, &given_up(), usize::MAX))
+    }
+
+    /// How many runs of a job failed in a row.
+    pub fn failures(&self, job: &str) -> Result<u32> {
+        let sql = "SELECT failures FROM jobs WHERE key = ?";
+        Ok(self.read(sql, [job], |row| row.get(0))?.pop().unwrap_or_default())
+    }
+
     /// Nobody runs what an earlier host ran: it is queued again, unless it was cut short too
     /// often or its job is gone. Those given up.
     pub fn reclaim_slots(&self) -> Result<Vec<Claimed>> {
         self.atomically(|rows| {
-            let dead = format!("slots.state = 'running' AND attempts >= {ATTEMPTS} AND active");
-            let dead = open_slots(rows, &dead, usize::MAX)?;
+            let dead = open_slots(rows, &given_up(), usize::MAX)?;
             for Claimed { job, slot, .. } in &dead {
                 let sql = "UPDATE slots SET state = 'dead', note = ? WHERE job = ? AND slot = ?";
                 let note = format!("was cut short {ATTEMPTS} times");
@@ -270,6 +280,10 @@ fn overlap(open: &jiff::Zoned, slot: Timestamp) -> String {
 }
 
 /// Slots that are to be run, or given up, with their jobs.
+fn given_up() -> String {
+    format!("slots.state = 'running' AND attempts >= {ATTEMPTS} AND active")
+}
+
 fn open_slots(rows: &Transaction<'_>, which: &str, most: usize) -> rusqlite::Result<Vec<Claimed>> {
     let sql = format!(
         "SELECT {JOB}, slot, missed, attempts FROM slots JOIN jobs ON job = key WHERE {which}

@@ -8,7 +8,7 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::fs::File;
+use std::fs::{self, File};
 use std::future::{Future, pending};
 use std::io::{self, Read as _};
 use std::os::fd::OwnedFd;
@@ -20,6 +20,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use git2::{ObjectType, Oid};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::unix::pipe;
 use tokio::sync::mpsc::{self, UnboundedSender, error::TrySendError};
@@ -62,6 +63,9 @@ pub struct Wanted {
     pub path: PathBuf,
     /// What it is made of, in a word, as its file's blob: another stamp is another program.
     pub stamp: String,
+    /// The content of its file as the last commit has it: what an unfinished turn has made of it
+    /// does not run.
+    pub blob: Option<Oid>,
     /// What its hand may do, and the workspace. Another policy by itself counts from the next
     /// start on.
     pub policy: Policy,
@@ -150,6 +154,15 @@ pub async fn run(
 ) -> Result<Ended> {
     let Wanted { name, path, policy, .. } = wanted;
     executable(&policy.workspace, path)?;
+    if let Some(blob) = wanted.blob {
+        let content = fs::read(policy.workspace.join(path))
+            .with_context(|| format!("cannot read {}", path.display()))?;
+        ensure!(
+            Oid::hash_object(ObjectType::Blob, &content)? == blob,
+            "{} has changed since the last commit; it runs once that is committed",
+            path.display()
+        );
+    }
     let command = Path::new(".").join(path);
     let command = command.to_str().context("the name of a service has to be text")?;
     let command = format!("exec {}", shell_words::quote(command));

@@ -97,7 +97,7 @@ fn wanted(folder: &Path, withheld: &Withheld, name: &str, stamp: &str) -> Wanted
     let (workspace, scratch) = (folder.clone(), folder);
     let policy = Policy { workspace, scratch, env, chain, own, held, withheld };
     let path = Path::new("services").join(name);
-    Wanted { name: name.to_owned(), path, stamp: stamp.to_owned(), policy }
+    Wanted { name: name.to_owned(), path, stamp: stamp.to_owned(), blob: None, policy }
 }
 
 /// The reading end of a new FIFO: at its end when nobody holds it any more.

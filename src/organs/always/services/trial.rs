@@ -16,8 +16,10 @@ use crate::guard::policy::{Chain, Network};
 use crate::organs::always::channels::check::{Check, Verdict};
 use crate::organs::always::services::log::Log;
 use crate::organs::always::services::program::{self, Event, Wanted};
+use crate::organs::always::services::wanted::phrases;
 use crate::organs::host::Host;
 use crate::organs::lane::lock;
+use crate::organs::reach::narrow;
 use crate::organs::sessions;
 use crate::organs::verb::Caller;
 
@@ -44,6 +46,8 @@ impl Host {
         let text = std::fs::read(folder.join(&path));
         let text = text.with_context(|| format!("cannot read {}", path.display()))?;
         let wanted = self.trial(name, &path, &folder, &String::from_utf8_lossy(&text), session)?;
+        // Where nothing is confined, what it changes is at least not the owner's.
+        let _writing = self.snapshots.writers().writes(&format!("check:{name}"), true);
         let log = Arc::new(Mutex::new(Log::open(
             &self.home().file("logs").join("check.log"),
             &self.withheld,
@@ -79,6 +83,14 @@ impl Host {
     ) -> Result<Wanted> {
         let mut policy = self.policy(&self.home().doors().join(".none"), folder, session)?;
         if let Chain::Links(links) = &mut policy.chain {
+            // As narrow as it will be, and without what it may write: nobody has vouched for it.
+            let workspace = self.home().workspace();
+            if let Some(mut only) = narrow::parse(&phrases(text), &workspace, None)? {
+                only.write.clear();
+                let always = self.reach().always().collect::<Vec<_>>();
+                only.read.extend(always);
+                links.push(only);
+            }
             for link in links {
                 (link.network, link.unix, link.secrets) = (Network::None, false, Some([].into()));
             }
@@ -96,7 +108,7 @@ impl Host {
         policy.env.extend(secrets.map(|name| (name.into(), NO_SECRET.into())));
         policy.env.push(("FLEDGLING_SERVICE".into(), name.into()));
         let (name, path) = (name.to_owned(), PathBuf::from(path));
-        Ok(Wanted { name, path, stamp: String::new(), policy })
+        Ok(Wanted { name, path, stamp: String::new(), blob: None, policy })
     }
 }
 

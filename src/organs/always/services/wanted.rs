@@ -34,6 +34,8 @@ const MARK: &str = "fledgling:";
 #[derive(Debug)]
 pub struct Equipment {
     door: HandDoor,
+    /// The id of its file's content.
+    pub blob: String,
     _known: Known,
     _writing: Option<Writing>,
 }
@@ -47,7 +49,6 @@ impl Host {
         let Some(keeper) = self.always.desk.keeper() else { return };
         let (mut wanted, mut refused) = (Vec::new(), Vec::new());
         let names: Vec<_> = services.iter().map(|(service, _)| name_of(&service.path)).collect();
-        lock(&self.always.desk.equipment).retain(|name, _| names.contains(name));
         for (service, author) in services {
             let name = name_of(&service.path);
             match self.equip(&name, &service, author) {
@@ -61,6 +62,8 @@ impl Host {
             }
         }
         keeper.want(wanted);
+        // Not before: what still runs must not be taken for somebody with a wider chain.
+        lock(&self.always.desk.equipment).retain(|name, _| names.contains(name));
         let before = std::mem::replace(&mut *lock(&self.always.desk.refused), refused.clone());
         for one in refused.iter().filter(|one| !before.contains(one)) {
             self.fault(Kind::Service, &one.name, &format!("is not run: {}", one.note));
@@ -115,7 +118,13 @@ impl Host {
         let mut hasher = DefaultHasher::new();
         format!("{:?} {:?}", policy.chain, policy.env).hash(&mut hasher);
         let stamp = format!("{}:{:x}", service.id, hasher.finish());
-        let wanted = Wanted { name: name.to_owned(), path: service.path.clone(), stamp, policy };
+        let wanted = Wanted {
+            name: name.to_owned(),
+            path: service.path.clone(),
+            stamp,
+            blob: Some(service.id),
+            policy,
+        };
         let writers = self.snapshots.writers();
         let inside = |path: &PathBuf| path.strip_prefix(&workspace).ok().map(Path::to_owned);
         let writing = if is_off {
@@ -128,7 +137,8 @@ impl Host {
             // Should a kill end the host, what it wrote last is not the owner's.
             self.state.begin(&own, 0)?;
         }
-        let one = Equipment { door, _known: known, _writing: writing };
+        let one =
+            Equipment { door, blob: service.id.to_string(), _known: known, _writing: writing };
         equipment.insert(name.to_owned(), one);
         Ok(wanted)
     }
@@ -218,7 +228,7 @@ fn name_of(path: &Path) -> String {
 }
 
 /// What a service says that it needs, as `run --only` takes it.
-fn phrases(text: &str) -> Vec<String> {
+pub(super) fn phrases(text: &str) -> Vec<String> {
     let said = text.lines().take(HEAD).filter_map(|line| {
         let line = line.trim_start().trim_start_matches(['#', '/', '-', ';', '*', '"', ' ']);
         line.strip_prefix(MARK).map(|phrase| phrase.trim().to_owned())
