@@ -228,7 +228,7 @@ impl Watched {
         assert_eq!(ready, 1, "process {} outlived the killed run", self.1);
     }
 
-    fn signal(&self, signal: libc::c_int) -> std::io::Result<()> {
+    pub fn signal(&self, signal: libc::c_int) -> std::io::Result<()> {
         let fd = self.0.as_raw_fd();
         // SAFETY: no memory is involved.
         match unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, signal, 0, 0) } {

@@ -256,6 +256,22 @@ fn what_the_owner_changes_takes_effect_without_a_turn() {
     serving.stop();
 }
 
+#[test]
+fn what_the_owner_changes_while_a_job_runs_is_the_owners() {
+    let all = Standing::new();
+    Fifo::make(&all.home.workspace("hold"));
+    let told = Fifo::make(&all.home.workspace("told"));
+    let serving = daily(&all, "echo here > told; cat hold");
+    all.clock.set(NINE);
+    told.line();
+    fs::write(all.home.workspace("crontab"), "0 9 * * * bash mine.sh\n").expect("a file");
+    all.status_when("it is in force", |status| names(status) == ["mine"]);
+    let_go(&all, "hold");
+    serving.happens("job", "daily", "done");
+    assert_eq!(names(&all.status()), ["mine"]);
+    serving.stop();
+}
+
 /// Two turns are cut short by a kill, and then somebody writes a line: it may have been any of
 /// the three.
 #[test]
