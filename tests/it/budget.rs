@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use crate::model_server::Server;
 use crate::reply::Reply;
 use crate::standing::{Serving, Standing};
 
@@ -16,7 +17,7 @@ fn home() -> (Standing, Serving) {
 fn remind(all: &Standing, serving: &Serving, time: &str, answer: &str, tokens: u64) {
     at(all, time, answer);
     all.server.allow_prefix_change();
-    all.server.queue(Reply::text(answer).usage([tokens, 0, 0, 0]));
+    all.server.queue(Reply::text(answer).usage([tokens - 1, 1, 0, 0]));
     all.clock.set(&format!("2026-11-21T{time}:00Z"));
     serving.happens("message", "main", answer);
 }
@@ -39,13 +40,13 @@ fn near_its_end_the_owner_is_warned_and_at_its_end_everything_unattended_waits()
     assert_eq!(spent(&all), json!([79, 100]));
     at(&all, "09:10", "second");
     all.server.allow_prefix_change();
-    all.server.queue(Reply::text("Second.").usage([10, 0, 0, 0]));
+    all.server.queue(Reply::text("Second.").usage([9, 1, 0, 0]));
     all.clock.set("2026-11-21T09:10:00Z");
     serving.happens("message", "", "have used 89 of the 100 tokens they may use up a day");
     serving.happens("message", "main", "Second.");
     at(&all, "09:20", "third");
     all.server.allow_prefix_change();
-    all.server.queue(Reply::text("Third.").usage([40, 0, 0, 0]));
+    all.server.queue(Reply::text("Third.").usage([39, 1, 0, 0]));
     all.clock.set("2026-11-21T09:20:00Z");
     serving.happens("message", "", "have used up their 100 tokens of today");
     serving.happens("message", "main", "Third.");
@@ -64,7 +65,7 @@ fn near_its_end_the_owner_is_warned_and_at_its_end_everything_unattended_waits()
     assert!(shown.contains("129 of 100 tokens today (129 %)"), "{shown}");
     // The next day goes on with what waited.
     all.server.allow_prefix_change();
-    all.server.queue(Reply::text("Fourth and fifth.").usage([20, 0, 0, 0]));
+    all.server.queue(Reply::text("Fourth and fifth.").usage([19, 1, 0, 0]));
     all.clock.set("2026-11-22T00:00:30Z");
     serving.happens("message", "main", "Fourth and fifth.");
     let heard = all.server.wait(0).pop().expect("a request").heard();
@@ -98,7 +99,7 @@ fn a_turn_that_uses_it_up_goes_no_further() {
     all.act("main", &[]);
     at(&all, "09:00", "much");
     all.server.allow_prefix_change();
-    all.server.queue(Reply::new().bash("echo done > done").usage([100, 0, 0, 0]));
+    all.server.queue(Reply::new().bash("echo done > done").usage([99, 1, 0, 0]));
     all.clock.set("2026-11-21T09:00:00Z");
     serving.happens("message", "main", "unattended turns have used up their 100 tokens of today");
     assert_eq!(all.home.read("done").as_deref(), Some("done\n"));
@@ -107,16 +108,28 @@ fn a_turn_that_uses_it_up_goes_no_further() {
 
 #[test]
 fn a_job_that_asks_a_model_is_on_it_and_so_is_what_that_starts() {
-    let (all, serving) = home();
-    let line = "0 * * * * fledgling run --session digest go";
-    all.act("main", &[&format!("echo '{line}' > crontab")]);
+    let inner = Server::start();
+    let all = Standing::with(&format!(
+        "[limits]\nunattended = 100\n[models.inner]\nwire = \"openai\"\nname = \"m\"\n\
+         base_url = \"{}/v1\"\nkey = \"ANTHROPIC_API_KEY\"\n",
+        inner.url()
+    ));
+    let serving = all.serve();
+    all.act("main", &["echo '0 * * * * fledgling run --session digest go' > crontab"]);
     all.status_when("it is in force", |status| status["jobs"][0].is_object());
     all.server.allow_prefix_change();
-    let inner = "fledgling run --session inner go";
-    all.server.queue(Reply::new().bash(inner).usage([10, 0, 0, 0]));
+    let command = "fledgling run --session inner --model inner go";
+    all.server.queue(Reply::new().bash(command).usage([29, 1, 0, 0]));
+    inner.queue(Reply::text("I cost much.").usage([60, 10, 0, 0]));
+    let asked = all.server.wait(0).len();
     all.clock.set("2026-11-21T09:00:00Z");
-    all.server.allow_prefix_change();
-    let asked = all.server.wait(3).len();
-    assert_eq!(asked, 3);
+    serving.happens("message", "", "have used up their 100 tokens of today");
+    let told = serving.happens("message", "", "The job digest failed.");
+    let told = told["fields"]["message"].as_str().expect("a text").to_owned();
+    assert!(told.contains("unattended turns have used up their 100 tokens of today"), "{told}");
+    all.clock.set("2026-11-21T10:00:00Z");
+    serving.happens("job", "digest", "failed");
+    eprintln!("{:#}", all.status());
+    all.server.asked(asked + 1);
     serving.stop();
 }

@@ -256,8 +256,9 @@ fn what_the_owner_changes_takes_effect_without_a_turn() {
     serving.stop();
 }
 
+/// It cannot be told from what the job changes, so it waits for its end.
 #[test]
-fn what_the_owner_changes_while_a_job_runs_is_the_owners() {
+fn what_the_owner_changes_while_a_job_runs_is_in_force_after_it() {
     let all = Standing::new();
     Fifo::make(&all.home.workspace("hold"));
     let told = Fifo::make(&all.home.workspace("told"));
@@ -265,10 +266,10 @@ fn what_the_owner_changes_while_a_job_runs_is_the_owners() {
     all.clock.set(NINE);
     told.line();
     fs::write(all.home.workspace("crontab"), "0 9 * * * bash mine.sh\n").expect("a file");
-    all.status_when("it is in force", |status| names(status) == ["mine"]);
+    assert_eq!(names(&all.status()), ["daily"]);
     let_go(&all, "hold");
     serving.happens("job", "daily", "done");
-    assert_eq!(names(&all.status()), ["mine"]);
+    all.status_when("it is in force", |status| names(status) == ["mine"]);
     serving.stop();
 }
 
