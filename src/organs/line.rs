@@ -81,6 +81,10 @@ impl Host {
             Caller::Owner => (None, Origin::Owner),
             Caller::Hand(own) => (Some(own.clone()), Origin::Agent(own.clone())),
         };
+        if self.is_unattended(&origin) {
+            // A job must not wait for tomorrow, and keep others from their turn.
+            self.check_budget()?;
+        }
         let session = self
             .create_session(
                 session,

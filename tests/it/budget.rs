@@ -129,7 +129,15 @@ fn a_job_that_asks_a_model_is_on_it_and_so_is_what_that_starts() {
     assert!(told.contains("unattended turns have used up their 100 tokens of today"), "{told}");
     all.clock.set("2026-11-21T10:00:00Z");
     serving.happens("job", "digest", "failed");
-    eprintln!("{:#}", all.status());
+    let status = all.status();
+    let said = status["jobs"][0]["tail"].as_str().expect("a text");
+    assert!(said.contains("unattended turns have used up their 100 tokens of today"), "{said}");
     all.server.asked(asked + 1);
+    assert_eq!(all.row::<u32>("SELECT count(*) FROM inbox"), 0, "it is not said tomorrow");
+    // Jobs that ask no model go on.
+    all.act("main", &["echo '0 * * * * touch plain' >> crontab"]);
+    all.status_when("it is in force", |status| status["jobs"][1].is_object());
+    all.clock.set("2026-11-21T11:00:00Z");
+    serving.happens("job", "touch", "done");
     serving.stop();
 }

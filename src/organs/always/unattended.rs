@@ -68,11 +68,12 @@ impl Host {
         }
     }
 
-    /// Whether the budget leaves nothing for what waits first in this line.
+    /// Whether the budget leaves nothing for what waits first in this line. Whoever waits for
+    /// the answer is not held back, but told by the turn.
     pub(in crate::organs) fn is_held_back(&self, batch: &[Waiting]) -> bool {
         let first = batch.first().map(|one| &one.incoming.origin);
         // Should the count not be known, the turn itself says why.
-        first.is_some_and(|origin| self.is_unattended(origin))
+        first.is_some_and(|origin| matches!(origin, Origin::Other(_)))
             && self.budget_left().is_ok_and(|left| left == 0)
     }
 
