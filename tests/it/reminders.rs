@@ -39,7 +39,10 @@ fn a_reminder_goes_on_with_its_conversation_and_the_answer_is_the_owners() {
     let listed = agenda(&all);
     assert_eq!((listed.len(), &listed[0]["text"]), (1, &"buy milk".into()), "{listed:?}");
     let shown = all.home.run(&["agenda"]).stdout_any().check().stdout;
-    assert!(shown.contains("Sun 22 Nov 2026 09:00 UTC (in 1 day)  (main)\n      buy milk"), "{shown}");
+    assert!(
+        shown.contains("Sun 22 Nov 2026 09:00 UTC (in 1 day)  (main)\n      buy milk"),
+        "{shown}"
+    );
     let heard = reminded(&all, &serving, NINE_NEXT_DAY, "Milk it is.");
     assert!(heard.contains("go on") && heard.contains("Reminder: buy milk"), "{heard}");
     assert!(agenda(&all).is_empty());
@@ -94,8 +97,12 @@ fn what_one_conversation_sets_is_not_for_another_to_touch() {
     all.act("other", &[]);
     let said = all.act_with(
         &["--session", "narrow", "--only", "network none"],
-        &["fledgling at --session main 'in 1 hour' attack", "fledgling agenda", "fledgling agenda rm 1",
-          "fledgling at 'in 1 hour' mine"],
+        &[
+            "fledgling at --session main 'in 1 hour' attack",
+            "fledgling agenda",
+            "fledgling agenda rm 1",
+            "fledgling at 'in 1 hour' mine",
+        ],
     );
     assert!(!said[0].contains("Reminder 2") && said[0].contains("[exit code"), "{said:?}");
     assert!(!said[1].contains("buy milk"), "{said:?}");
@@ -125,7 +132,11 @@ fn a_time_that_is_none_is_an_error_that_says_what_to_write() {
         let said = all.act("main", &[&format!("fledgling at '{when}' x")]).remove(0);
         assert!(said.contains(why) && said.contains("[exit code 1]"), "{said}");
     }
-    all.home.run(&["at", "in 1 hour", " "]).code(1).stderr_holds(&["say what to remind of"]).check();
+    all.home
+        .run(&["at", "in 1 hour", " "])
+        .code(1)
+        .stderr_holds(&["say what to remind of"])
+        .check();
     assert!(agenda(&all).is_empty());
     serving.stop();
 }

@@ -49,7 +49,10 @@ fn a_job_runs_when_it_is_due_and_what_it_changes_is_its_own_commit() {
     let line = all.home.git(&["rev-parse", "HEAD"]);
     let before = all.status();
     let next = "Sat 21 Nov 2026 09:00 UTC (in 5 min)";
-    assert_eq!((&before["jobs"][0]["next"], &before["jobs"][0]["last"]), (&json!(next), &json!(null)));
+    assert_eq!(
+        (&before["jobs"][0]["next"], &before["jobs"][0]["last"]),
+        (&json!(next), &json!(null))
+    );
     all.clock.set(NINE);
     serving.happens("job", "daily", "runs");
     serving.happens("job", "daily", "done");
@@ -66,7 +69,10 @@ fn a_job_runs_when_it_is_due_and_what_it_changes_is_its_own_commit() {
         assert!(commit.lines().any(|line| line == trailer), "{trailer} in {commit}");
     }
     let shown = all.home.run(&["status"]).stdout_any().check().stdout;
-    assert!(shown.contains("last words") && shown.contains("last   2026-11-21 09:00 done"), "{shown}");
+    assert!(
+        shown.contains("last words") && shown.contains("last   2026-11-21 09:00 done"),
+        "{shown}"
+    );
 
     // Who undoes the turn that wrote the line takes back what came of it.
     all.home.run(&["undo"]).stdout_any().stderr_any().check();
@@ -78,8 +84,10 @@ fn a_job_runs_when_it_is_due_and_what_it_changes_is_its_own_commit() {
 #[test]
 fn a_job_speaks_to_the_owner_and_with_a_model() {
     let all = Standing::new();
-    let serving =
-        daily(&all, "fledgling tell 'It is nine.'; fledgling run --session digest 'say what is new'");
+    let serving = daily(
+        &all,
+        "fledgling tell 'It is nine.'; fledgling run --session digest 'say what is new'",
+    );
     all.server.allow_prefix_change();
     all.server.queue(Reply::text("Nothing is new."));
     all.clock.set(NINE);
@@ -150,7 +158,10 @@ fn times_that_were_missed_are_one_run_that_knows_how_many() {
     serving.happens("job", "daily", "done");
     let status = all.status();
     let job = &status["jobs"][0];
-    assert_eq!((&job["missed"], &job["tail"]), (&json!(2), &json!("missed 2, due 2026-11-23T09:00:00Z\n")));
+    assert_eq!(
+        (&job["missed"], &job["tail"]),
+        (&json!(2), &json!("missed 2, due 2026-11-23T09:00:00Z\n"))
+    );
     let shown = all.home.run(&["status"]).stdout_any().check().stdout;
     assert!(shown.contains("2026-11-23 09:00 done, 2 missed before it"), "{shown}");
     // What was there in time stays as it was with the next start.
@@ -188,7 +199,10 @@ fn a_run_that_a_kill_cut_short_is_tried_again_three_times_and_then_given_up() {
     serving.says("what runs has 30 s to end");
     serving.signal(libc::SIGTERM);
     serving.end();
-    assert_eq!(all.row::<String>("SELECT state || attempts FROM slots WHERE state <> 'dead'"), "queued0");
+    assert_eq!(
+        all.row::<String>("SELECT state || attempts FROM slots WHERE state <> 'dead'"),
+        "queued0"
+    );
 }
 
 #[test]
@@ -196,9 +210,13 @@ fn a_line_that_is_removed_runs_no_more() {
     let all = Standing::new();
     let serving = all.serve();
     all.act("main", &[&crontab("0 9 * * * touch one\n0 9 * * * touch two")]);
-    all.status_when("there are two", |status| status["jobs"].as_array().is_some_and(|all| all.len() == 2));
+    all.status_when("there are two", |status| {
+        status["jobs"].as_array().is_some_and(|all| all.len() == 2)
+    });
     all.act("main", &["sed -i /one/d crontab"]);
-    all.status_when("there is one", |status| status["jobs"].as_array().is_some_and(|all| all.len() == 1));
+    all.status_when("there is one", |status| {
+        status["jobs"].as_array().is_some_and(|all| all.len() == 1)
+    });
     all.clock.set(NINE);
     serving.happens("job", "touch", "done");
     assert_eq!((all.home.read("one"), all.home.read("two")), (None, Some(String::new())));
@@ -211,8 +229,7 @@ fn with_a_mistake_in_it_the_schedule_before_stays_in_force_until_it_is_repaired(
     let all = Standing::new();
     let serving = daily(&all, "echo ran");
     all.act("main", &[&crontab("0 9 * * * bash other.sh\n0 25 * * * bash more.sh")]);
-    let said = serving.happens("job", "crontab", "the schedule before it stays in force: line 2");
-    assert_eq!(said["level"], "WARN");
+    serving.happens("message", "", "the schedule before it stays in force: line 2");
     let status = all.status();
     assert_eq!(names(&status), ["daily"]);
     assert!(status["faults"][0].as_str().is_some_and(|fault| fault.starts_with("line 2 (0 25")));
@@ -225,8 +242,10 @@ fn with_a_mistake_in_it_the_schedule_before_stays_in_force_until_it_is_repaired(
     // It is so after a start, too.
     serving.stop();
     let serving = all.serve();
-    serving.happens("job", "crontab", "the schedule before it stays in force");
+    let said = serving.happens("job", "crontab", "the schedule before it stays in force");
+    assert_eq!(said["level"], "WARN");
     assert_eq!(names(&all.status()), ["daily"]);
+    assert_eq!(all.status()["unread"], 1, "the owner is told once");
     all.act("main", &["sed -i 's/^0 25/0 23/' crontab"]);
     let status = all.status_when("it is repaired", |status| names(status) == ["other", "more"]);
     assert_eq!(status["faults"], json!([]));
@@ -294,7 +313,7 @@ fn a_line_of_which_nobody_knows_who_wrote_it_is_not_run() {
     left.iter().for_each(Watched::gone);
     fs::write(all.home.workspace("crontab"), "0 9 * * * bash strange.sh\n").expect("a file");
     let serving = all.serve();
-    serving.happens("job", "crontab", "nobody knows who wrote it, so it is not run");
+    serving.happens("message", "", "nobody knows who wrote it, so it is not run");
     assert_eq!(names(&all.status()), ["daily"]);
     // The owner takes it for theirs.
     fs::write(all.home.workspace("crontab"), "0 9 * * * bash  strange.sh\n").expect("a file");
@@ -309,9 +328,14 @@ fn a_narrowed_session_writes_no_crontab() {
     fs::create_dir(&data).expect("a folder");
     let serving = all.serve();
     let write = crontab("0 9 * * * bash attack.sh");
-    let ways =
-        [&*write, "echo '0 9 * * * bash attack.sh' > data/new && mv data/new crontab", "cp data/new crontab",
-         "ln -f data/new crontab", "rm -f crontab; ln -sf data/new crontab", "mkdir services"];
+    let ways = [
+        &*write,
+        "echo '0 9 * * * bash attack.sh' > data/new && mv data/new crontab",
+        "cp data/new crontab",
+        "ln -f data/new crontab",
+        "rm -f crontab; ln -sf data/new crontab",
+        "mkdir services",
+    ];
     for only in [&*format!("write {}", data.display()), "network none", "tools bash"] {
         all.act_with(&["--session", "narrow", "--only", only], &ways);
         all.home.run(&["end", "narrow"]).stderr_any().check();
@@ -367,13 +391,15 @@ fn nothing_in_the_workspace_keeps_the_host_from_starting_and_answering() {
         ("a crontab that is a folder", &|| fs::create_dir(file("crontab")).expect("a folder")),
         ("a crontab that is a pipe", &|| drop(Fifo::make(&file("crontab")))),
         ("ten megabytes of crontab", &|| {
-            fs::write(file("crontab"), "* * * * * x y z\nrubbish\n".repeat(430_000)).expect("a file");
+            fs::write(file("crontab"), "* * * * * x y z\nrubbish\n".repeat(430_000))
+                .expect("a file");
         }),
         ("one long line", &|| {
             fs::write(file("crontab"), "*".repeat(10_000_000)).expect("a file");
         }),
         ("a crontab of bytes", &|| {
-            let bytes: Vec<u8> = (0..200_000_u32).map(|n| (n.wrapping_mul(n) % 251) as u8).collect();
+            let bytes: Vec<u8> =
+                (0..200_000_u32).map(|n| (n.wrapping_mul(n) % 251) as u8).collect();
             fs::write(file("crontab"), bytes).expect("a file");
         }),
         ("services that are a file", &|| fs::write(file("services"), "x").expect("a file")),

@@ -119,7 +119,8 @@ fn the_next_waits_and_takes_over() {
 #[test]
 fn it_takes_over_from_a_terminal_which_runs_the_schedule_meanwhile() {
     let all = Standing::new();
-    fs::write(all.home.workspace("crontab"), "0 9 * * * fledgling tell it is nine\n").expect("a file");
+    fs::write(all.home.workspace("crontab"), "0 9 * * * fledgling tell it is nine\n")
+        .expect("a file");
     let mut terminal = talk(&all.home, &[]);
     let serving = Serving::waiting(&all.home);
     serving.says("another process hosts this home");
@@ -147,7 +148,10 @@ fn a_terminal_beside_it_shows_what_happens_above_the_line_being_typed() {
     let all = Standing::new();
     let serving = all.serve();
     let script = "echo looked; fledgling tell 'Words from the job.'; exit 3";
-    all.act("main", &[&format!("echo \"{script}\" > look.sh; echo '0 9 * * * bash look.sh' > crontab")]);
+    all.act(
+        "main",
+        &[&format!("echo \"{script}\" > look.sh; echo '0 9 * * * bash look.sh' > crontab")],
+    );
     all.status_when("the job is in force", |status| status["jobs"][0].is_object());
     let mut terminal = talk(&all.home, &[]);
     terminal.send("half a th");
@@ -214,7 +218,8 @@ fn nothing_of_a_turn_outlives_a_kill_of_it() {
     let all = Standing::new();
     let told = crate::kills::Fifo::make(&all.home.workspace("told"));
     let serving = all.serve();
-    all.server.queue(Reply::new().bash("setsid sleep 1000 >/dev/null 2>&1 & echo $$ $! > told; wait"));
+    all.server
+        .queue(Reply::new().bash("setsid sleep 1000 >/dev/null 2>&1 & echo $$ $! > told; wait"));
     let run = all.home.spawn(&["run", "--session", "s", "go"]);
     let left: Vec<_> = told.line().split_whitespace().map(Watched::of).collect();
     assert_eq!(left.len(), 2);

@@ -61,7 +61,10 @@ fn it_is_kept_running_and_stopped_when_its_file_is_undone() {
     all.act("main", &[&service("beat", STAYS)]);
     let first = Watched::of(told.line().trim());
     let status = all.status();
-    assert_eq!((&of(&status, "beat")["state"], &of(&status, "beat")["starts"]), (&json!("runs"), &json!(1)));
+    assert_eq!(
+        (&of(&status, "beat")["state"], &of(&status, "beat")["starts"]),
+        (&json!("runs"), &json!(1))
+    );
     first.signal(libc::SIGKILL).expect("it runs");
     first.gone();
     let second = Watched::of(told.line().trim());
@@ -114,7 +117,10 @@ fn one_that_ends_again_and_again_is_in_quarantine_until_somebody_looks() {
     let heard = all.heard("main");
     assert!(heard.contains("The service bad is in quarantine"), "{heard}");
     let status = all.status();
-    assert_eq!((&of(&status, "bad")["state"], &of(&status, "bad")["starts"]), (&json!("quarantine"), &json!(5)));
+    assert_eq!(
+        (&of(&status, "bad")["state"], &of(&status, "bad")["starts"]),
+        (&json!("quarantine"), &json!(5))
+    );
     assert!(status["errors"].to_string().contains("The service bad is in quarantine"));
     assert!(log(&all, "bad").contains("no luck"));
     fs::write(own(&all, "bad", "fine"), "").expect("a file");
@@ -135,7 +141,11 @@ fn nothing_of_it_outlives_the_host() {
         put(&all, "beat", script);
         let left: Vec<_> = told.line().split_whitespace().map(Watched::of).collect();
         assert_eq!(left.len(), 2);
-        if kill { serving.kill() } else { serving.stop() };
+        if kill {
+            serving.kill()
+        } else {
+            serving.stop()
+        };
         left.iter().for_each(Watched::gone);
     }
 }
@@ -155,7 +165,8 @@ fn it_changes_nothing_but_what_its_head_says() {
     let attempts = ATTEMPTS.replace("$OUT", &outside.display().to_string());
     let there = || {
         let files = ["data/x", "notes", "crontab", "services/more"];
-        let mut there: Vec<_> = files.into_iter().filter(|file| all.home.read(file).is_some()).collect();
+        let mut there: Vec<_> =
+            files.into_iter().filter(|file| all.home.read(file).is_some()).collect();
         there.extend(outside.exists().then_some("outside"));
         there.extend(all.home.path("secrets.toml").exists().then_some("secrets"));
         there
@@ -175,10 +186,17 @@ fn it_changes_nothing_but_what_its_head_says() {
     assert_eq!(told.line(), "done\n");
     assert_eq!(there(), [""; 0]);
     for control in ["crontab", "services", ".", "bootstrap.md", "skills"] {
-        all.act("main", &["touch crontab", &service("beat", &format!("# fledgling: write {control}\n{attempts}"))]);
+        all.act(
+            "main",
+            &[
+                "touch crontab",
+                &service("beat", &format!("# fledgling: write {control}\n{attempts}")),
+            ],
+        );
         let said = serving.happens("service", "beat", "is not run: ");
         assert_eq!(said["level"], "WARN");
-        let status = all.status_when("it is refused", |status| of(status, "beat")["state"] == "refused");
+        let status =
+            all.status_when("it is refused", |status| of(status, "beat")["state"] == "refused");
         assert!(of(&status, "beat")["note"].to_string().contains("cannot be given"), "{status:#}");
         all.act("main", &["rm services/beat crontab"]);
         all.status_when("it is gone", |status| of(status, "beat").is_null());
@@ -190,14 +208,22 @@ fn it_changes_nothing_but_what_its_head_says() {
 fn what_cannot_be_run_is_said() {
     let (all, told) = home("good");
     let serving = all.serve();
-    all.act("main", &[&service("plain", "true"), "chmod -x services/plain", "git init -q x; rm -rf x"]);
-    serving.happens("service", "plain", "is not run: it may not be executed: chmod +x services/plain");
+    all.act(
+        "main",
+        &[&service("plain", "true"), "chmod -x services/plain", "git init -q x; rm -rf x"],
+    );
+    serving.happens(
+        "service",
+        "plain",
+        "is not run: it may not be executed: chmod +x services/plain",
+    );
     let heard = all.heard("main");
     assert!(heard.contains("The service plain is not run: it may not be executed"), "{heard}");
     all.act("main", &["cp services/plain 'services/a b'; chmod +x services/*; echo '#!/no/such/thing' > services/plain",
         &service("good", STAYS), "echo about > services/README.md; echo '# fledgling: fly high' > services/fly; chmod +x services/fly"]);
     Watched::of(told.line().trim());
-    let status = all.status_when("all are known", |status| of(status, "plain")["starts"].as_u64() > Some(0));
+    let status =
+        all.status_when("all are known", |status| of(status, "plain")["starts"].as_u64() > Some(0));
     assert_eq!(of(&status, "a b")["state"], "refused", "{status:#}");
     assert_eq!(of(&status, "fly")["state"], "refused", "{status:#}");
     assert!(of(&status, "README.md").is_null(), "{status:#}");
@@ -220,7 +246,12 @@ fn what_the_owner_changes_beside_it_stays_the_owners() {
     assert_eq!(told.line(), "wrote\n");
     fs::write(all.home.workspace("notes.md"), "of the owner\n").expect("a file");
     all.act("main", &["echo of the turn > turn"]);
-    let who = |file: &str| all.home.git(&["log", "--format=%an %(trailers:key=Origin,valueonly)", "--", file]).trim().to_owned();
+    let who = |file: &str| {
+        all.home
+            .git(&["log", "--format=%an %(trailers:key=Origin,valueonly)", "--", file])
+            .trim()
+            .to_owned()
+    };
     assert!(who("notes.md").starts_with("owner"), "{}", who("notes.md"));
     assert!(!who("data/found").starts_with("owner"), "{}", who("data/found"));
     assert!(!who("turn").starts_with("owner"), "{}", who("turn"));
@@ -235,12 +266,18 @@ fn a_secret_that_is_given_reaches_it_at_once_and_its_log_never() {
     let set = all.home.run(&["secret", "set", "TOKEN"]).stdin("fake-value-of-a-test\n");
     set.stdout_any().stderr_any().check();
     let serving = all.serve();
-    put(&all, "beat", "echo \"it is <$TOKEN>\"; echo \"it is <$TOKEN>\" >&2; cat ../secrets.toml; echo ${#TOKEN} > \"$TMPDIR/told\"; exec sleep 1000");
+    put(
+        &all,
+        "beat",
+        "echo \"it is <$TOKEN>\"; echo \"it is <$TOKEN>\" >&2; cat ../secrets.toml; echo ${#TOKEN} > \"$TMPDIR/told\"; exec sleep 1000",
+    );
     assert_eq!(told.line(), "0\n");
     assert!(log(&all, "beat").contains("it is <>"));
     all.home.run(&["allow", "secret", "TOKEN"]).stdout_any().check();
     assert_eq!(told.line(), "20\n");
-    until("its log has both lines", || log(&all, "beat").matches("it is <[secret TOKEN withheld]>").count() == 2);
+    until("its log has both lines", || {
+        log(&all, "beat").matches("it is <[secret TOKEN withheld]>").count() == 2
+    });
     for folder in ["logs", "logs/services"] {
         for file in fs::read_dir(all.home.path(folder)).into_iter().flatten() {
             let text = fs::read(file.expect("a file").path()).unwrap_or_default();
@@ -257,7 +294,11 @@ fn a_secret_that_is_given_reaches_it_at_once_and_its_log_never() {
 fn its_environment_says_who_it_is_and_it_can_ask_the_host() {
     let (all, told) = home("beat");
     let serving = all.serve();
-    put(&all, "beat", "fledgling tell \"I am $FLEDGLING_SERVICE\"; fledgling run --session s hello < /dev/null > \"$TMPDIR/told\"; exec sleep 1000");
+    put(
+        &all,
+        "beat",
+        "fledgling tell \"I am $FLEDGLING_SERVICE\"; fledgling run --session s hello < /dev/null > \"$TMPDIR/told\"; exec sleep 1000",
+    );
     all.server.queue(crate::reply::Reply::text("Hello, service."));
     serving.happens("message", "service:beat", "I am beat");
     assert_eq!(told.line(), "Hello, service.\n");
