@@ -336,7 +336,7 @@ impl Cli {
                 let said = Said::parse(&said).unwrap_or(Said::No);
                 views::said(&simple(Verb::Answer { id, said }).await?)
             }
-            Some(Command::Standing(Serve)) => serve::serve(settings()?, json).await,
+            Some(Command::Standing(Serve)) => serve::serve(settings, json).await,
             Some(Command::Standing(command)) => {
                 let verb = command.verb(session, &current()?).map_err(|error| usage(&error))?;
                 command.show(&simple(verb).await?, json)

@@ -14,7 +14,7 @@ use crate::face::screen::{Place, Screen};
 use crate::face::standing;
 use crate::organs::always::background::Happening;
 use crate::organs::host::Settings;
-use crate::organs::link::Link;
+use crate::organs::link::{DOOR_VARIABLE, Link};
 use crate::organs::verb::{Answer, Verb};
 
 /// Turns and jobs under way have so long to end by themselves after SIGTERM. A service manager
@@ -22,7 +22,10 @@ use crate::organs::verb::{Answer, Verb};
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Host until somebody says stop. The number is the exit code.
-pub async fn serve(mut settings: Settings, json: bool) -> Result<u8> {
+pub async fn serve(settings: impl FnOnce() -> Result<Settings>, json: bool) -> Result<u8> {
+    let is_call = std::env::var_os(DOOR_VARIABLE).is_some();
+    anyhow::ensure!(!is_call, "serve is not for tool calls: your owner starts it in a shell");
+    let mut settings = settings()?;
     log(json);
     settings.resident = true;
     let home = settings.home.path().display().to_string();
@@ -42,7 +45,6 @@ pub async fn serve(mut settings: Settings, json: bool) -> Result<u8> {
         _ = told() => return Ok(0),
     };
     loop {
-        anyhow::ensure!(link.is_owners(), "serve is not for tool calls: start it in a shell");
         let mut heard = link.ask(Verb::Background { terminal: false }).await?;
         let own = link.host().is_some();
         if own {

@@ -21,9 +21,6 @@ use crate::organs::verb::{Answer, Caller, exit};
 /// Why a message that is taken back has no answer.
 const TAKEN_BACK: &str = "taken back before its turn came";
 
-/// Why a message of a job, or of what one began, has none.
-const NO_BUDGET: &str = "unattended turns have used up their tokens of today; the owner was told";
-
 /// What somebody says; the fields of `Verb::Run`.
 #[derive(Debug)]
 pub(super) struct Saying {
@@ -87,8 +84,9 @@ impl Host {
         // Of a host that ends, or of an empty budget, a hand would wait for long.
         if *caller != Caller::Owner {
             anyhow::ensure!(self.phase() == Phase::Open, "the host ends");
-            let spent = self.is_unattended(&origin) && self.budget_left()? == 0;
-            anyhow::ensure!(!spent, NO_BUDGET);
+            if self.is_unattended(&origin) {
+                self.check_budget()?;
+            }
         }
         let session = self
             .create_session(
@@ -233,8 +231,10 @@ impl Host {
             };
             waiting.retain(|one| !aside.contains(&one.incoming.key));
             for key in self.hold_back(&mut waiting) {
-                if self.is_awaited(&key) {
-                    let what = What::Failed(NO_BUDGET.to_owned(), exit::FAILED);
+                if self.is_awaited(&key)
+                    && let Err(why) = self.check_budget()
+                {
+                    let what = What::Failed(format!("{why:#}"), exit::FAILED);
                     lane.tell(&[key.clone()].into(), &what);
                     // Whoever is told knows.
                     let _ = self.state.taken(&key);

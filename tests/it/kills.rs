@@ -196,8 +196,11 @@ impl Fifo {
         let (tell, told) = channel();
         std::thread::spawn(move || {
             let mut line = String::new();
-            let opened = File::open(&path).expect("a pipe");
-            BufReader::new(opened).read_line(&mut line).expect("a line");
+            // Whoever wrote the line before may not have closed it yet, and then has no more.
+            while line.is_empty() {
+                let opened = File::open(&path).expect("a pipe");
+                BufReader::new(opened).read_line(&mut line).expect("a line");
+            }
             let _ = tell.send(line);
         });
         told.recv_timeout(BOUND).unwrap_or_else(|_| panic!("nobody wrote to {}", self.0.display()))
@@ -228,7 +231,7 @@ impl Watched {
         assert_eq!(ready, 1, "process {} outlived the killed run", self.1);
     }
 
-    fn signal(&self, signal: libc::c_int) -> std::io::Result<()> {
+    pub fn signal(&self, signal: libc::c_int) -> std::io::Result<()> {
         let fd = self.0.as_raw_fd();
         // SAFETY: no memory is involved.
         match unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, signal, 0, 0) } {

@@ -229,8 +229,7 @@ fn with_a_mistake_in_it_the_schedule_before_stays_in_force_until_it_is_repaired(
     let all = Standing::new();
     let serving = daily(&all, "echo ran");
     all.act("main", &[&crontab("0 9 * * * bash other.sh\n0 25 * * * bash more.sh")]);
-    let said = serving.happens("job", "crontab", "the schedule before it stays in force: line 2");
-    assert_eq!(said["level"], "WARN");
+    serving.happens("message", "", "the schedule before it stays in force: line 2");
     let status = all.status();
     assert_eq!(names(&status), ["daily"]);
     assert!(status["faults"][0].as_str().is_some_and(|fault| fault.starts_with("line 2 (0 25")));
@@ -243,8 +242,10 @@ fn with_a_mistake_in_it_the_schedule_before_stays_in_force_until_it_is_repaired(
     // It is so after a start, too.
     serving.stop();
     let serving = all.serve();
-    serving.happens("job", "crontab", "the schedule before it stays in force");
+    let said = serving.happens("job", "crontab", "the schedule before it stays in force");
+    assert_eq!(said["level"], "WARN");
     assert_eq!(names(&all.status()), ["daily"]);
+    assert_eq!(all.status()["unread"], 1, "the owner is told once");
     all.act("main", &["sed -i 's/^0 25/0 23/' crontab"]);
     let status = all.status_when("it is repaired", |status| names(status) == ["other", "more"]);
     assert_eq!(status["faults"], json!([]));
@@ -274,6 +275,23 @@ fn what_the_owner_changes_takes_effect_without_a_turn() {
     serving.stop();
 }
 
+/// It cannot be told from what the job changes, so it waits for its end.
+#[test]
+fn what_the_owner_changes_while_a_job_runs_is_in_force_after_it() {
+    let all = Standing::new();
+    Fifo::make(&all.home.workspace("hold"));
+    let told = Fifo::make(&all.home.workspace("told"));
+    let serving = daily(&all, "echo here > told; cat hold");
+    all.clock.set(NINE);
+    told.line();
+    fs::write(all.home.workspace("crontab"), "0 9 * * * bash mine.sh\n").expect("a file");
+    assert_eq!(names(&all.status()), ["daily"]);
+    let_go(&all, "hold");
+    serving.happens("job", "daily", "done");
+    all.status_when("it is in force", |status| names(status) == ["mine"]);
+    serving.stop();
+}
+
 /// Two turns are cut short by a kill, and then somebody writes a line: it may have been any of
 /// the three.
 #[test]
@@ -295,7 +313,7 @@ fn a_line_of_which_nobody_knows_who_wrote_it_is_not_run() {
     left.iter().for_each(Watched::gone);
     fs::write(all.home.workspace("crontab"), "0 9 * * * bash strange.sh\n").expect("a file");
     let serving = all.serve();
-    serving.happens("job", "crontab", "nobody knows who wrote it, so it is not run");
+    serving.happens("message", "", "nobody knows who wrote it, so it is not run");
     assert_eq!(names(&all.status()), ["daily"]);
     // The owner takes it for theirs.
     fs::write(all.home.workspace("crontab"), "0 9 * * * bash  strange.sh\n").expect("a file");

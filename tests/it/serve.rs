@@ -189,7 +189,7 @@ fn words_to_the_owner_wait_for_a_terminal() {
     terminal.wait_text("more words");
     prompt(&terminal, "");
     drop(terminal);
-    let terminal = talk(&all.home, &["--new"]);
+    let terminal = talk(&all.home, &[]);
     let shown = terminal.text();
     assert!(!shown.contains("Call Ann."), "{shown}");
     assert_eq!(all.status()["unread"], 0);

@@ -99,23 +99,6 @@ impl Standing {
         let state = rusqlite::Connection::open(self.home.path("state.db")).expect("a database");
         state.query_row(sql, [], |row| row.get(0)).unwrap_or_else(|error| panic!("{sql}: {error}"))
     }
-
-    /// Wait until a row says so.
-    #[track_caller]
-    pub fn row_when<T>(&self, sql: &str, expected: &T)
-    where
-        T: rusqlite::types::FromSql + PartialEq + std::fmt::Debug,
-    {
-        let started = Instant::now();
-        loop {
-            let found: T = self.row(sql);
-            if found == *expected {
-                return;
-            }
-            assert!(started.elapsed() < BOUND, "{sql} gives {found:?}, not {expected:?}");
-            std::thread::yield_now();
-        }
-    }
 }
 
 /// Wait until something is there.

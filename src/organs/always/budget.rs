@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use rusqlite::{OptionalExtension as _, params};
 
 use crate::kernel::message::Assistant;
@@ -51,6 +51,14 @@ impl Host {
     pub(in crate::organs) fn budget_left(&self) -> Result<u64> {
         let limit = self.settings.config.limits.unattended;
         Ok(limit.saturating_sub(self.state.spent(&self.today())?))
+    }
+
+    /// See that something is left of it.
+    pub(in crate::organs) fn check_budget(&self) -> Result<()> {
+        let limit = self.settings.config.limits.unattended;
+        let left = self.budget_left()?;
+        ensure!(left > 0, "unattended turns have used up their {limit} tokens of today");
+        Ok(())
     }
 
     /// Count what a reply of an unattended turn used. The owner is told once a day at each mark.
@@ -113,12 +121,7 @@ impl Model for Metered {
     ) -> Boxed<'a, Result<Assistant, Failure>> {
         Box::pin(async move {
             let fatal = |error: anyhow::Error| Failure::Fatal(format!("{error:#}"));
-            if self.host.budget_left().map_err(fatal)? == 0 {
-                let limit = self.host.settings.config.limits.unattended;
-                return Err(Failure::Fatal(format!(
-                    "unattended turns have used up their {limit} tokens of today"
-                )));
-            }
+            self.host.check_budget().map_err(fatal)?;
             let mut asked = Asked { host: &self.host, tokens: estimate(request) };
             let reply = self.model.ask(request, deltas).await;
             // What failed costs nothing; a reply says what it cost.

@@ -104,9 +104,10 @@ impl Host {
         };
         let found = tokio::task::spawn_blocking(look).await.context("it was broken off")??;
         let Some(Found { head, crontab, services }) = found else { return Ok(()) };
-        let id = Some(crontab.as_ref().map_or_else(|| Oid::ZERO_SHA1, |crontab| crontab.id));
-        if id != known_crontab {
-            self.load_crontab(crontab.map(|crontab| crontab.text).unwrap_or_default()).await?;
+        let id = crontab.as_ref().map_or_else(|| Oid::ZERO_SHA1, |crontab| crontab.id);
+        if Some(id) != known_crontab {
+            let text = crontab.map(|crontab| crontab.text).unwrap_or_default();
+            self.load_crontab(id, text).await?;
         }
         let author = |(service, author): &(Written, Author)| {
             ((service.path.clone(), service.id), author.clone())
@@ -114,11 +115,11 @@ impl Host {
         let authors = services.iter().map(author).collect();
         self.want_services(services).await;
         let mut loaded = lock(&self.always.loaded);
-        (loaded.head, loaded.crontab, loaded.authors) = (Some(head), id, authors);
+        (loaded.head, loaded.crontab, loaded.authors) = (Some(head), Some(id), authors);
         Ok(())
     }
 
-    async fn load_crontab(self: &Arc<Self>, text: String) -> Result<()> {
+    async fn load_crontab(self: &Arc<Self>, id: Oid, text: String) -> Result<()> {
         let (now, zone) = (self.always.clock.now(), self.always.clock.zone());
         let Crontab { lines, mut faults } = Crontab::parse(&text, &zone);
         let known = self.state.job_rows(0)?;
@@ -144,7 +145,7 @@ impl Host {
         } else {
             let rows = self.state.job_rows(0)?.into_iter();
             jobs = rows.filter_map(|row| Planned::of_row(row.job, &zone).ok()).collect();
-            self.tell_faults(&faults).await;
+            self.tell_faults(id, &faults).await;
         }
         let mut loaded = lock(&self.always.loaded);
         (loaded.faults, loaded.jobs) = (faults, jobs);
@@ -160,7 +161,7 @@ impl Host {
     }
 
     /// Tell the owner, and the session that wrote the crontab last.
-    async fn tell_faults(self: &Arc<Self>, faults: &[Fault]) {
+    async fn tell_faults(self: &Arc<Self>, id: Oid, faults: &[Fault]) {
         let told: Vec<_> = faults.iter().take(TOLD).map(Fault::to_string).collect();
         let more = faults.len().saturating_sub(TOLD);
         let more = if more > 0 { format!("; and {more} more") } else { String::new() };
@@ -168,7 +169,10 @@ impl Host {
             "The crontab has mistakes, so the schedule before it stays in force: {}{more}.",
             told.join("; ")
         );
-        self.fault(Kind::Job, CRONTAB, &text);
+        if !self.tell_owner(&format!("{CRONTAB}:{id}"), Kind::Job, &text) {
+            // They know since an earlier start.
+            self.fault(Kind::Job, CRONTAB, &text);
+        }
         let home = self.home().path().to_owned();
         let author = move || plan::author_of_file(&Chronicle::open(&home)?, CRONTAB.as_ref());
         if let Ok(Ok((Author::Session(session), _))) = tokio::task::spawn_blocking(author).await

@@ -255,15 +255,17 @@ impl Host {
     }
 
     /// Have the owner told, wherever they are, and once: the same key again is nothing new.
-    pub(in crate::organs) fn tell_owner(&self, key: &str, kind: Kind, text: &str) {
+    /// Whether it is new.
+    pub(in crate::organs) fn tell_owner(&self, key: &str, kind: Kind, text: &str) -> bool {
         let text = self.withheld.text(text.to_owned());
         let letter = Letter { key: key.to_owned(), text, ..Letter::default() };
         match self.post(&letter) {
-            Ok(false) => {}
+            Ok(false) => return false,
             Ok(true) => self.always.background.remember(self.happening(kind, "", letter.text)),
             // Then at least whoever looks on is told.
             Err(error) => self.fault(kind, "", &format!("{} ({error:#})", letter.text)),
         }
+        true
     }
 }
 
