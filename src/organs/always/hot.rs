@@ -85,23 +85,30 @@ impl Host {
                 return self.fault(Kind::Host, "", &text);
             }
         };
+        // What was changed while no host was there.
+        self.take_edits_in().await;
         let mut told = BTreeSet::new();
         while heard.recv().await.is_some() {
             while let Ok(Some(())) = tokio::time::timeout(QUIET, heard.recv()).await {}
             watch.widen();
-            // What changes while a turn runs is committed at its end.
-            if self.running().is_empty()
-                && let Err(error) = self.snapshots.blocking(Keeper::take_in).await
-            {
-                self.fault(Kind::Host, "", &format!("Your changes could not be saved: {error:#}"));
-            }
-            self.always.look.notify_one();
+            self.take_edits_in().await;
             let wrong: BTreeSet<_> = self.sources.prompt().notices.into_iter().collect();
             for text in wrong.difference(&told) {
                 self.fault(Kind::Host, "", text);
             }
             told = wrong;
         }
+    }
+
+    /// Commit what the owner changed, and have it loaded. What changes while a turn runs is
+    /// committed at its end.
+    async fn take_edits_in(&self) {
+        if self.running().is_empty()
+            && let Err(error) = self.snapshots.blocking(Keeper::take_in).await
+        {
+            self.fault(Kind::Host, "", &format!("Your changes could not be saved: {error:#}"));
+        }
+        self.always.look.notify_one();
     }
 }
 
