@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -361,6 +362,13 @@ struct Counted {
     torn_lines: usize,
 }
 
+/// The first time of a job after the start.
+fn first(step: i64, at_seven: bool) -> i64 {
+    let start = START.parse::<Timestamp>().expect("a time").as_second();
+    let offset = if at_seven { 420 } else { 0 };
+    start + step - (start - offset).rem_euclid(step)
+}
+
 impl Torture {
     /// The slots of each job follow each other without a gap, and each that is done ran.
     fn check_slots(&self, counted: &mut Counted) {
@@ -376,7 +384,7 @@ impl Torture {
             };
             let (slots, missed) = (of("slot"), of("missed"));
             let due = rows("due", "jobs WHERE key")[0];
-            let mut next = self.first(*step, *spec == "7 * * * *");
+            let mut next = first(*step, *spec == "7 * * * *");
             for (slot, missed) in slots.iter().zip(&missed) {
                 assert_eq!(*slot, next + missed * step, "{spec}: a slot is lost or doubled");
                 next = slot + step;
@@ -400,13 +408,6 @@ impl Torture {
             counted.skipped += of("state = 'skipped'").iter().filter(|one| **one == 1).count();
             counted.dead += of("state = 'dead'").iter().filter(|one| **one == 1).count();
         }
-    }
-
-    /// The first time of a job after the start.
-    fn first(&self, step: i64, at_seven: bool) -> i64 {
-        let start = START.parse::<Timestamp>().expect("a time").as_second();
-        let offset = if at_seven { 420 } else { 0 };
-        start + step - (start - offset).rem_euclid(step)
     }
 
     /// Each reminder and each message is in a transcript once, and its turn was answered or is
@@ -512,4 +513,29 @@ fn a_host_that_is_killed_again_and_again_loses_nothing_and_doubles_nothing() {
     let ours = |path: &str| path.starts_with("ticks/") || path.starts_with("notes/");
     assert!(!owners.lines().any(ours), "what jobs and turns wrote is the owner's: {owners}");
     eprintln!("{counted:#?}");
+}
+
+/// The start that wrote the end of a killed turn was killed before it could do more about it.
+#[test]
+fn a_killed_turn_is_gone_on_with_though_the_start_that_closed_it_was_killed_too() {
+    let torture = Torture::new(&mut fastrand::Rng::with_seed(SEED));
+    torture.does(&["run", "--session", "s", "hi"]);
+    let path = torture.home.path("sessions/s.jsonl");
+    let mut transcript = fs::OpenOptions::new().append(true).open(path).expect("a transcript");
+    for line in [
+        json!({"at": START, "kind": "user", "turn": 2, "key": "reminder:1", "origin": "reminder", "text": "x"}),
+        json!({"at": START, "kind": "turn_end", "turn": 2, "end": "interrupted",
+            "why": "the program ended in the middle of it"}),
+    ] {
+        writeln!(transcript, "{line}").expect("a transcript");
+    }
+    let db = Connection::open(torture.home.path("state.db")).expect("a database");
+    db.execute_batch("INSERT INTO running (session, turn, at) VALUES ('s', 2, 'now')")
+        .expect("a row");
+    let host = torture.home.spawn(&["serve"]);
+    until("its words", || !torture.none("outbox WHERE key LIKE 'turn:%'"));
+    host.kill();
+    let transcripts = Transcripts::read(&torture.home);
+    assert_eq!(transcripts.turns[&("s".to_owned(), 3)].keys, ["go-on:1:s:2"]);
+    assert_eq!(torture.rows::<String>("SELECT key FROM outbox"), ["turn:s:3"]);
 }
