@@ -9,6 +9,9 @@ use crate::kernel::message::Usage;
 use crate::kernel::session::Session;
 use crate::organs::host::Host;
 
+/// What the end of a turn says that a kill cut short.
+pub(super) const CUT_SHORT: &str = "the program ended in the middle of it";
+
 impl Host {
     /// Close the turns that a killed host left open: their transcripts, their changes. `alone`
     /// says whether all that they started has ended.
@@ -23,7 +26,7 @@ impl Host {
             if let Ok(mut transcript) = Session::open(&path)
                 && transcript.open_turn() == Some(turn)
             {
-                let why = "the program ended in the middle of it";
+                let why = CUT_SHORT;
                 // First: after it the turn is over, also for the next start.
                 let then = match self.go_on_with(&session, turn) {
                     Ok(true) => "it is gone on with".to_owned(),
@@ -36,7 +39,7 @@ impl Host {
                     "Turn {turn} of session {session} was interrupted: {why}. What it had finished is kept; {then}."
                 ));
             } else if path.exists() {
-                // It had ended, but perhaps nobody has its words yet.
+                // It had ended, but perhaps nobody has its words yet, or has it gone on with.
                 if let Err(error) = self.pass_on(&session, turn) {
                     self.notice(format!(
                         "What session {session} said last is not passed on: {error:#}."

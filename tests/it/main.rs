@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+mod always_torture;
 mod asks;
 mod backups;
 mod bad_input;

@@ -90,13 +90,7 @@ impl Host {
         let mut told = BTreeSet::new();
         // What changed before the watch began is looked at first.
         loop {
-            // What changes while a turn runs is committed at its end.
-            if self.running().is_empty()
-                && let Err(error) = self.snapshots.blocking(Keeper::take_in).await
-            {
-                self.fault(Kind::Host, "", &format!("Your changes could not be saved: {error:#}"));
-            }
-            self.always.look.notify_one();
+            self.take_edits_in().await;
             let wrong: BTreeSet<_> = self.sources.prompt().notices.into_iter().collect();
             for text in wrong.difference(&told) {
                 self.fault(Kind::Host, "", text);
@@ -112,6 +106,17 @@ impl Host {
             {}
             watch.widen();
         }
+    }
+
+    /// Commit what the owner changed, and have it loaded. What changes while a turn runs is
+    /// committed at its end.
+    async fn take_edits_in(&self) {
+        if self.running().is_empty()
+            && let Err(error) = self.snapshots.blocking(Keeper::take_in).await
+        {
+            self.fault(Kind::Host, "", &format!("Your changes could not be saved: {error:#}"));
+        }
+        self.always.look.notify_one();
     }
 }
 

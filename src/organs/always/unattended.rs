@@ -18,6 +18,7 @@ use crate::organs::always::background::{Happening, Kind};
 use crate::organs::always::outbox::Letter;
 use crate::organs::host::{Host, Phase};
 use crate::organs::lane::lock;
+use crate::organs::recovery::CUT_SHORT;
 use crate::organs::sessions;
 use crate::organs::state::Waiting;
 
@@ -157,6 +158,10 @@ impl Host {
         let is_chat = asker.starts_with(CHANNEL);
         let text = match ended.end {
             Some(End::Done) => ended.said.clone(),
+            // A kill cut short the start that closed it, too.
+            Some(End::Interrupted) if ended.why == CUT_SHORT => {
+                return self.go_on_with(session, turn).map(drop);
+            }
             Some(End::Interrupted) if is_chat => "Stopped.".to_owned(),
             Some(_) => format!("That did not work: {}.\n\n{}", ended.why, ended.said),
             None => return Ok(()),
