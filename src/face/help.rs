@@ -1,7 +1,8 @@
 //! `fledgling help TOPIC`: short pages, which the agent reads to extend itself.
 //!
 //! Owns the pages and the list of them, which is made of their first lines and so cannot
-//! lack one. Does not know who reads them.
+//! lack one; and the shipped channels, which are pages too, so that a script in a pipe is the
+//! file itself. Does not know who reads them.
 
 use anyhow::Result;
 use include_dir::{Dir, include_dir};
@@ -12,6 +13,33 @@ use crate::face::turn_view::wrapped;
 use crate::files::edit::likeness;
 
 static PAGES: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/src/face/help");
+/// The shipped channels: topic, what it is about, and the text, which is shown as it is.
+const CHANNELS: [(&str, &str, &str); 6] = [
+    ("irc", "set up the channel for IRC", include_str!("../../examples/irc/README.md")),
+    ("irc-script", "the file for services/irc", include_str!("../../examples/irc/irc")),
+    (
+        "telegram",
+        "set up the channel for Telegram",
+        include_str!("../../examples/telegram/README.md"),
+    ),
+    (
+        "telegram-script",
+        "the file for services/telegram",
+        include_str!("../../examples/telegram/telegram"),
+    ),
+    (
+        "webhook",
+        "set up an entry for programs of your machine",
+        include_str!("../../examples/webhook/README.md"),
+    ),
+    (
+        "webhook-script",
+        "the file for services/webhook",
+        include_str!("../../examples/webhook/webhook"),
+    ),
+];
+/// Columns of a topic in the list.
+const TOPIC: usize = 16;
 /// Percent of likeness below which a topic cannot have been meant.
 const ALIKE: usize = 40;
 /// Topics that are named where one was mistyped.
@@ -27,6 +55,9 @@ pub fn show(topic: Option<&str>) -> Result<u8> {
 /// The page on a topic, or the list where none is named. `listed` says where that is.
 pub fn text(topic: Option<&str>, screen: Screen, listed: &str) -> Result<String> {
     let Some(topic) = topic else { return Ok(wrapped(&index(), screen)) };
+    if let Some((_, _, text)) = channel(topic) {
+        return Ok((*text).to_owned());
+    }
     match page(topic) {
         Some(page) if screen.terminal => Ok(wrapped(&unbroken(page), screen)),
         Some(page) => Ok(page.to_owned()),
@@ -58,24 +89,33 @@ fn page(topic: &str) -> Option<&'static str> {
     PAGES.get_file(format!("{topic}.md"))?.contents_utf8()
 }
 
+fn channel(topic: &str) -> Option<&'static (&'static str, &'static str, &'static str)> {
+    CHANNELS.iter().find(|(name, _, _)| *name == topic)
+}
+
 /// The topics with what each is about.
 fn index() -> String {
     let mut out =
         "fledgling help TOPIC\n\nWritten for the agent: \"you\" is the agent.\n\n".to_owned();
     for topic in topics() {
         let title = page(topic).and_then(|page| page.lines().next()).unwrap_or_default();
-        let about = title.split_once(": ").map_or("", |(_, about)| about);
-        out += &format!("  {topic:<10}{about}\n");
+        let about = title.split_once(": ").map(|(_, about)| about);
+        let about = about.or(channel(topic).map(|(_, about, _)| *about)).unwrap_or_default();
+        out += &format!("  {topic:<TOPIC$}{about}\n");
     }
     out
 }
 
 /// What there are pages on.
 pub fn topics() -> Vec<&'static str> {
-    let stems = PAGES.files().filter_map(|file| file.path().file_stem()?.to_str());
-    let mut topics: Vec<_> = stems.collect();
+    let mut topics = pages();
+    topics.extend(CHANNELS.map(|(topic, _, _)| topic));
     topics.sort_unstable();
     topics
+}
+
+fn pages() -> Vec<&'static str> {
+    PAGES.files().filter_map(|file| file.path().file_stem()?.to_str()).collect()
 }
 
 /// Says which topics were most likely meant, or where all of them are listed.
@@ -103,7 +143,7 @@ mod tests {
 
     #[test]
     fn pages_are_broken_anew_for_a_terminal_and_left_alone_for_a_pipe() {
-        for topic in topics() {
+        for topic in pages() {
             let raw = page(topic).unwrap();
             assert_eq!(text(Some(topic), PIPE, "").unwrap(), raw);
             let shown = text(Some(topic), Screen { terminal: true, ..PIPE }, "").unwrap();
@@ -121,30 +161,34 @@ mod tests {
     fn every_page_is_in_the_index_and_short() {
         let index = index();
         for topic in [
-            "asking", "config", "context", "door", "history", "layout", "memory", "models",
-            "safety", "scripts", "secrets", "sessions", "skills", "sql", "tools",
+            "asking", "channels", "config", "context", "door", "history", "layout", "memory",
+            "models", "safety", "schedule", "scripts", "secrets", "services", "sessions",
+            "skills", "sql", "tools",
         ] {
-            assert!(topics().contains(&topic), "{topic}");
+            assert!(pages().contains(&topic), "{topic}");
         }
-        for topic in topics() {
+        for topic in pages() {
             let page = page(topic).unwrap();
             assert!(page.starts_with(&format!("# {topic}: ")), "{topic}");
             assert!(page.len() < 3_000, "{topic}: {} bytes", page.len());
             assert!((10..=48).contains(&page.lines().count()), "{topic}");
             assert!(page.lines().all(|line| line.chars().count() <= 92), "{topic}");
             let about = page.lines().next().unwrap().split_once(": ").unwrap().1;
-            assert!(index.contains(&format!("  {topic:<10}{about}\n")), "{topic}");
+            assert!(index.contains(&format!("  {topic:<TOPIC$}{about}\n")), "{topic}");
         }
     }
 
     #[test]
-    fn pages_refer_to_pages_that_are_there() {
-        for topic in topics() {
-            let page = page(topic).unwrap();
-            for named in page.split("`fledgling help ").skip(1) {
-                let named = named.split('`').next().unwrap();
-                assert!(super::page(named).is_some(), "{topic} names {named}");
+    fn a_shipped_channel_is_given_byte_for_byte() {
+        let listed = index();
+        for (topic, about, file) in CHANNELS {
+            assert!(listed.contains(&format!("  {topic:<TOPIC$}{about}\n")), "{topic}");
+            for screen in [PIPE, Screen { terminal: true, ..PIPE }] {
+                assert_eq!(text(Some(topic), screen, "").unwrap(), file);
             }
+            // `show` writes it with one end of line.
+            assert_eq!(format!("{}\n", file.trim_end()), file, "{topic}");
+            assert_eq!(topic.ends_with("-script"), file.starts_with("#!"), "{topic}");
         }
     }
 
