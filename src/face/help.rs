@@ -39,7 +39,7 @@ const CHANNELS: [(&str, &str, &str); 6] = [
     ),
 ];
 /// Columns of a topic in the list.
-const TOPIC: usize = 16;
+const TOPIC: usize = 17;
 /// Percent of likeness below which a topic cannot have been meant.
 const ALIKE: usize = 40;
 /// Topics that are named where one was mistyped.
@@ -162,8 +162,8 @@ mod tests {
         let index = index();
         for topic in [
             "asking", "channels", "config", "context", "door", "history", "layout", "memory",
-            "models", "safety", "schedule", "scripts", "secrets", "services", "sessions",
-            "skills", "sql", "tools",
+            "models", "safety", "schedule", "scripts", "secrets", "services", "sessions", "skills",
+            "sql", "tools",
         ] {
             assert!(pages().contains(&topic), "{topic}");
         }

@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::face::clean::{clean, line, row};
 use crate::face::screen::Screen;
 use crate::face::turn_view::{count, plural, wrapped};
-use crate::organs::always::background::{Happening, Kind};
+use crate::organs::always::background::{BEGINS, Happening, Kind};
 use crate::organs::always::status::{JobStatus, ServiceStatus, Status};
 
 /// Lines of a job's output that are shown.
@@ -23,10 +23,10 @@ const TAIL: usize = 3;
 pub fn status(answer: &Value, screen: Screen) -> Result<String> {
     let status = Status::deserialize(answer)?;
     let mut text = String::new();
-    let stays = if status.stays {
-        "schedule, services and channels run"
+    let host = if status.stays {
+        format!("process {}: schedule, services and channels run", status.pid)
     } else {
-        "nothing runs by itself: start `fledgling serve`"
+        "none stays, so nothing happens by itself: start `fledgling serve`".to_owned()
     };
     let mut section = |title: &str, lines: Vec<String>| {
         if lines.is_empty() {
@@ -37,7 +37,7 @@ pub fn status(answer: &Value, screen: Screen) -> Result<String> {
             let _ = writeln!(text, "{one}");
         }
     };
-    section("Host", vec![row(&format!("  process {}: {stays}", status.pid), screen.width)]);
+    section("Host", vec![row(&format!("  {host}"), screen.width)]);
     let turns = status.turns.iter();
     section(
         "Turns under way",
@@ -81,7 +81,7 @@ pub fn status(answer: &Value, screen: Screen) -> Result<String> {
         .take(5)
         .map(|one| screen.warn(&row(&format!("  {} {}", one.at, sentence(one)), screen.width)));
     section("Latest errors", errors.collect());
-    Ok(text)
+    Ok(text.trim_end().to_owned())
 }
 
 fn job(job: &JobStatus, screen: Screen) -> Vec<String> {
@@ -116,6 +116,9 @@ fn job(job: &JobStatus, screen: Screen) -> Vec<String> {
 /// `fledgling services`.
 pub fn services(answer: &Value, screen: Screen) -> Result<String> {
     let status = Status::deserialize(answer)?;
+    if status.services.is_empty() && !status.stays {
+        return Ok("No service runs, as no host stays: start `fledgling serve`.".to_owned());
+    }
     if status.services.is_empty() {
         return Ok("No services: an executable file in services/ is kept running.".to_owned());
     }
@@ -126,7 +129,13 @@ pub fn services(answer: &Value, screen: Screen) -> Result<String> {
 fn service(one: &ServiceStatus, screen: Screen) -> String {
     let note = if one.note.is_empty() { String::new() } else { format!("; {}", one.note) };
     let starts = plural(one.starts, "start");
-    let shown = format!("  {}: {} since {}, {starts}{note}", one.name, one.state, one.since);
+    let shown = match &*one.state {
+        "refused" => format!("  {}: is not run{note}", one.name),
+        "quarantine" => {
+            format!("  {}: in quarantine since {}, {starts}{note}", one.name, one.since)
+        }
+        state => format!("  {}: {state} since {}, {starts}{note}", one.name, one.since),
+    };
     let shown = row(&shown, screen.width);
     if one.state == "runs" { shown } else { screen.warn(&shown) }
 }
@@ -189,13 +198,15 @@ pub fn happening(happening: &Happening, screen: Screen) -> Option<String> {
             let from = if happening.about.is_empty() {
                 String::new()
             } else {
-                format!(" {}", happening.about)
+                format!(" from {}", happening.about)
             };
             let head = screen.bold(&format!("Message{}", clean(&from)));
             Some(format!("{head}\n{}", wrapped(&clean(&happening.text), screen)))
         }
         _ if happening.fault => Some(screen.warn(&wrapped(&sentence(happening), screen))),
         Kind::Host | Kind::Turn => None,
+        // Whoever types here is told once: how it ended.
+        Kind::Job if happening.text == BEGINS => None,
         _ => Some(screen.dim(&wrapped(&sentence(happening), screen))),
     }
 }

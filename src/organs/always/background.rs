@@ -15,6 +15,9 @@ use crate::organs::lane::lock;
 /// Faults that are remembered.
 const FAULTS: usize = 20;
 
+/// What is said of a job that begins; how it ended follows.
+pub const BEGINS: &str = "runs";
+
 /// What a happening is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

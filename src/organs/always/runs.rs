@@ -15,7 +15,7 @@ use tokio::sync::Semaphore;
 use crate::kernel::border::History as _;
 use crate::kernel::interrupt::{Interrupter, interrupt};
 use crate::kernel::tool::{Action, Hands as _};
-use crate::organs::always::background::Kind;
+use crate::organs::always::background::{BEGINS, Kind};
 use crate::organs::always::schedule::job::{Claimed, Ended};
 use crate::organs::always::workers::Worker;
 use crate::organs::checkouts::Place;
@@ -172,7 +172,7 @@ impl Host {
         self.state.begin(&name, 0)?;
         hand.before(&name, 0).await?;
         let action = Action::Bash { command: job.command.clone(), timeout: LONGEST };
-        self.happened(Kind::Job, &job.name, "runs");
+        self.happened(Kind::Job, &job.name, BEGINS);
         let outcome = hand.act(action, interrupt).await;
         let at = slot.to_zoned(self.always.clock.zone()).strftime("%Y-%m-%d %H:%M");
         let message = Message {
@@ -198,7 +198,7 @@ impl Host {
         let last: Vec<_> = ended.tail.lines().rev().take(5).collect();
         let last: Vec<_> = last.into_iter().rev().collect();
         let text = format!(
-            "The job {} failed. It is told again only after it has worked in between. The end of what it said:\n{}",
+            "The job {} failed; later failures in a row are only in `fledgling status`. The end of what it said:\n{}",
             job.name,
             last.join("\n")
         );
