@@ -50,6 +50,10 @@ pub fn status(answer: &Value, screen: Screen) -> Result<String> {
             .iter()
             .map(|fault| screen.warn(&row(&format!("  crontab {fault}"), screen.width))),
     );
+    if !status.faults.is_empty() {
+        let stays = "  Until that is put right, the schedule before it stays in force.";
+        jobs.push(screen.warn(&row(stays, screen.width)));
+    }
     section("Jobs", jobs);
     if status.reminders > 0 {
         let all = plural(status.reminders as u64, "reminder");
@@ -127,7 +131,11 @@ pub fn services(answer: &Value, screen: Screen) -> Result<String> {
 }
 
 fn service(one: &ServiceStatus, screen: Screen) -> String {
-    let note = if one.note.is_empty() { String::new() } else { format!("; {}", one.note) };
+    let note = match (one.note.as_str(), &*one.state) {
+        ("", _) => String::new(),
+        (note, "refused") => format!(": {note}"),
+        (note, _) => format!("; ended last: {note}"),
+    };
     let starts = plural(one.starts, "start");
     let shown = match &*one.state {
         "refused" => format!("  {}: is not run{note}", one.name),
