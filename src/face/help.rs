@@ -13,31 +13,12 @@ use crate::face::turn_view::wrapped;
 use crate::files::edit::likeness;
 
 static PAGES: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/src/face/help");
-/// The shipped channels: topic, what it is about, and the text, which is shown as it is.
-const CHANNELS: [(&str, &str, &str); 6] = [
-    ("irc", "set up the channel for IRC", include_str!("../../examples/irc/README.md")),
-    ("irc-script", "the file for services/irc", include_str!("../../examples/irc/irc")),
-    (
-        "telegram",
-        "set up the channel for Telegram",
-        include_str!("../../examples/telegram/README.md"),
-    ),
-    (
-        "telegram-script",
-        "the file for services/telegram",
-        include_str!("../../examples/telegram/telegram"),
-    ),
-    (
-        "webhook",
-        "set up an entry for programs of your machine",
-        include_str!("../../examples/webhook/README.md"),
-    ),
-    (
-        "webhook-script",
-        "the file for services/webhook",
-        include_str!("../../examples/webhook/webhook"),
-    ),
-];
+static EXAMPLES: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/examples");
+/// The shipped channels: how each is set up, and its script; shown as they are.
+const CHANNELS: [&str; 6] =
+    ["irc", "irc-script", "telegram", "telegram-script", "webhook", "webhook-script"];
+/// How the topics of scripts end.
+const SCRIPT: &str = "-script";
 /// Columns of a topic in the list.
 const TOPIC: usize = 17;
 /// Percent of likeness below which a topic cannot have been meant.
@@ -55,8 +36,8 @@ pub fn show(topic: Option<&str>) -> Result<u8> {
 /// The page on a topic, or the list where none is named. `listed` says where that is.
 pub fn text(topic: Option<&str>, screen: Screen, listed: &str) -> Result<String> {
     let Some(topic) = topic else { return Ok(wrapped(&index(), screen)) };
-    if let Some((_, _, text)) = channel(topic) {
-        return Ok((*text).to_owned());
+    if let Some(file) = channel(topic) {
+        return Ok(file.to_owned());
     }
     match page(topic) {
         Some(page) if screen.terminal => Ok(wrapped(&unbroken(page), screen)),
@@ -89,8 +70,11 @@ fn page(topic: &str) -> Option<&'static str> {
     PAGES.get_file(format!("{topic}.md"))?.contents_utf8()
 }
 
-fn channel(topic: &str) -> Option<&'static (&'static str, &'static str, &'static str)> {
-    CHANNELS.iter().find(|(name, _, _)| *name == topic)
+fn channel(topic: &str) -> Option<&'static str> {
+    let name = topic.strip_suffix(SCRIPT).unwrap_or(topic);
+    let file = if name == topic { "README.md" } else { name };
+    let file = CHANNELS.contains(&topic).then(|| format!("{name}/{file}"))?;
+    EXAMPLES.get_file(file)?.contents_utf8()
 }
 
 /// The topics with what each is about.
@@ -98,9 +82,12 @@ fn index() -> String {
     let mut out =
         "fledgling help TOPIC\n\nWritten for the agent: \"you\" is the agent.\n\n".to_owned();
     for topic in topics() {
-        let title = page(topic).and_then(|page| page.lines().next()).unwrap_or_default();
-        let about = title.split_once(": ").map(|(_, about)| about);
-        let about = about.or(channel(topic).map(|(_, about, _)| *about)).unwrap_or_default();
+        let title = page(topic).and_then(|page| page.lines().next()?.split_once(": "));
+        let about = title.map(|(_, about)| about.to_owned());
+        let about = about.unwrap_or_else(|| match topic.strip_suffix(SCRIPT) {
+            Some(name) => format!("the file for services/{name}"),
+            None => format!("how the channel {topic} is set up"),
+        });
         out += &format!("  {topic:<TOPIC$}{about}\n");
     }
     out
@@ -109,7 +96,7 @@ fn index() -> String {
 /// What there are pages on.
 pub fn topics() -> Vec<&'static str> {
     let mut topics = pages();
-    topics.extend(CHANNELS.map(|(topic, _, _)| topic));
+    topics.extend(CHANNELS);
     topics.sort_unstable();
     topics
 }
@@ -181,8 +168,9 @@ mod tests {
     #[test]
     fn a_shipped_channel_is_given_byte_for_byte() {
         let listed = index();
-        for (topic, about, file) in CHANNELS {
-            assert!(listed.contains(&format!("  {topic:<TOPIC$}{about}\n")), "{topic}");
+        for topic in CHANNELS {
+            assert!(listed.contains(&format!("  {topic:<TOPIC$}")), "{topic}");
+            let file = channel(topic).unwrap();
             for screen in [PIPE, Screen { terminal: true, ..PIPE }] {
                 assert_eq!(text(Some(topic), screen, "").unwrap(), file);
             }

@@ -131,20 +131,18 @@ pub fn services(answer: &Value, screen: Screen) -> Result<String> {
 }
 
 fn service(one: &ServiceStatus, screen: Screen) -> String {
-    let note = match (one.note.as_str(), &*one.state) {
-        ("", _) => String::new(),
-        (note, "refused") => format!(": {note}"),
-        (note, _) => format!("; ended last: {note}"),
-    };
     let starts = plural(one.starts, "start");
-    let shown = match &*one.state {
-        "refused" => format!("  {}: is not run{note}", one.name),
-        "quarantine" => {
-            format!("  {}: in quarantine since {}, {starts}{note}", one.name, one.since)
+    let (head, note) = match &*one.state {
+        "refused" => ("is not run".to_owned(), one.note.clone()),
+        state => {
+            let state = if state == "quarantine" { "in quarantine" } else { state };
+            (format!("{state} since {}, {starts}", one.since), format!("ended last: {}", one.note))
         }
-        state => format!("  {}: {state} since {}, {starts}{note}", one.name, one.since),
     };
-    let shown = row(&shown, screen.width);
+    let mut shown = row(&format!("  {}: {head}", one.name), screen.width);
+    if !one.note.is_empty() {
+        shown += &format!("\n{}", row(&format!("    {note}"), screen.width));
+    }
     if one.state == "runs" { shown } else { screen.warn(&shown) }
 }
 
@@ -171,7 +169,8 @@ pub fn people(answer: &Value, screen: Screen) -> String {
     let list = |name: &str| answer[name].as_array().cloned().unwrap_or_default();
     let (all, pending) = (list("people"), list("pending"));
     if all.is_empty() && pending.is_empty() {
-        return "Nobody is paired. Whoever writes to a channel gets a code; `fledgling pair CODE` lets them in.".to_owned();
+        let said = "Nobody is paired. Whoever writes to a channel gets a code; `fledgling pair CODE` lets them in.";
+        return wrapped(said, screen);
     }
     let shown = all.iter().map(|one| {
         let text = |name: &str| one[name].as_str().unwrap_or_default().to_owned();

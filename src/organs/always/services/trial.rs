@@ -63,6 +63,10 @@ impl Host {
             lines.push(format!("{mark}  {}{rest}", rule.words()));
         }
         lines.extend(check.not_tried().into_iter().map(|what| format!("untried  {what}")));
+        if !passed {
+            // First what is to be put right.
+            lines.retain(|line| !line.starts_with("untried"));
+        }
         if !passed && !last.is_empty() {
             lines.push(format!("The end of what it said on stderr:\n{last}"));
         }
