@@ -420,4 +420,93 @@ mod tests {
         let mut lines = narrow.lines().skip_while(|line| *line != "Begin:");
         assert!(lines.all(|line| line.chars().count() <= 40 || line.contains('{')), "{narrow}");
     }
+
+    /// What pages, skills and the README show as commands of this program is understood by it.
+    #[test]
+    fn commands_that_are_shown_can_be_typed() {
+        let readme = include_str!("../README.md");
+        let mut shown = vec![("README", readme.to_owned())];
+        shown.extend([("bootstrap", include_str!("../bootstrap.md").to_owned())]);
+        shown.extend([("crontab", include_str!("../workspace/crontab").to_owned())]);
+        let pipe = Screen { terminal: false, width: 80, colour: false };
+        for topic in help::topics() {
+            shown.push((topic, help::text(Some(topic), pipe, "").unwrap()));
+        }
+        for skill in include_dir::include_dir!("$CARGO_MANIFEST_DIR/workspace/skills").dirs() {
+            let file = skill.get_file(skill.path().join("SKILL.md")).unwrap();
+            shown.push((skill.path().to_str().unwrap(), file.contents_utf8().unwrap().to_owned()));
+        }
+        let (mut tried, mut wrong) = (0, Vec::new());
+        for (place, text) in shown {
+            for said in examples(&text) {
+                tried += 1;
+                if let Some(why) = refused(&said) {
+                    wrong.push(format!("{place}: {said}: {why}"));
+                }
+            }
+        }
+        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+        assert!(tried > 120, "{tried}");
+    }
+
+    /// Why a command cannot be typed like this.
+    fn refused(said: &str) -> Option<String> {
+        let Ok(words) = shell_words::split(said) else { return Some("quotes".to_owned()) };
+        match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+            [_, "help", topic] => {
+                let known = topic == "TOPIC" || help::topics().contains(&topic);
+                (!known).then(|| "no such page".to_owned())
+            }
+            // It is only named.
+            [_, name] | [_, name, "x"] if !name.starts_with('-') => {
+                let known = Cli::command().find_subcommand(name).is_some();
+                (!known).then(|| "no such command".to_owned())
+            }
+            _ => {
+                let said = Cli::command().try_get_matches_from(words).err()?;
+                said.to_string().lines().next().map(str::to_owned)
+            }
+        }
+    }
+
+    /// What stands for something, and what it may stand for.
+    const CHOICES: [(&str, &str); 7] = [
+        ("yes|always|no", "yes"),
+        ("yes|no", "yes"),
+        ("full|PORT", "full"),
+        ("steps|tokens|seconds", "steps"),
+        ("NUMBER", "1"),
+        ("[:LINE]", ":7"),
+        ("…", "x"),
+    ];
+
+    /// Each command of this program in a text, from its name to where it ends, with what
+    /// stands for a choice or a number replaced by one.
+    fn examples(text: &str) -> Vec<String> {
+        let mut all = Vec::new();
+        for line in text.lines() {
+            for (at, _) in line.match_indices("fledgling ") {
+                let before = &line[..at];
+                let quoted = before.ends_with('`');
+                let typed = before.trim_start_matches(['#', ' ', '$']).is_empty()
+                    && (before.starts_with("    ") || before.starts_with("$ "));
+                if !quoted && !typed {
+                    continue;
+                }
+                let said = &line[at..];
+                // A command in a sentence that goes on in the next line.
+                let end = if quoted { said.find('`') } else { Some(said.len()) };
+                let Some(end) = end else { continue };
+                let said = said[..end].replace(" # ", "  ");
+                let said = said.split("  ").next().unwrap_or_default();
+                let cut = |end: &str, said: &str| said.split(end).next().unwrap_or("").to_owned();
+                let said = [" > ", " < ", " && ", "; ", " | ", " ["]
+                    .iter()
+                    .fold(said.to_owned(), |said, end| cut(end, &said));
+                let plain = CHOICES.iter().fold(said, |said, (any, one)| said.replace(any, one));
+                all.push(plain.trim_end().to_owned());
+            }
+        }
+        all
+    }
 }

@@ -1,7 +1,8 @@
 //! `fledgling help TOPIC`: short pages, which the agent reads to extend itself.
 //!
 //! Owns the pages and the list of them, which is made of their first lines and so cannot
-//! lack one. Does not know who reads them.
+//! lack one; and the shipped channels, which are pages too, so that a script in a pipe is the
+//! file itself. Does not know who reads them.
 
 use anyhow::Result;
 use include_dir::{Dir, include_dir};
@@ -12,6 +13,14 @@ use crate::face::turn_view::wrapped;
 use crate::files::edit::likeness;
 
 static PAGES: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/src/face/help");
+static EXAMPLES: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/examples");
+/// The shipped channels: how each is set up, and its script; shown as they are.
+const CHANNELS: [&str; 6] =
+    ["irc", "irc-script", "telegram", "telegram-script", "webhook", "webhook-script"];
+/// How the topics of scripts end.
+const SCRIPT: &str = "-script";
+/// Columns of a topic in the list.
+const TOPIC: usize = 17;
 /// Percent of likeness below which a topic cannot have been meant.
 const ALIKE: usize = 40;
 /// Topics that are named where one was mistyped.
@@ -27,6 +36,9 @@ pub fn show(topic: Option<&str>) -> Result<u8> {
 /// The page on a topic, or the list where none is named. `listed` says where that is.
 pub fn text(topic: Option<&str>, screen: Screen, listed: &str) -> Result<String> {
     let Some(topic) = topic else { return Ok(wrapped(&index(), screen)) };
+    if let Some(file) = channel(topic) {
+        return Ok(file.to_owned());
+    }
     match page(topic) {
         Some(page) if screen.terminal => Ok(wrapped(&unbroken(page), screen)),
         Some(page) => Ok(page.to_owned()),
@@ -58,24 +70,39 @@ fn page(topic: &str) -> Option<&'static str> {
     PAGES.get_file(format!("{topic}.md"))?.contents_utf8()
 }
 
+fn channel(topic: &str) -> Option<&'static str> {
+    let name = topic.strip_suffix(SCRIPT).unwrap_or(topic);
+    let file = if name == topic { "README.md" } else { name };
+    let file = CHANNELS.contains(&topic).then(|| format!("{name}/{file}"))?;
+    EXAMPLES.get_file(file)?.contents_utf8()
+}
+
 /// The topics with what each is about.
 fn index() -> String {
     let mut out =
         "fledgling help TOPIC\n\nWritten for the agent: \"you\" is the agent.\n\n".to_owned();
     for topic in topics() {
-        let title = page(topic).and_then(|page| page.lines().next()).unwrap_or_default();
-        let about = title.split_once(": ").map_or("", |(_, about)| about);
-        out += &format!("  {topic:<10}{about}\n");
+        let title = page(topic).and_then(|page| page.lines().next()?.split_once(": "));
+        let about = title.map(|(_, about)| about.to_owned());
+        let about = about.unwrap_or_else(|| match topic.strip_suffix(SCRIPT) {
+            Some(name) => format!("the file for services/{name}"),
+            None => format!("how the channel {topic} is set up"),
+        });
+        out += &format!("  {topic:<TOPIC$}{about}\n");
     }
     out
 }
 
 /// What there are pages on.
 pub fn topics() -> Vec<&'static str> {
-    let stems = PAGES.files().filter_map(|file| file.path().file_stem()?.to_str());
-    let mut topics: Vec<_> = stems.collect();
+    let mut topics = pages();
+    topics.extend(CHANNELS);
     topics.sort_unstable();
     topics
+}
+
+fn pages() -> Vec<&'static str> {
+    PAGES.files().filter_map(|file| file.path().file_stem()?.to_str()).collect()
 }
 
 /// Says which topics were most likely meant, or where all of them are listed.
@@ -103,7 +130,7 @@ mod tests {
 
     #[test]
     fn pages_are_broken_anew_for_a_terminal_and_left_alone_for_a_pipe() {
-        for topic in topics() {
+        for topic in pages() {
             let raw = page(topic).unwrap();
             assert_eq!(text(Some(topic), PIPE, "").unwrap(), raw);
             let shown = text(Some(topic), Screen { terminal: true, ..PIPE }, "").unwrap();
@@ -121,30 +148,35 @@ mod tests {
     fn every_page_is_in_the_index_and_short() {
         let index = index();
         for topic in [
-            "asking", "config", "context", "door", "history", "layout", "memory", "models",
-            "safety", "scripts", "secrets", "sessions", "skills", "sql", "tools",
+            "asking", "channels", "config", "context", "door", "history", "layout", "memory",
+            "models", "safety", "schedule", "scripts", "secrets", "services", "sessions", "skills",
+            "sql", "tools",
         ] {
-            assert!(topics().contains(&topic), "{topic}");
+            assert!(pages().contains(&topic), "{topic}");
         }
-        for topic in topics() {
+        for topic in pages() {
             let page = page(topic).unwrap();
             assert!(page.starts_with(&format!("# {topic}: ")), "{topic}");
             assert!(page.len() < 3_000, "{topic}: {} bytes", page.len());
             assert!((10..=48).contains(&page.lines().count()), "{topic}");
             assert!(page.lines().all(|line| line.chars().count() <= 92), "{topic}");
             let about = page.lines().next().unwrap().split_once(": ").unwrap().1;
-            assert!(index.contains(&format!("  {topic:<10}{about}\n")), "{topic}");
+            assert!(index.contains(&format!("  {topic:<TOPIC$}{about}\n")), "{topic}");
         }
     }
 
     #[test]
-    fn pages_refer_to_pages_that_are_there() {
-        for topic in topics() {
-            let page = page(topic).unwrap();
-            for named in page.split("`fledgling help ").skip(1) {
-                let named = named.split('`').next().unwrap();
-                assert!(super::page(named).is_some(), "{topic} names {named}");
+    fn a_shipped_channel_is_given_byte_for_byte() {
+        let listed = index();
+        for topic in CHANNELS {
+            assert!(listed.contains(&format!("  {topic:<TOPIC$}")), "{topic}");
+            let file = channel(topic).unwrap();
+            for screen in [PIPE, Screen { terminal: true, ..PIPE }] {
+                assert_eq!(text(Some(topic), screen, "").unwrap(), file);
             }
+            // `show` writes it with one end of line.
+            assert_eq!(format!("{}\n", file.trim_end()), file, "{topic}");
+            assert_eq!(topic.ends_with("-script"), file.starts_with("#!"), "{topic}");
         }
     }
 

@@ -23,10 +23,10 @@ const TAIL: usize = 3;
 pub fn status(answer: &Value, screen: Screen) -> Result<String> {
     let status = Status::deserialize(answer)?;
     let mut text = String::new();
-    let stays = if status.stays {
-        "schedule, services and channels run"
+    let host = if status.stays {
+        format!("process {}: schedule, services and channels run", status.pid)
     } else {
-        "nothing runs by itself: start `fledgling serve`"
+        "none stays, so nothing happens by itself: start `fledgling serve`".to_owned()
     };
     let mut section = |title: &str, lines: Vec<String>| {
         if lines.is_empty() {
@@ -37,7 +37,7 @@ pub fn status(answer: &Value, screen: Screen) -> Result<String> {
             let _ = writeln!(text, "{one}");
         }
     };
-    section("Host", vec![row(&format!("  process {}: {stays}", status.pid), screen.width)]);
+    section("Host", vec![row(&format!("  {host}"), screen.width)]);
     let turns = status.turns.iter();
     section(
         "Turns under way",
@@ -50,6 +50,10 @@ pub fn status(answer: &Value, screen: Screen) -> Result<String> {
             .iter()
             .map(|fault| screen.warn(&row(&format!("  crontab {fault}"), screen.width))),
     );
+    if !status.faults.is_empty() {
+        let stays = "  Until that is put right, the schedule before it stays in force.";
+        jobs.push(screen.warn(&row(stays, screen.width)));
+    }
     section("Jobs", jobs);
     if status.reminders > 0 {
         let all = plural(status.reminders as u64, "reminder");
@@ -81,7 +85,7 @@ pub fn status(answer: &Value, screen: Screen) -> Result<String> {
         .take(5)
         .map(|one| screen.warn(&row(&format!("  {} {}", one.at, sentence(one)), screen.width)));
     section("Latest errors", errors.collect());
-    Ok(text)
+    Ok(text.trim_end().to_owned())
 }
 
 fn job(job: &JobStatus, screen: Screen) -> Vec<String> {
@@ -116,6 +120,9 @@ fn job(job: &JobStatus, screen: Screen) -> Vec<String> {
 /// `fledgling services`.
 pub fn services(answer: &Value, screen: Screen) -> Result<String> {
     let status = Status::deserialize(answer)?;
+    if status.services.is_empty() && !status.stays {
+        return Ok("No service runs, as no host stays: start `fledgling serve`.".to_owned());
+    }
     if status.services.is_empty() {
         return Ok("No services: an executable file in services/ is kept running.".to_owned());
     }
@@ -124,10 +131,18 @@ pub fn services(answer: &Value, screen: Screen) -> Result<String> {
 }
 
 fn service(one: &ServiceStatus, screen: Screen) -> String {
-    let note = if one.note.is_empty() { String::new() } else { format!("; {}", one.note) };
     let starts = plural(one.starts, "start");
-    let shown = format!("  {}: {} since {}, {starts}{note}", one.name, one.state, one.since);
-    let shown = row(&shown, screen.width);
+    let (head, note) = match &*one.state {
+        "refused" => ("is not run".to_owned(), one.note.clone()),
+        state => {
+            let state = if state == "quarantine" { "in quarantine" } else { state };
+            (format!("{state} since {}, {starts}", one.since), format!("ended last: {}", one.note))
+        }
+    };
+    let mut shown = row(&format!("  {}: {head}", one.name), screen.width);
+    if !one.note.is_empty() {
+        shown += &format!("\n{}", row(&format!("    {note}"), screen.width));
+    }
     if one.state == "runs" { shown } else { screen.warn(&shown) }
 }
 
@@ -154,7 +169,8 @@ pub fn people(answer: &Value, screen: Screen) -> String {
     let list = |name: &str| answer[name].as_array().cloned().unwrap_or_default();
     let (all, pending) = (list("people"), list("pending"));
     if all.is_empty() && pending.is_empty() {
-        return "Nobody is paired. Whoever writes to a channel gets a code; `fledgling pair CODE` lets them in.".to_owned();
+        let said = "Nobody is paired. Whoever writes to a channel gets a code; `fledgling pair CODE` lets them in.";
+        return wrapped(said, screen);
     }
     let shown = all.iter().map(|one| {
         let text = |name: &str| one[name].as_str().unwrap_or_default().to_owned();

@@ -16,7 +16,7 @@ use crate::home::Home;
 /// Where tools are looked for: those of the system alone, nothing of somebody's own.
 const PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 /// What a newborn workspace holds.
-const NEWBORN: [&str; 4] = [".gitignore", "bootstrap.md", "memory/", "skills/"];
+const NEWBORN: [&str; 5] = [".gitignore", "bootstrap.md", "crontab", "memory/", "skills/"];
 
 /// A home in which everyday work is done.
 struct Day {

@@ -429,7 +429,7 @@ fn help_fits_the_screen_and_a_new_conversation_has_nothing_to_summarise() {
     terminal.send("/compact\r");
     terminal.wait_text("\nNothing to summarise yet.\n");
     terminal.send("/help\r");
-    terminal.wait_text("\nTopics: asking, config,");
+    terminal.wait_text("\nTopics: asking, channels,");
     terminal.send("/help nonesuch\r");
     terminal.wait_text("/help lists them");
 }

@@ -235,7 +235,7 @@ impl Host {
         let last: Vec<_> = ended.tail.lines().rev().take(5).collect();
         let last: Vec<_> = last.into_iter().rev().collect();
         let text = format!(
-            "The job {} failed. It is told again only after it has worked in between. The end of what it said:\n{}",
+            "The job {} failed; later failures in a row are only in `fledgling status`. The end of what it said:\n{}",
             job.name,
             last.join("\n")
         );

@@ -48,10 +48,10 @@ impl Host {
         let wanted = self.trial(name, &path, &folder, &String::from_utf8_lossy(&text), session)?;
         // Where nothing is confined, what it changes is at least not the owner's.
         let _writing = self.snapshots.writers().writes(&format!("check:{name}"), true);
-        let log = Arc::new(Mutex::new(Log::open(
-            &self.home().file("logs").join("check.log"),
-            &self.withheld,
-        )));
+        let log = self.home().file("logs").join("check.log");
+        // What an earlier check said is none of this one's.
+        let _ = std::fs::remove_file(&log);
+        let log = Arc::new(Mutex::new(Log::open(&log, &self.withheld)));
         let (check, last) = try_out(&wanted, &log).await?;
         let mut lines = Vec::new();
         let mut passed = true;
@@ -67,6 +67,10 @@ impl Host {
             lines.push(format!("{mark}  {}{rest}", rule.words()));
         }
         lines.extend(check.not_tried().into_iter().map(|what| format!("untried  {what}")));
+        if !passed {
+            // First what is to be put right.
+            lines.retain(|line| !line.starts_with("untried"));
+        }
         if !passed && !last.is_empty() {
             lines.push(format!("The end of what it said on stderr:\n{last}"));
         }
