@@ -223,6 +223,26 @@ fn two_jobs_of_one_name_run_side_by_side_and_each_is_its_own() {
 }
 
 #[test]
+fn a_job_whose_line_is_undone_while_it_runs_ends_and_runs_no_more() {
+    let all = Standing::new();
+    Fifo::make(&all.home.workspace("hold"));
+    let told = Fifo::make(&all.home.workspace("told"));
+    let serving = daily(&all, "echo here > told; cat hold; echo x > by-job");
+    all.clock.set(NINE);
+    told.line();
+    all.home.run(&["undo"]).stdout_any().stderr_any().check();
+    all.status_when("it is out of force", |status| names(status).is_empty());
+    let_go(&all, "hold");
+    serving.happens("job", "daily", "done");
+    // What it was about to change it has changed, in its own name.
+    assert!(all.commit().starts_with("Job daily: "), "{}", all.commit());
+    all.clock.set(NINE_NEXT_DAY);
+    all.act("main", &[]);
+    assert_eq!(all.row::<u32>("SELECT count(*) FROM slots"), 1);
+    serving.stop();
+}
+
+#[test]
 fn a_run_that_a_kill_cut_short_is_tried_again_three_times_and_then_given_up() {
     let all = Standing::new();
     Fifo::make(&all.home.workspace("never"));
