@@ -185,7 +185,7 @@ pub fn people(answer: &Value, screen: Screen) -> String {
 pub fn happening(happening: &Happening, screen: Screen) -> Option<String> {
     match happening.kind {
         // What a person should read is shown as it is.
-        Kind::Tell => {
+        Kind::Tell | Kind::Answer => {
             let from = if happening.about.is_empty() {
                 String::new()
             } else {
