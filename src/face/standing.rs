@@ -202,7 +202,7 @@ pub fn happening(happening: &Happening, screen: Screen) -> Option<String> {
     match happening.kind {
         _ if happening.quiet => None,
         // What a person should read is shown as it is.
-        Kind::Tell => {
+        Kind::Tell | Kind::Answer => {
             let from = match happening.about.replace(':', " ") {
                 about if about.is_empty() => about,
                 about => format!(" from {about}"),

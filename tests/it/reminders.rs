@@ -3,7 +3,8 @@
 
 use serde_json::Value;
 
-use crate::reply::Reply;
+use crate::repl::{prompt, talk};
+use crate::reply::{Gate, Reply};
 use crate::standing::{Serving, Standing};
 
 const NINE_NEXT_DAY: &str = "2026-11-22T09:00:00Z";
@@ -67,6 +68,60 @@ fn one_that_came_due_while_nobody_was_there_says_how_late_it_is() {
     serving.happens("message", "main", "Late.");
     let heard = all.server.wait(0).pop().expect("a request").heard();
     assert!(heard.contains("Reminder (due 09:00, now 11:40): buy milk"), "{heard}");
+    serving.stop();
+}
+
+/// Each time, a kill comes before the answer.
+#[test]
+fn a_turn_that_a_kill_cut_short_is_gone_on_with_by_itself_and_given_up_at_last() {
+    for kills in [1, 4] {
+        let all = Standing::new();
+        let mut serving = remind(&all);
+        let gates: Vec<_> = (0..kills).map(|_| Gate::new()).collect();
+        for gate in &gates {
+            all.server.queue(Reply::new().wait(gate));
+        }
+        if kills == 1 {
+            all.server.queue(Reply::text("Milk, after all."));
+        }
+        all.server.allow_prefix_change();
+        all.clock.set(NINE_NEXT_DAY);
+        for gate in &gates {
+            gate.reached();
+            serving.kill();
+            all.server.allow_prefix_change();
+            serving = all.serve();
+        }
+        if kills == 1 {
+            serving.says("was interrupted: the program ended in the middle of it");
+            serving.happens("message", "main", "Milk, after all.");
+            let heard = all.server.wait(0).pop().expect("a request").heard();
+            assert!(heard.contains("Reminder: buy milk") && heard.contains("go on where you were"));
+        } else {
+            serving.happens("message", "", "What session main was asked is given up");
+        }
+        serving.stop();
+    }
+}
+
+#[test]
+fn a_terminal_in_its_conversation_shows_the_answer_once() {
+    let all = Standing::new();
+    let serving = remind(&all);
+    let mut terminal = talk(&all.home, &[]);
+    terminal.wait_text("Resuming main");
+    terminal.send("half a th");
+    prompt(&terminal, "half a th");
+    let heard = reminded(&all, &serving, NINE_NEXT_DAY, "Milk it is.");
+    assert!(heard.contains("Reminder: buy milk"), "{heard}");
+    terminal.wait_text("Milk it is.");
+    prompt(&terminal, "half a th");
+    // What comes after it is there, so it is not on its way any more.
+    all.home.run(&["tell", "and more"]).stdout_any().check();
+    terminal.wait_text("and more");
+    let shown = terminal.text();
+    assert_eq!(shown.matches("Milk it is.").count(), 1, "{shown}");
+    assert_eq!(all.status()["unread"], 0);
     serving.stop();
 }
 

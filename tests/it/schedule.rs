@@ -174,6 +174,75 @@ fn times_that_were_missed_are_one_run_that_knows_how_many() {
 }
 
 #[test]
+fn a_clock_that_is_set_back_runs_nothing_twice() {
+    let all = Standing::new();
+    let serving = daily(&all, "echo ran");
+    all.clock.set(NINE);
+    serving.happens("job", "daily", "done");
+    for time in ["2026-11-21T08:59:00Z", NINE, "2026-11-21T02:00:00Z", NINE, NINE_NEXT_DAY] {
+        all.clock.set(time);
+        // So that it is seen, whatever comes of it.
+        all.act("main", &[]);
+        all.status();
+    }
+    serving.happens("job", "daily", "done");
+    assert_eq!(all.row::<u32>("SELECT count(*) FROM slots"), 2);
+    let ran = serving.stop();
+    assert_eq!(ran.stdout.matches("\"runs\"").count(), 2, "{ran}");
+}
+
+#[test]
+fn two_jobs_of_one_name_run_side_by_side_and_each_is_its_own() {
+    let all = Standing::new();
+    let told = Fifo::make(&all.home.workspace("told"));
+    for hold in ["a", "b"] {
+        Fifo::make(&all.home.workspace(hold));
+    }
+    let serving = all.serve();
+    let script = "cat > x.sh <<'END'\necho $1 > told; cat $1; echo $FLEDGLING_JOB > by-$1; fledgling tell \"from $1\"\nEND";
+    all.act("main", &[script, &crontab("0 9 * * * bash x.sh a\n0 10 * * * bash x.sh b")]);
+    all.status_when("both are in force", |status| names(status).len() == 2);
+    all.clock.set(NINE);
+    assert_eq!(told.line(), "a\n");
+    all.clock.set("2026-11-21T10:00:00Z");
+    assert_eq!(told.line(), "b\n");
+    for hold in ["a", "b"] {
+        let_go(&all, hold);
+        serving.says(&format!("from {hold}"));
+        serving.says("done");
+    }
+    let status = all.status();
+    for job in status["jobs"].as_array().expect("jobs") {
+        assert_eq!(job["last"][1], "done", "{status:#}");
+    }
+    for file in ["by-a", "by-b"] {
+        let commit = all.home.git(&["log", "--format=%B", "--", file]);
+        assert!(commit.contains("\nJob: x"), "{file}: {commit}");
+    }
+    serving.stop();
+}
+
+#[test]
+fn a_job_whose_line_is_undone_while_it_runs_ends_and_runs_no_more() {
+    let all = Standing::new();
+    Fifo::make(&all.home.workspace("hold"));
+    let told = Fifo::make(&all.home.workspace("told"));
+    let serving = daily(&all, "echo here > told; cat hold; echo x > by-job");
+    all.clock.set(NINE);
+    told.line();
+    all.home.run(&["undo"]).stdout_any().stderr_any().check();
+    all.status_when("it is out of force", |status| names(status).is_empty());
+    let_go(&all, "hold");
+    serving.happens("job", "daily", "done");
+    // What it was about to change it has changed, in its own name.
+    assert!(all.commit().starts_with("Job daily: "), "{}", all.commit());
+    all.clock.set(NINE_NEXT_DAY);
+    all.act("main", &[]);
+    assert_eq!(all.row::<u32>("SELECT count(*) FROM slots"), 1);
+    serving.stop();
+}
+
+#[test]
 fn a_run_that_a_kill_cut_short_is_tried_again_three_times_and_then_given_up() {
     let all = Standing::new();
     Fifo::make(&all.home.workspace("never"));

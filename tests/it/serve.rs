@@ -3,7 +3,7 @@
 
 use std::fs;
 
-use crate::home::Process;
+use crate::home::{Home, Process};
 use crate::kills::Watched;
 use crate::repl::{prompt, talk};
 use crate::reply::{Gate, Reply};
@@ -172,6 +172,31 @@ fn a_terminal_beside_it_shows_what_happens_above_the_line_being_typed() {
     assert_eq!(all.status()["unread"], 0, "the terminal has shown it");
     terminal.send("/status\r");
     terminal.wait_text("Budget of unattended turns");
+    serving.stop();
+}
+
+#[test]
+fn a_terminal_beside_it_shows_what_is_wrong_with_what_the_owner_writes() {
+    let all = Standing::new();
+    let serving = all.serve();
+    let terminal = talk(&all.home, &[]);
+    fs::write(all.home.workspace("crontab"), "0 25 * * * true\n").expect("a file");
+    terminal.wait_text("The crontab has mistakes");
+    prompt(&terminal, "");
+    assert_eq!(
+        terminal.text().matches("The crontab has mistakes").count(),
+        1,
+        "{}",
+        terminal.text()
+    );
+    serving.stop();
+}
+
+#[test]
+fn it_starts_where_there_is_no_model_yet() {
+    let home = Home::new();
+    let serving = Serving::start(&home);
+    fs::write(home.workspace("crontab"), "* * * * * true\n").expect("a file");
     serving.stop();
 }
 

@@ -104,6 +104,58 @@ fn another_file_is_another_service_and_no_file_is_none() {
     serving.stop();
 }
 
+/// As editors, `git checkout` and `rsync` do it.
+#[test]
+fn a_folder_that_is_replaced_is_watched_as_the_one_before() {
+    let (all, told) = home("beat");
+    let serving = all.serve();
+    put(&all, "beat", STAYS);
+    let first = Watched::of(told.line().trim());
+    for folder in ["a", "b"] {
+        fs::create_dir(all.home.workspace(folder)).expect("a folder");
+    }
+    fs::rename(all.home.workspace("services"), all.home.workspace("a/services")).expect("a folder");
+    put(&all, "beat", &format!("echo second\n{STAYS}"));
+    first.gone();
+    let second = Watched::of(told.line().trim());
+    put(&all, "beat", &format!("echo third\n{STAYS}"));
+    second.gone();
+    let third = Watched::of(told.line().trim());
+    fs::remove_dir_all(all.home.workspace("services")).expect("a folder");
+    third.gone();
+    serving.stop();
+}
+
+#[test]
+fn a_narrowed_session_has_no_business_with_it() {
+    let (all, told) = home("beat");
+    let serving = all.serve();
+    put(&all, "beat", STAYS);
+    let running = Watched::of(told.line().trim());
+    let commands = [
+        "fledgling status",
+        "fledgling services",
+        "fledgling services beat",
+        "fledgling services beat --restart",
+        "fledgling check services/beat",
+        "fledgling people",
+        "fledgling pair ABCDEFGH",
+    ];
+    let narrow = ["--session", "narrow", "--only", "network full"];
+    for (command, said) in commands.iter().zip(all.act_with(&narrow, &commands)) {
+        assert!(said.contains("[exit code "), "{command}: {said}");
+        assert!(!said.contains("runs since"), "{command}: {said}");
+    }
+    assert_eq!(of(&all.status(), "beat")["starts"], 1);
+    // The control: what was not narrowed may, but not with people.
+    for (command, said) in commands.iter().zip(all.act("main", &commands)) {
+        let owners = ["people", "pair", "check"].iter().any(|one| command.contains(one));
+        assert!(owners || !said.contains("[exit code "), "{command}: {said}");
+    }
+    running.gone();
+    serving.stop();
+}
+
 #[test]
 fn one_that_ends_again_and_again_is_in_quarantine_until_somebody_looks() {
     let (all, told) = home("bad");

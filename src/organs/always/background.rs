@@ -33,6 +33,8 @@ pub enum Kind {
     Channel,
     /// Words for the owner.
     Tell,
+    /// The last words of a turn, for the owner: they do not need them who saw the turn.
+    Answer,
     /// The budget of unattended turns.
     Budget,
 }
@@ -46,7 +48,7 @@ impl fmt::Display for Kind {
             Self::Reminder => "reminder",
             Self::Service => "service",
             Self::Channel => "channel",
-            Self::Tell => "message",
+            Self::Tell | Self::Answer => "message",
             Self::Budget => "budget",
         })
     }
@@ -86,7 +88,7 @@ impl Background {
         let mut watchers = lock(&self.watchers);
         for happening in std::mem::take(&mut *lock(&self.early)) {
             // A terminal gets words to the owner in another way.
-            if !(terminal && happening.kind == Kind::Tell) {
+            if !(terminal && matches!(happening.kind, Kind::Tell | Kind::Answer)) {
                 let _ = sender.send(happening);
             }
         }

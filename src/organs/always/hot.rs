@@ -28,8 +28,6 @@ const WATCHED: [&str; 5] = ["crontab", "bootstrap.md", "services", "skills", "ag
 struct Watch {
     watcher: RecommendedWatcher,
     workspace: PathBuf,
-    /// Folders that are watched, too.
-    folders: BTreeSet<&'static str>,
 }
 
 impl Watch {
@@ -45,20 +43,19 @@ impl Watch {
         };
         let mut watcher = notify::recommended_watcher(handler)?;
         watcher.watch(&workspace, RecursiveMode::NonRecursive)?;
-        let mut watch = Self { watcher, workspace, folders: BTreeSet::new() };
+        let mut watch = Self { watcher, workspace };
         watch.widen();
         Ok((watch, heard))
     }
 
-    /// Watch the folders that are there by now.
+    /// Watch the folders that are there by now; again, too, as one that was moved away or
+    /// replaced is watched no more.
     fn widen(&mut self) {
         for name in WATCHED {
             let folder = self.workspace.join(name);
-            let is_new = !folder.is_dir() || !self.folders.contains(name);
-            if !folder.is_dir() {
-                self.folders.remove(name);
-            } else if is_new && self.watcher.watch(&folder, RecursiveMode::Recursive).is_ok() {
-                self.folders.insert(name);
+            if folder.is_dir() {
+                // What cannot be watched takes effect with the next turn.
+                let _ = self.watcher.watch(&folder, RecursiveMode::Recursive);
             }
         }
     }

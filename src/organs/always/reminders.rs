@@ -206,7 +206,8 @@ impl Host {
         if new && letter.to.is_none() {
             let about = letter.session.clone().unwrap_or_default();
             let shown = self.always.background.is_shown();
-            self.happened(Kind::Tell, &about, &letter.text);
+            let kind = if letter.key.starts_with("turn:") { Kind::Answer } else { Kind::Tell };
+            self.happened(kind, &about, &letter.text);
             if shown && self.state.owner_chat()?.is_none() {
                 self.state.shown(&letter.key)?;
             }
