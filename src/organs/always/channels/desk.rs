@@ -95,7 +95,11 @@ impl Host {
             let typing = counters.values().any(|counter: &Counter| !counter.waiting.is_empty());
             tokio::select! {
                 event = events.recv() => match event {
-                    Some(event) => self.report(&mut counters, event),
+                    Some(event) => {
+                        self.report(&mut counters, event);
+                        // However much a service says at once, it is given what it is told.
+                        tokio::task::yield_now().await;
+                    }
                     None => return,
                 },
                 () = self.always.mail.notified() => {}
