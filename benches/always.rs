@@ -6,6 +6,7 @@
 //! good, beside what the disk can do. The real program, channels that hand on what this process
 //! writes, and a model server in this process. Prints numbers and asserts none.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -31,6 +32,8 @@ const WARM: usize = 5;
 const MESSAGES: usize = 2_000;
 const CHANNELS: usize = 10;
 const JOBS: usize = 100;
+/// What hosts do when they begin is over by then, and threads that only helped have gone.
+const SETTLED: Duration = Duration::from_secs(15);
 /// How long wake-ups are counted: twice the clock's longest sleep.
 const IDLE: Duration = Duration::from_secs(60);
 const PROGRAM: &str = env!("CARGO_BIN_EXE_fledgling");
@@ -55,8 +58,7 @@ fn main() {
         full.service(&format!("idle{number}"), IDLE_CHANNEL);
     }
     let hosts = [full.serve(CHANNELS), Home::new(homes.path(), "empty", &server).serve(0)];
-    // What they do when they begin is over by then.
-    thread::sleep(Duration::from_secs(5));
+    thread::sleep(SETTLED);
     let before = hosts.each_ref().map(Host::switches);
     thread::sleep(IDLE);
     let after = hosts.each_ref().map(Host::switches);
@@ -83,14 +85,11 @@ fn main() {
     one_row("  resident, ratio to an empty home", full.resident / empty.resident, None);
     let seconds = IDLE.as_secs();
     for (name, index) in [("", 0), (", an empty home", 1)] {
-        let woken =
-            |which: fn(&Switches) -> u64| (which(&after[index]) - which(&before[index])) as f64;
-        one_row(
-            &format!("  the host sleeps, times in {seconds} s{name}"),
-            woken(|one| one.host),
-            None,
-        );
-        one_row(&format!("  its supervisors, the same{name}"), woken(|one| one.supervisors), None);
+        let [before, after] = [&before[index], &after[index]];
+        let host = between(&before.host, &after.host);
+        one_row(&format!("  the host wakes, times in {seconds} s{name}"), host, None);
+        let supervisors = between(&before.supervisors, &after.supervisors);
+        one_row(&format!("  its supervisors, the same{name}"), supervisors, None);
     }
     println!("from a word to the first byte at the model");
     row("  a line of a channel, ms", &asked, None);
@@ -173,10 +172,16 @@ impl Drop for Host {
     }
 }
 
-/// How often threads went to sleep.
+/// How often threads went to sleep, each by its id.
 struct Switches {
-    host: u64,
-    supervisors: u64,
+    host: BTreeMap<String, u64>,
+    supervisors: BTreeMap<String, u64>,
+}
+
+/// How often they did in between. A thread that ended meanwhile is not counted.
+fn between(before: &BTreeMap<String, u64>, after: &BTreeMap<String, u64>) -> f64 {
+    let since = |(thread, count): (&String, &u64)| count - before.get(thread).unwrap_or(&0);
+    after.iter().map(since).sum::<u64>() as f64
 }
 
 /// In megabytes.
@@ -197,7 +202,7 @@ impl Host {
     }
 
     fn switches(&self) -> Switches {
-        let supervisors = self.supervisors().into_iter().map(switches).sum();
+        let supervisors = self.supervisors().into_iter().flat_map(switches).collect();
         Switches { host: switches(self.0.id()), supervisors }
     }
 
@@ -213,12 +218,13 @@ impl Host {
     }
 }
 
-fn switches(pid: u32) -> u64 {
+fn switches(pid: u32) -> BTreeMap<String, u64> {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("it runs").flatten();
     let counts = tasks.map(|task| {
-        number(&task.path().join("status").display().to_string(), "voluntary_ctxt_switches:")
+        let path = task.path().join("status").display().to_string();
+        (path.clone(), number(&path, "voluntary_ctxt_switches:") as u64)
     });
-    counts.sum::<f64>() as u64
+    counts.collect()
 }
 
 /// A field of a file of `/proc`; nothing where it may not be read.
@@ -371,11 +377,11 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port on loopback");
         let address = listener.local_addr().expect("it is bound");
         let (hold, (send, asked)) = (Arc::<AtomicBool>::default(), channel());
-        let held = hold.clone();
+        let silent = hold.clone();
         thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
-                let (held, send) = (held.clone(), send.clone());
-                thread::spawn(move || serve(&stream, &held, &send));
+                let (silent, send) = (silent.clone(), send.clone());
+                thread::spawn(move || serve(&stream, &silent, &send));
             }
         });
         Self { address, hold, asked }
@@ -387,7 +393,11 @@ impl Server {
     }
 }
 
-fn serve(mut stream: &TcpStream, held: &AtomicBool, seen: &Sender<Instant>) -> std::io::Result<()> {
+fn serve(
+    mut stream: &TcpStream,
+    silent: &AtomicBool,
+    seen: &Sender<Instant>,
+) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     let mut reader = BufReader::new(stream);
     while !reader.fill_buf()?.is_empty() {
@@ -398,9 +408,12 @@ fn serve(mut stream: &TcpStream, held: &AtomicBool, seen: &Sender<Instant>) -> s
             }
             line.clear();
         }
+        if length == 0 {
+            return Ok(());
+        }
         reader.read_exact(&mut vec![0; length])?;
         let _ = seen.send(at);
-        while held.load(Ordering::Relaxed) {
+        while silent.load(Ordering::Relaxed) {
             thread::park();
         }
         let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length:";

@@ -213,10 +213,7 @@ impl Torture {
             format!("{spec} mkdir -p ticks; {before} && {end} || false {}\n", self.mark())
         });
         fs::write(self.home.workspace("crontab"), lines.collect::<String>()).expect("a crontab");
-        let channel = self.home.workspace("services/fake");
-        fs::create_dir(self.home.workspace("services")).expect("a folder");
-        fs::write(&channel, CHANNEL).expect("a service");
-        fs::set_permissions(&channel, fs::Permissions::from_mode(0o755)).expect("a service");
+        self.service(CHANNEL);
         let host = self.home.spawn(&["serve"]);
         for (chat, person) in [("a", None), ("b", Some("Ann"))] {
             let mut code = None;
@@ -243,6 +240,13 @@ impl Torture {
         host.kill();
         fs::write(self.channel("go"), "").expect("a file");
         reminders
+    }
+
+    fn service(&self, script: &str) {
+        let path = self.home.workspace("services/fake");
+        fs::create_dir(self.home.workspace("services")).expect("a folder");
+        fs::write(&path, script).expect("a service");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("a service");
     }
 
     fn mark(&self) -> String {
@@ -513,6 +517,26 @@ fn a_host_that_is_killed_again_and_again_loses_nothing_and_doubles_nothing() {
     let ours = |path: &str| path.starts_with("ticks/") || path.starts_with("notes/");
     assert!(!owners.lines().any(ours), "what jobs and turns wrote is the owner's: {owners}");
     eprintln!("{counted:#?}");
+}
+
+/// A channel that has much to say after a long time, and is ended by nobody for it.
+#[test]
+fn thousands_of_messages_at_once_are_acknowledged_one_by_one() {
+    let torture = Torture::new(&mut fastrand::Rng::with_seed(SEED));
+    torture.does(&["run", "--session", "first", "hi"]);
+    torture.service(
+        r#"#!/bin/bash
+echo run >> "$TMPDIR/runs"
+seq 2500 | sed 's/.*/{"id":"&","chat":"1","from":"1","text":"hi"}/' &
+grep -m 2500 -c '"event":"ack"' > "$TMPDIR/acknowledged"
+exec cat > /dev/null
+"#,
+    );
+    let host = torture.home.spawn(&["serve"]);
+    let read = |file| fs::read_to_string(torture.channel(file)).unwrap_or_default();
+    until("all are acknowledged", || read("acknowledged") == "2500\n");
+    host.kill();
+    assert_eq!(read("runs"), "run\n");
 }
 
 /// The start that wrote the end of a killed turn was killed before it could do more about it.

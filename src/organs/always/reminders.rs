@@ -202,7 +202,10 @@ impl Host {
     /// Send words, and show them to whoever looks on: what is for the owner, and can go nowhere
     /// else, has then arrived. Whether they are new.
     pub(in crate::organs) fn post(&self, letter: &Letter) -> Result<bool> {
-        let new = self.send_letter(letter)?;
+        let new = self.state.send(letter, self.always.clock.now().as_second())?;
+        if new {
+            self.always.mail.notify_one();
+        }
         if new && letter.to.is_none() {
             let about = letter.session.clone().unwrap_or_default();
             let shown = self.always.background.is_shown();
@@ -211,23 +214,6 @@ impl Host {
             if shown && self.state.owner_chat()?.is_none() {
                 self.state.shown(&letter.key)?;
             }
-        }
-        Ok(new)
-    }
-
-    /// Send words to the owner that a terminal has shown already.
-    pub(in crate::organs) fn post_seen(&self, letter: &Letter) -> Result<bool> {
-        let new = self.send_letter(letter)?;
-        if new && self.state.owner_chat()?.is_none() {
-            self.state.shown(&letter.key)?;
-        }
-        Ok(new)
-    }
-
-    fn send_letter(&self, letter: &Letter) -> Result<bool> {
-        let new = self.state.send(letter, self.always.clock.now().as_second())?;
-        if new {
-            self.always.mail.notify_one();
         }
         Ok(new)
     }

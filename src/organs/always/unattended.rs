@@ -181,13 +181,9 @@ impl Host {
         let reply_to = id.flatten().map(|(_, _, id)| id);
         let to = talk.filter(|talk| talk.open).map(|talk| (talk.channel, talk.chat));
         let key = format!("turn:{session}:{turn}");
-        let seen = self.lane(session).is_answered();
         let session = Some(session.to_owned());
         let files = Vec::new();
-        let letter = Letter { key, session, to, reply_to, text, files };
-        // Whoever has the conversation before them has just read it.
-        if letter.to.is_none() && seen { self.post_seen(&letter) } else { self.post(&letter) }
-            .map(drop)
+        self.post(&Letter { key, session, to, reply_to, text, files }).map(drop)
     }
 
     /// After a kill: have an unattended turn that it cut short gone on with.

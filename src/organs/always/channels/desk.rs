@@ -122,6 +122,8 @@ impl Host {
                         self.report(&mut counters, event);
                     }
                     self.acknowledge(&mut counters);
+                    // However much a service says at once, it is given what it is told.
+                    tokio::task::yield_now().await;
                 }
                 () = self.always.mail.notified() => {}
                 () = tokio::time::sleep(nap.unwrap_or_default()), if nap.is_some() => {}
