@@ -20,9 +20,9 @@ use crate::BOUND;
 use crate::telegram_server::{BOT, Refusal, TOKEN, Telegram};
 
 /// Where tools are looked for: those of the system alone, nothing of somebody's own.
-const PATH: &str = "/usr/local/bin:/usr/bin:/bin:/usr/sbin";
+pub const PATH: &str = "/usr/local/bin:/usr/bin:/bin:/usr/sbin";
 /// What the webhook's callers have to show.
-const HOOK: &str = "a-token-of-nobody-0123456789";
+pub const HOOK: &str = "a-token-of-nobody-0123456789";
 
 /// Whether the machine has these tools.
 pub fn has(tools: &[&str]) -> bool {
@@ -412,15 +412,15 @@ fn telegram_tells_who_speaks_and_passes_over_what_nobody_said() {
 }
 
 /// Debian's IRC server on loopback.
-struct Ngircd {
+pub struct Ngircd {
     child: Child,
     reader: Option<JoinHandle<()>>,
     folder: TempDir,
-    port: u16,
+    pub port: u16,
 }
 
 impl Ngircd {
-    fn start() -> Self {
+    pub fn start() -> Self {
         let free = TcpListener::bind("127.0.0.1:0").and_then(|port| port.local_addr());
         let port = free.expect("a port").port();
         let folder = TempDir::new().expect("a folder");
@@ -463,7 +463,7 @@ impl Ngircd {
     }
 
     /// Somebody who is there.
-    fn join(&self, nick: &str) -> Person {
+    pub fn join(&self, nick: &str) -> Person {
         let stream = TcpStream::connect(("127.0.0.1", self.port)).expect("the server");
         let mut person = Person::on(stream);
         person.say(&format!("NICK {nick}\r\nUSER {nick} 0 * :{nick}"));
@@ -491,7 +491,7 @@ impl Drop for Ngircd {
 }
 
 /// A client of IRC.
-struct Person {
+pub struct Person {
     lines: BufReader<TcpStream>,
 }
 
@@ -501,12 +501,12 @@ impl Person {
         Self { lines: BufReader::new(stream) }
     }
 
-    fn say(&mut self, line: &str) {
+    pub fn say(&mut self, line: &str) {
         write!(self.lines.get_mut(), "{line}\r\n").expect("the server reads");
     }
 
     /// The next line with this in it.
-    fn hear(&mut self, part: &str) -> String {
+    pub fn hear(&mut self, part: &str) -> String {
         loop {
             let mut line = Vec::new();
             let length = self.lines.read_until(b'\n', &mut line).expect("a line");
@@ -519,7 +519,7 @@ impl Person {
     }
 
     /// What is said next to this one, or in a channel.
-    fn told(&mut self, to: &str) -> String {
+    pub fn told(&mut self, to: &str) -> String {
         let line = self.hear(&format!(" PRIVMSG {to} :"));
         line.split_once(&format!(" PRIVMSG {to} :")).expect("it is there").1.to_owned()
     }

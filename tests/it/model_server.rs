@@ -144,6 +144,12 @@ impl Server {
         self.shared.lock().memory.allow_prefix_change();
     }
 
+    /// It serves several conversations, whose requests come in any order.
+    pub fn serves_several(self) -> Self {
+        self.shared.lock().memory.allow_prefix_changes();
+        self
+    }
+
     /// All requests so far, when there are exactly this many.
     pub fn asked(&self, count: usize) -> Vec<Asked> {
         let asked = self.shared.lock().asked.clone();

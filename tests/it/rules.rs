@@ -29,6 +29,7 @@ pub struct Memory {
     thoughts: HashMap<String, Vec<Value>>,
     previous: Option<Prefix>,
     change_allowed: bool,
+    changes_allowed: bool,
 }
 
 impl Memory {
@@ -40,6 +41,11 @@ impl Memory {
     /// The next request may differ from the last in what went before.
     pub fn allow_prefix_change(&mut self) {
         self.change_allowed = true;
+    }
+
+    /// Any request may.
+    pub fn allow_prefix_changes(&mut self) {
+        self.changes_allowed = true;
     }
 
     /// The rules this request breaks. Its prefix is what the next one is held to.
@@ -54,7 +60,8 @@ impl Memory {
         }
         let prefix = Prefix::of(wire, body);
         if let Some(why) = self.previous.as_ref().and_then(|last| last.lost_in(&prefix)) {
-            faults.unless(std::mem::take(&mut self.change_allowed), why);
+            let allowed = std::mem::take(&mut self.change_allowed) || self.changes_allowed;
+            faults.unless(allowed, why);
         }
         self.previous = Some(prefix);
         faults.0

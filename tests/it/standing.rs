@@ -113,7 +113,7 @@ pub fn until(what: &str, so: impl Fn() -> bool) {
 
 /// The time in a home. It stands still.
 pub struct Clock {
-    file: PathBuf,
+    pub file: PathBuf,
 }
 
 impl Clock {

@@ -264,6 +264,8 @@ async fn feed(mut to: pipe::Sender, mut lines: mpsc::Receiver<String>) -> Infall
             break;
         }
     }
+    // Its input ends when nobody has anything to say to it any more.
+    drop(to);
     pending().await
 }
 

@@ -188,11 +188,13 @@ async fn who_ends_again_and_again_is_put_in_quarantine() {
 #[tokio::test]
 async fn what_changes_is_started_anew_what_is_gone_stops_and_the_rest_is_left_alone() {
     let mut home = Home::new();
+    // Whose input nobody keeps is at its end.
+    let mut inputs = Vec::new();
     let script = "echo ready; cat > /dev/null";
     let [a, b] = ["a", "b"].map(|name| home.service(name, script));
     for service in [&a, &b] {
         home.keeper.want(vec![service.clone()]);
-        home.started(&service.name).await;
+        inputs.push(home.started(&service.name).await);
         assert_eq!(home.line().await, "ready");
         if service.name == "a" {
             home.keeper.want(vec![]);
@@ -201,12 +203,12 @@ async fn what_changes_is_started_anew_what_is_gone_stops_and_the_rest_is_left_al
     }
     // The first comes again, and the second is left alone.
     home.keeper.want(vec![a, b.clone()]);
-    home.started("a").await;
+    inputs.push(home.started("a").await);
     assert_eq!(home.line().await, "ready");
     let a = home.service("a", "echo new; cat > /dev/null");
     home.keeper.want(vec![a.clone(), b]);
     assert_eq!(home.ended("a").await, "stopped");
-    home.started("a").await;
+    inputs.push(home.started("a").await);
     assert_eq!(home.line().await, "new");
     let starts = |standing: &Standing| (standing.name.clone(), standing.starts);
     let starts: Vec<_> = home.keeper.standing().iter().map(starts).collect();
@@ -218,7 +220,7 @@ async fn what_changes_is_started_anew_what_is_gone_stops_and_the_rest_is_left_al
     home.keeper.want(vec![]);
     home.keeper.want(vec![home.service("a", "echo third; cat > /dev/null")]);
     assert_eq!(home.ended("a").await, "stopped");
-    home.started("a").await;
+    inputs.push(home.started("a").await);
     assert_eq!(home.line().await, "third");
     drop(home.keeper);
     assert!(matches!(home.events.recv().await, Some(Event::Ended { .. })));
@@ -386,6 +388,19 @@ async fn a_line_that_is_too_long_is_cut_and_said() {
     assert_eq!(home.line().await, "after");
     home.keeper.stop_all().await;
     assert_eq!(home.log("a")[1], "[a line of its output was too long by 3 bytes]");
+}
+
+#[tokio::test]
+async fn who_is_not_spoken_to_any_more_is_at_the_end_of_its_input() {
+    let mut home = Home::new();
+    home.keeper.want(vec![home.service("a", "cat; echo 'at the end'")]);
+    let sender = home.started("a").await;
+    assert!(sender.send("first".to_owned()));
+    drop(sender);
+    assert_eq!(home.line().await, "first");
+    assert_eq!(home.line().await, "at the end");
+    assert_eq!(home.ended("a").await, "exit code 0");
+    home.keeper.stop_all().await;
 }
 
 #[tokio::test]

@@ -25,8 +25,9 @@ use crate::organs::verb::Caller;
 
 /// How long a service may take over all that it is given.
 const PATIENCE: Duration = Duration::from_secs(15);
-/// What stands for a secret: no service should send it anywhere, and none can.
-const NO_SECRET: &str = "not-a-real-secret-for-a-check";
+/// What stands for a secret: no service should send it anywhere, and none can. It looks like the
+/// token of a Telegram bot, since services may refuse at once what does not.
+const NO_SECRET: &str = "0:not-a-real-secret-for-a-check";
 
 impl Host {
     /// Try a service out. What can be said of it, and whether it passed.
