@@ -19,9 +19,8 @@ use crate::face::onboard::{Welcome, opening, recall, welcome};
 use crate::face::prompt_line::{PromptLine, Typed};
 use crate::face::screen::{Place, Screen};
 use crate::face::turn_view::{Shown, TurnView, wrapped};
-use crate::face::{commands, help, run, standing, tour, views};
+use crate::face::{commands, help, run, tour, views};
 use crate::kernel::event::Event;
-use crate::organs::always::background::Kind;
 use crate::organs::home::Home;
 use crate::organs::host::Settings;
 use crate::organs::link::Link;
@@ -178,14 +177,7 @@ impl Repl {
                 },
                 Wake::Heard(Some(Answer::Event(event))) => self.event(&event),
                 Wake::Heard(Some(Answer::Asked(asked))) => self.asked(&asked),
-                Wake::Heard(Some(Answer::Happened(happening))) => {
-                    // The turn itself is shown.
-                    let is_seen = happening.kind == Kind::Answer && happening.about == self.session;
-                    let text = standing::happening(&happening, self.screen);
-                    if let Some(text) = text.filter(|_| !is_seen) {
-                        self.prompt.print(&text);
-                    }
-                }
+                Wake::Heard(Some(Answer::Happened(happening))) => self.happened(&happening),
                 Wake::Heard(Some(Answer::Refused { why, .. })) => {
                     self.complain(&anyhow::Error::msg(why));
                 }

@@ -87,6 +87,11 @@ impl Host {
             if self.is_unattended(&origin) {
                 self.check_budget()?;
             }
+            // Somebody's chat is about to begin it, and would go on in the hand's.
+            let begins = |name: &&String| !self.settings.home.transcript(name).exists();
+            let talk = session.as_ref().filter(begins).map(|name| self.state.talk(name));
+            let talk = talk.transpose()?.flatten();
+            anyhow::ensure!(talk.is_none(), "that name is a chat's; choose another one");
         }
         let session = self
             .create_session(

@@ -124,7 +124,7 @@ fn a_job_that_asks_a_model_is_on_it_and_so_is_what_that_starts() {
     let asked = all.server.wait(0).len();
     all.clock.set("2026-11-21T09:00:00Z");
     serving.happens("message", "", "have used up their 100 tokens of today");
-    let told = serving.happens("message", "", "The job digest failed.");
+    let told = serving.happens("message", "", "The job digest failed");
     let told = told["fields"]["message"].as_str().expect("a text").to_owned();
     assert!(told.contains("unattended turns have used up their 100 tokens of today"), "{told}");
     all.clock.set("2026-11-21T10:00:00Z");

@@ -108,20 +108,20 @@ fn a_failure_is_told_once_in_a_row() {
     let serving = daily(&all, "echo looking; test -e fine");
     let day = |day: u32| all.clock.set(&format!("2026-11-{day}T09:00:00Z"));
     day(21);
-    serving.happens("message", "", "The job daily failed.");
+    serving.happens("message", "", "The job daily failed");
     day(22);
     serving.happens("job", "daily", "failed");
     let status = all.status();
     assert_eq!(status["jobs"][0]["failures"], 2, "{status:#}");
-    assert!(status["errors"].to_string().contains("The job daily failed."), "{status:#}");
+    assert!(status["errors"].to_string().contains("The job daily failed"), "{status:#}");
     all.act("main", &["touch fine"]);
     day(23);
     serving.happens("job", "daily", "done; it works again");
     all.act("main", &["rm fine"]);
     day(24);
-    serving.happens("message", "", "The job daily failed.");
+    serving.happens("message", "", "The job daily failed");
     let ran = serving.stop();
-    assert_eq!(ran.stdout.matches("The job daily failed.").count(), 2, "{ran}");
+    assert_eq!(ran.stdout.matches("The job daily failed").count(), 2, "{ran}");
 }
 
 #[test]

@@ -43,7 +43,7 @@ fn each_signal_ends_it_once_nothing_runs() {
         let ran = serving.end();
         assert!(ran.stdout.contains("once more ends it at once"), "{ran}");
         let status = all.home.run(&["status"]).stdout_any().check().stdout;
-        assert!(status.contains("nothing runs by itself: start `fledgling serve`"), "{status}");
+        assert!(status.contains("nothing happens by itself: start `fledgling serve`"), "{status}");
     }
 }
 
@@ -157,7 +157,7 @@ fn a_terminal_beside_it_shows_what_happens_above_the_line_being_typed() {
     terminal.send("half a th");
     prompt(&terminal, "half a th");
     all.clock.set("2026-11-21T09:00:00Z");
-    serving.happens("message", "", "The job look failed.");
+    serving.happens("message", "", "The job look failed");
     terminal.wait_text("[exit code 3]");
     terminal.wait_text("Message job:look\nWords from the job.");
     prompt(&terminal, "half a th");
@@ -210,7 +210,7 @@ fn words_to_the_owner_wait_for_a_terminal() {
     serving.kill();
     let serving = all.serve();
     let terminal = talk(&all.home, &[]);
-    terminal.wait_text("Message main\nCall Ann.");
+    terminal.wait_text("Message from main\nCall Ann.");
     terminal.wait_text("more words");
     prompt(&terminal, "");
     drop(terminal);

@@ -32,6 +32,8 @@ impl Standing {
         clock.set("2026-11-21T08:55:00Z");
         let home = home.with_anthropic(&server).env("FLEDGLING_TEST_CLOCK", &clock.file);
         home.run(&["init"]).stdout_any().stderr_any().check();
+        // The one with examples is for people to read.
+        fs::remove_file(home.workspace("crontab")).expect("a crontab");
         Self { server, home, clock }
     }
 

@@ -27,7 +27,7 @@ const FLOORS: &[(&str, usize, &str)] = &[
     ("organs", 4_500, "everything that can be cut off"),
     // More than the plan's 2,500, which was to hold for all that is ever to come: a prompt that
     // stays usable while others print beside it, on every terminal, took more than was thought.
-    ("face", 3_800, "how people reach it must not outgrow what they reach"),
+    ("face", 3_830, "how people reach it must not outgrow what they reach"),
     ("main", 360, "a table of contents: each command with its words"),
 ];
 

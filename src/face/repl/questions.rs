@@ -1,4 +1,5 @@
-//! Questions within the conversation: heard, asked and answered, one at a time.
+//! Questions within the conversation, heard, asked and answered one at a time, and what goes on
+//! beside it.
 //!
 //! Owns how they meet the rest of the conversation. What they look like, and which line is an
 //! answer, is `asking`'s.
@@ -8,7 +9,9 @@ use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::{Next, Repl};
 use crate::face::asking::{self, Meant, Questions, visible};
+use crate::face::standing;
 use crate::face::turn_view::wrapped;
+use crate::organs::always::background::{Happening, Kind};
 use crate::organs::link::Link;
 use crate::organs::reach::asks::{Asked, Said};
 use crate::organs::verb::{Answer, Verb};
@@ -52,6 +55,16 @@ impl Repl {
         let next = next.await;
         self.question();
         next
+    }
+
+    /// Something went on in the background.
+    pub(super) fn happened(&self, happening: &Happening) {
+        // A turn of this conversation is shown as such.
+        let is_seen = happening.kind == Kind::Answer && happening.about == self.session;
+        let text = standing::happening(happening, self.screen);
+        if let Some(text) = text.filter(|_| !is_seen) {
+            self.prompt.print(&text);
+        }
     }
 
     /// Hear this conversation, from now on.
