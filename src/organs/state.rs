@@ -99,21 +99,18 @@ impl State {
             format <= FORMAT,
             "{shown} has format {format}, made by a newer fledgling; this one reads up to {FORMAT}: update it, or name another home with --home"
         );
-        if format == 0 {
-            let made = connection.execute_batch(&format!("BEGIN; {SCHEMA} COMMIT;"));
-            made.with_context(|| format!("cannot set up {shown}"))?;
-        }
-        for schema in [
+        // In one go: the log of a new database has each page once.
+        let schema = [
+            if format == 0 { SCHEMA } else { "" },
             asks::SCHEMA,
             budget::SCHEMA,
             ledger::SCHEMA,
             outbox::SCHEMA,
             people::SCHEMA,
             reminders::SCHEMA,
-        ] {
-            let added = connection.execute_batch(schema);
-            added.with_context(|| format!("cannot set up {shown}"))?;
-        }
+        ];
+        let made = connection.execute_batch(&format!("BEGIN; {} COMMIT;", schema.concat()));
+        made.with_context(|| format!("cannot set up {shown}"))?;
         let state = Self(Mutex::new(connection));
         state.expire_asks()?;
         Ok(state)

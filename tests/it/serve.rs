@@ -159,7 +159,7 @@ fn a_terminal_beside_it_shows_what_happens_above_the_line_being_typed() {
     all.clock.set("2026-11-21T09:00:00Z");
     serving.happens("message", "", "The job look failed");
     terminal.wait_text("[exit code 3]");
-    terminal.wait_text("Message job:look\nWords from the job.");
+    terminal.wait_text("Message from job look\nWords from the job.");
     prompt(&terminal, "half a th");
     let shown = terminal.text();
     assert_eq!(shown.matches("half a th").count(), 1, "{shown}");

@@ -24,7 +24,7 @@ const FLOORS: &[(&str, usize, &str)] = &[
     // have a line and a test, the scripted model checks what it is asked, and whose words are
     // whose is marked in one place for all.
     ("wires", 1_430, "two wires, a decoder, a script and a retry policy"),
-    ("organs", 4_500, "everything that can be cut off"),
+    ("organs", 4_550, "everything that can be cut off"),
     // More than the plan's 2,500, which was to hold for all that is ever to come: a prompt that
     // stays usable while others print beside it, on every terminal, took more than was thought.
     ("face", 3_830, "how people reach it must not outgrow what they reach"),

@@ -5,7 +5,7 @@
 //! message is safe. Which services run is `services::wanted`'s; what a message leads to is
 //! `talk`'s; rows decide everything else.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
@@ -20,7 +20,7 @@ use crate::organs::always::channels::contract::{Heard, Outbound, heard};
 use crate::organs::always::channels::courier::{Courier, News};
 use crate::organs::always::outbox::Dead;
 use crate::organs::always::services::keeper::Keeper;
-use crate::organs::always::services::program::{Event, Input};
+use crate::organs::always::services::program::{Event, Input, Room};
 use crate::organs::always::services::wanted::Equipment;
 use crate::organs::always::status::ServiceStatus;
 use crate::organs::host::{Host, Phase};
@@ -28,6 +28,10 @@ use crate::organs::lane::lock;
 
 /// How often somebody is told that an answer is being worked on.
 const TYPING: Duration = Duration::from_secs(5);
+/// Lines for which there is always room beside acknowledgements, and how soon it is looked
+/// whether a service has read what it was told.
+const RESERVE: usize = 256;
+const BEHIND: Duration = Duration::from_millis(20);
 /// Events that are dealt with before any of them is acknowledged.
 const BATCH: usize = 64;
 /// Characters of a message that the log of a host shows.
@@ -79,8 +83,11 @@ struct Counter {
     input: Input,
     /// Chats in which somebody waits for an answer, with their sessions.
     waiting: BTreeMap<String, String>,
-    /// Messages that are in their inboxes, and not acknowledged yet.
-    taken: Vec<String>,
+    /// Messages that are in their inboxes and not acknowledged yet. As long as they are not,
+    /// their lines take up room, so that nobody is told faster than they listen.
+    taken: VecDeque<(String, Room)>,
+    /// How many of them are on disk.
+    flushed: usize,
 }
 
 impl Counter {
@@ -112,6 +119,7 @@ impl Host {
             }
             let nap = self.deliver(&mut counters);
             let typing = counters.values().any(|counter: &Counter| !counter.waiting.is_empty());
+            let behind = counters.values().any(|counter| !counter.taken.is_empty());
             tokio::select! {
                 event = events.recv() => {
                     let Some(event) = event else { return };
@@ -127,6 +135,7 @@ impl Host {
                 }
                 () = self.always.mail.notified() => {}
                 () = tokio::time::sleep(nap.unwrap_or_default()), if nap.is_some() => {}
+                () = tokio::time::sleep(BEHIND), if behind => self.acknowledge(&mut counters),
                 () = tokio::time::sleep_until(typed + TYPING), if typing => {
                     typed = Instant::now();
                     self.type_on(&mut counters);
@@ -137,16 +146,21 @@ impl Host {
 
     /// Services may have it forgotten what they gave, once it is on disk.
     fn acknowledge(&self, counters: &mut BTreeMap<String, Counter>) {
-        if counters.values().all(|counter| counter.taken.is_empty()) {
-            return;
-        }
-        if let Err(error) = self.state.flush() {
-            self.fault(Kind::Host, "", &format!("{error:#}"));
-            // Whoever is not answered gives it again in its next run.
-            return counters.retain(|_, counter| counter.taken.is_empty());
+        if counters.values().any(|counter| counter.flushed < counter.taken.len()) {
+            if let Err(error) = self.state.flush() {
+                self.fault(Kind::Host, "", &format!("{error:#}"));
+                // Whoever is not answered gives it again in its next run.
+                return counters.retain(|_, counter| counter.taken.is_empty());
+            }
+            for counter in counters.values_mut() {
+                counter.flushed = counter.taken.len();
+            }
         }
         for counter in counters.values_mut() {
-            for id in std::mem::take(&mut counter.taken) {
+            while counter.input.room() > RESERVE
+                && let Some((id, _room)) = counter.taken.pop_front()
+            {
+                counter.flushed -= 1;
                 counter.say(&Outbound::Ack { id });
             }
         }
@@ -161,8 +175,9 @@ impl Host {
                 self.complain(&name, started);
                 self.noted(Kind::Service, &name, "started");
                 let waiting = BTreeMap::new();
-                let taken = Vec::new();
-                counters.insert(name, Counter { courier, input: sender, waiting, taken });
+                let (taken, flushed) = (VecDeque::new(), 0);
+                let counter = Counter { courier, input: sender, waiting, taken, flushed };
+                counters.insert(name, counter);
             }
             Event::Ended { name, how, ran } => {
                 if let Some(mut counter) = counters.remove(&name) {
@@ -174,14 +189,13 @@ impl Host {
             Event::Quarantined { name, why } => self.tell_quarantine(&name, &why),
             Event::Line { name, line, room } => {
                 if let Some(counter) = counters.get_mut(&name)
-                    && let Err(error) = self.take_line(&name, &line, counter, now)
+                    && let Err(error) = self.take_line(&name, (&line, room), counter, now)
                 {
                     self.fault(Kind::Channel, &name, &format!("{error:#}"));
                     // Its input ends with this, and so does it: what was not acknowledged
                     // comes again in its next run.
                     counters.remove(&name);
                 }
-                drop(room);
             }
         }
     }
@@ -197,7 +211,7 @@ impl Host {
     fn take_line(
         self: &Arc<Self>,
         name: &str,
-        line: &str,
+        (line, room): (&str, Room),
         counter: &mut Counter,
         now: i64,
     ) -> Result<()> {
@@ -212,18 +226,19 @@ impl Host {
                     keeper.note(name, &format!("{why}: {line}"));
                 }
                 // It would come again no better.
-                counter.taken.extend(id.clone());
+                counter.taken.extend(id.clone().map(|id| (id, room)));
             }
             Heard::Message(message) => {
                 let chat = message.chat.clone();
                 let text: String = message.text.chars().take(SHOWN).collect();
                 let session = self.hear_message(name, message.clone(), now)?;
-                counter.taken.push(message.id.clone());
+                counter.taken.push_back((message.id.clone(), room));
                 if let Some((person, session)) = session {
                     let text = text.lines().next().unwrap_or_default();
                     self.happened(Kind::Channel, name, &format!("{person}: {text}"));
-                    counter.say(&Outbound::Typing { chat: chat.clone() });
-                    counter.waiting.insert(chat, session);
+                    if counter.waiting.insert(chat.clone(), session).is_none() {
+                        counter.say(&Outbound::Typing { chat });
+                    }
                 }
             }
             _ => {}

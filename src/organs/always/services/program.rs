@@ -116,6 +116,11 @@ pub struct Input {
 }
 
 impl Input {
+    /// How many lines more may wait for it.
+    pub fn room(&self) -> usize {
+        self.lines.capacity()
+    }
+
     /// Have it read this line, which has no end yet. Never waits. False where it will not read
     /// it, as it has ended or is going to be: it has not read so much that it is ended for it.
     pub fn send(&self, line: String) -> bool {
