@@ -107,8 +107,7 @@ impl Host {
     pub(in crate::organs) fn wake_all(self: &Arc<Self>) -> Result<()> {
         for (session, _) in self.state.backlog()? {
             let waiting = self.state.waiting(&session)?;
-            let comes_by_itself = |one: &Waiting| matches!(&one.incoming.origin, Origin::Other(name) if name == REMINDER || name.starts_with(CHANNEL));
-            if waiting.iter().any(comes_by_itself) {
+            if waiting.iter().any(|one| comes_by_itself(&one.incoming.origin)) {
                 self.wake(&session);
             }
         }
@@ -268,6 +267,12 @@ impl Host {
         }
         true
     }
+}
+
+/// Whether something is answered as soon as there is a host that stays.
+fn comes_by_itself(origin: &Origin) -> bool {
+    let Origin::Other(name) = origin else { return false };
+    name == REMINDER || name.starts_with(CHANNEL)
 }
 
 /// What a transcript says of one turn.
