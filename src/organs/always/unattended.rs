@@ -209,7 +209,7 @@ impl Host {
     /// What people said in chats could not be answered: they are told. It waits for their next
     /// word.
     pub(in crate::organs) fn unanswered(&self, session: &str, keys: &[String], why: &str) {
-        let Some(key) = keys.iter().find(|key| key.starts_with("in:")) else { return };
+        let Some(key) = keys.iter().rfind(|key| key.starts_with("in:")) else { return };
         let told = self.state.came_from(key).and_then(|from| {
             let to = from.map(|(channel, chat, _)| (channel, chat));
             let text =
