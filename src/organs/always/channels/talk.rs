@@ -118,11 +118,7 @@ impl Host {
     }
 
     /// Do what somebody typed. What is said back; nothing where that comes by itself.
-    async fn obey(
-        self: &Arc<Self>,
-        speaker: &Speaker,
-        command: Command,
-    ) -> Result<String> {
+    async fn obey(self: &Arc<Self>, speaker: &Speaker, command: Command) -> Result<String> {
         let Speaker { session, owner, group, .. } = speaker;
         let caller = if *owner && !group { Caller::Owner } else { Caller::Hand(session.clone()) };
         Ok(match command {
@@ -154,12 +150,7 @@ impl Host {
         self.history(caller, ask, &answers).await
     }
 
-    async fn answer_from(
-        &self,
-        speaker: &Speaker,
-        id: i64,
-        said: Said,
-    ) -> Result<String> {
+    async fn answer_from(&self, speaker: &Speaker, id: i64, said: Said) -> Result<String> {
         ensure!(
             speaker.answers,
             "requests are not answered from this chat: whoever owns the machine can allow it with `fledgling pair CODE --answers`, which counts until the channel's service changes"
