@@ -119,8 +119,8 @@ impl Line {
 
     /// Say all this in one go.
     pub fn send_at_once(&mut self, events: &[Value]) {
-        let lines: String = events.iter().map(|event| format!("{event}\n")).collect();
-        self.lines.get_mut().write_all(lines.as_bytes()).expect("the service reads");
+        let lines: Vec<_> = events.iter().map(|event| format!("{event}\n")).collect();
+        self.lines.get_mut().write_all(lines.concat().as_bytes()).expect("the service reads");
     }
 
     /// Somebody writes in a chat of their own, and the host has taken it in. The message.

@@ -197,6 +197,25 @@ fn an_answer_is_not_lost_when_somebody_writes_on_while_it_comes() {
     stop(host);
 }
 
+#[test]
+fn an_answer_is_not_lost_when_what_comes_after_it_is_stopped() {
+    let (Chat { server, home, .. }, host, mut line) = paired();
+    let told = Fifo::make(&home.workspace("told"));
+    Fifo::make(&home.workspace("never"));
+    let gate = Gate::new();
+    server.queue(Reply::text("Paris").wait(&gate).and(" it is."));
+    server.queue(Reply::text("I look.").bash("echo begun > told; cat never"));
+    line.write(ME, "The capital of France?");
+    gate.reached();
+    line.write(ME, "And of Italy?");
+    gate.open();
+    assert_eq!(told.line().trim(), "begun");
+    line.write(ME, "/stop");
+    assert_eq!(line.told(ME), "Paris it is.\n\nStopped.");
+    silent(&mut line);
+    stop(host);
+}
+
 /// The same home with a clock that stands still.
 fn with_clock() -> (Chat, std::path::PathBuf) {
     let all = home();

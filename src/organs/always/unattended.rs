@@ -153,7 +153,7 @@ impl Host {
     /// terminal: its last words go where they belong. This is written before it is forgotten
     /// that the turn ran, so that no kill comes in between.
     pub(in crate::organs) fn pass_on(&self, session: &str, turn: u64) -> Result<()> {
-        let ended = EndedTurn::read(&self.settings.home.transcript(session), turn)?;
+        let mut ended = EndedTurn::read(&self.settings.home.transcript(session), turn)?;
         let Some(asker) = ended.asker() else { return Ok(()) };
         let is_chat = asker.starts_with(CHANNEL);
         let text = match ended.end {
@@ -162,7 +162,11 @@ impl Host {
             Some(End::Interrupted) if ended.why == CUT_SHORT => {
                 return self.go_on_with(session, turn).map(drop);
             }
-            Some(End::Interrupted) if is_chat => "Stopped.".to_owned(),
+            Some(End::Interrupted) if is_chat => {
+                // What was answered before stays answered.
+                ended.parts.pop();
+                [ended.parts, vec!["Stopped.".to_owned()]].concat().join("\n\n")
+            }
             Some(_) => format!("That did not work: {}.\n\n{}", ended.why, ended.said),
             None => return Ok(()),
         };
