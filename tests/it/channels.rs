@@ -14,27 +14,32 @@ use crate::reply::{Gate, Reply};
 use crate::telegram_server::{TOKEN, Telegram};
 
 /// The owner.
-const ME: &str = "42";
+pub const ME: &str = "42";
 /// Somebody else.
-const ANN: &str = "7";
+pub const ANN: &str = "7";
 
 /// A home with a channel, whose host stays.
-struct Chat {
-    server: Server,
-    home: Home,
-    channel: Channel,
+pub struct Chat {
+    pub server: Server,
+    pub home: Home,
+    pub channel: Channel,
 }
 
 /// A home with a channel, and nothing running yet.
-fn home() -> Chat {
-    let server = Server::start().serves_several();
-    let home = Home::new().with_anthropic(&server);
+pub fn home() -> Chat {
+    with(Server::start(), Home::new())
+}
+
+/// The same with this model and this home.
+pub fn with(server: Server, home: Home) -> Chat {
+    let server = server.serves_several();
+    let home = home.with_anthropic(&server);
     let channel = Channel::install(&home, NAME);
     Chat { server, home, channel }
 }
 
 /// The same with the host running and the owner paired.
-fn paired() -> (Chat, Process, Line) {
+pub fn paired() -> (Chat, Process, Line) {
     let all = home();
     let host = serve(&all.home);
     let mut line = all.channel.run();
@@ -43,7 +48,7 @@ fn paired() -> (Chat, Process, Line) {
 }
 
 /// What a command says to the owner.
-fn said(home: &Home, arguments: &[&str]) -> String {
+pub fn said(home: &Home, arguments: &[&str]) -> String {
     home.run(arguments).stdout_any().check().stdout
 }
 
@@ -297,7 +302,7 @@ fn a_turn_that_a_kill_cuts_short_is_gone_on_with_and_answered() {
 
 /// The result of a command that the agent runs for somebody.
 #[track_caller]
-fn bash(server: &Server, line: &mut Line, who: &str, command: &str) -> String {
+pub fn bash(server: &Server, line: &mut Line, who: &str, command: &str) -> String {
     server.queue(Reply::new().bash(command)).queue(Reply::text("Ran."));
     line.write(who, &format!("Run {command}"));
     assert_eq!(line.told(who), "Ran.");
@@ -528,7 +533,7 @@ fn who_cannot_be_answered_is_told() {
 }
 
 /// A home in which services may read the token of a bot.
-fn with_token() -> Home {
+pub fn with_token() -> Home {
     let home = Home::new().env("PATH", PATH);
     home.run(&["init"]).stdout_any().stderr_any().check();
     home.run(&["secret", "set", "TELEGRAM_TOKEN"]).stdin(TOKEN).stderr_any().check();
@@ -538,7 +543,7 @@ fn with_token() -> Home {
 
 /// What `fledgling check` says of a service with this text.
 #[track_caller]
-fn check(home: &Home, text: &str, code: i32) -> String {
+pub fn check(home: &Home, text: &str, code: i32) -> String {
     chat::install(home, "tried", text);
     home.run(&["check", "services/tried"]).code(code).stdout_any().check().stdout
 }
@@ -562,7 +567,7 @@ fn the_shipped_channels_pass_the_check_without_their_secret_and_without_a_networ
 }
 
 /// Answers as a channel should, in bash.
-const GOOD: &str = r#"#!/bin/bash
+pub const GOOD: &str = r#"#!/bin/bash
 echo '{"event":"hello"}'
 while read -r line; do
     [[ $line =~ \"key\":\"([^\"]*)\" ]] && echo "{\"event\":\"ack\",\"key\":\"${BASH_REMATCH[1]}\"}"

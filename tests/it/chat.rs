@@ -117,6 +117,12 @@ impl Line {
         writeln!(self.lines.get_mut(), "{event}").expect("the service reads");
     }
 
+    /// Say all this in one go.
+    pub fn send_at_once(&mut self, events: &[Value]) {
+        let lines: Vec<_> = events.iter().map(|event| format!("{event}\n")).collect();
+        self.lines.get_mut().write_all(lines.concat().as_bytes()).expect("the service reads");
+    }
+
     /// Somebody writes in a chat of their own, and the host has taken it in. The message.
     #[track_caller]
     pub fn write(&mut self, who: &str, text: &str) -> Value {

@@ -20,6 +20,7 @@ mod history;
 mod history_torture;
 mod home;
 mod hygiene;
+mod kept;
 mod kills;
 mod model_server;
 mod reach;

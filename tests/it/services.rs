@@ -12,7 +12,7 @@ use crate::kills::{Fifo, Watched};
 use crate::standing::{Standing, until};
 
 /// A home with a pipe in the folder of a service, into which it can write.
-fn home(service: &str) -> (Standing, Fifo) {
+pub fn home(service: &str) -> (Standing, Fifo) {
     let all = Standing::new();
     let told = own(&all, service, "told");
     fs::create_dir_all(told.parent().expect("a folder")).expect("a folder");
@@ -21,12 +21,12 @@ fn home(service: &str) -> (Standing, Fifo) {
 }
 
 /// A file in a service's own folder.
-fn own(all: &Standing, service: &str, file: &str) -> PathBuf {
+pub fn own(all: &Standing, service: &str, file: &str) -> PathBuf {
     all.home.path("scratch/services").join(service).join(file)
 }
 
 /// A command of the agent's that writes a service.
-fn service(name: &str, script: &str) -> String {
+pub fn service(name: &str, script: &str) -> String {
     format!(
         "mkdir -p services && cat > services/{name} <<'END'\n#!/bin/bash\n{script}\nEND\n\
          chmod +x services/{name}"
@@ -34,7 +34,7 @@ fn service(name: &str, script: &str) -> String {
 }
 
 /// The same by the owner.
-fn put(all: &Standing, name: &str, script: &str) {
+pub fn put(all: &Standing, name: &str, script: &str) {
     fs::create_dir_all(all.home.workspace("services")).expect("a folder");
     let new = all.home.cwd().join("new");
     fs::write(&new, format!("#!/bin/bash\n{script}\n")).expect("a file");
@@ -48,11 +48,11 @@ fn of<'a>(status: &'a Value, name: &str) -> &'a Value {
     all.into_iter().find(|service| service["name"] == name).unwrap_or(&Value::Null)
 }
 
-fn log(all: &Standing, name: &str) -> String {
+pub fn log(all: &Standing, name: &str) -> String {
     all.home.run(&["services", name]).stdout_any().check().stdout
 }
 
-const STAYS: &str = "echo $$ > \"$TMPDIR/told\"; exec sleep 1000";
+pub const STAYS: &str = "echo $$ > \"$TMPDIR/told\"; exec sleep 1000";
 
 #[test]
 fn it_is_kept_running_and_stopped_when_its_file_is_undone() {

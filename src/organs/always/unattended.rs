@@ -152,7 +152,7 @@ impl Host {
     /// terminal: its last words go where they belong. This is written before it is forgotten
     /// that the turn ran, so that no kill comes in between.
     pub(in crate::organs) fn pass_on(&self, session: &str, turn: u64) -> Result<()> {
-        let ended = EndedTurn::read(&self.settings.home.transcript(session), turn)?;
+        let mut ended = EndedTurn::read(&self.settings.home.transcript(session), turn)?;
         let Some(asker) = ended.asker() else { return Ok(()) };
         let is_chat = asker.starts_with(CHANNEL);
         let text = match ended.end {
@@ -161,7 +161,11 @@ impl Host {
             Some(End::Interrupted) if ended.why == CUT_SHORT => {
                 return self.go_on_with(session, turn).map(drop);
             }
-            Some(End::Interrupted) if is_chat => "Stopped.".to_owned(),
+            Some(End::Interrupted) if is_chat => {
+                // What was answered before stays answered.
+                ended.parts.pop();
+                [ended.parts, vec!["Stopped.".to_owned()]].concat().join("\n\n")
+            }
             Some(_) => format!("That did not work: {}.\n\n{}", ended.why, ended.said),
             None => return Ok(()),
         };
@@ -208,7 +212,7 @@ impl Host {
     /// What people said in chats could not be answered: they are told. It waits for their next
     /// word.
     pub(in crate::organs) fn unanswered(&self, session: &str, keys: &[String], why: &str) {
-        let Some(key) = keys.iter().find(|key| key.starts_with("in:")) else { return };
+        let Some(key) = keys.iter().rfind(|key| key.starts_with("in:")) else { return };
         let told = self.state.came_from(key).and_then(|from| {
             let to = from.map(|(channel, chat, _)| (channel, chat));
             let text =

@@ -45,6 +45,8 @@ pub struct Desk {
     pub(in crate::organs::always) equipment: Mutex<BTreeMap<String, Equipment>>,
     /// Those that are not run, with why.
     pub(in crate::organs::always) refused: Mutex<Vec<ServiceStatus>>,
+    /// The content of each service that runs, by its name.
+    blobs: Mutex<BTreeMap<String, String>>,
     /// Those that turned out to be channels.
     channels: Mutex<Vec<String>>,
     /// Whether all have ended, so that nothing more comes.
@@ -62,10 +64,10 @@ impl Desk {
         lock(&self.channels).clone()
     }
 
-    /// The content of each service, by its name.
-    pub fn blobs(&self) -> BTreeMap<String, String> {
-        let equipment = lock(&self.equipment);
-        equipment.iter().map(|(name, one)| (name.clone(), one.blob.clone())).collect()
+    /// The content with which a service runs. One that is told to end, as its file is another
+    /// now, is what it was for as long as it is heard.
+    pub fn blob(&self, name: &str) -> Option<String> {
+        lock(&self.blobs).get(name).cloned()
     }
 
     /// End all services, and wait for it.
@@ -169,7 +171,9 @@ impl Host {
     fn report(self: &Arc<Self>, counters: &mut BTreeMap<String, Counter>, event: Event) {
         let now = self.always.clock.now().as_second();
         match event {
-            Event::Started { name, sender } => {
+            Event::Started { name, blob, sender } => {
+                let blob = blob.map(|blob| (name.clone(), blob.to_string()));
+                lock(&self.always.desk.blobs).extend(blob);
                 let mut courier = Courier::new(&name);
                 let started = courier.started(&self.state, now);
                 self.complain(&name, started);
@@ -180,6 +184,7 @@ impl Host {
                 counters.insert(name, counter);
             }
             Event::Ended { name, how, ran } => {
+                lock(&self.always.desk.blobs).remove(&name);
                 if let Some(mut counter) = counters.remove(&name) {
                     self.complain(&name, counter.courier.stopped(&self.state));
                 }

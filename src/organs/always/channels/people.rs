@@ -206,6 +206,9 @@ impl State {
         let sql = "SELECT t.channel, t.chat, t.sender IS NULL, person, owner, links,
                 EXISTS (SELECT 1 FROM chats c WHERE c.channel = t.channel AND c.chat = t.chat
                     AND c.sender IS t.sender)
+                AND (t.sender IS NULL OR EXISTS (SELECT 1 FROM people p
+                    WHERE (p.channel, p.sender, p.person, p.owner)
+                        = (t.channel, t.sender, t.person, t.owner)))
             FROM talks t WHERE session = ?";
         let row = |row: &Row<'_>| {
             Ok(Talk {

@@ -209,8 +209,17 @@ fn who_is_no_longer_paired_is_a_stranger_and_is_sent_nothing() {
     state.pair(&code, person("Ann"), 100).unwrap();
     assert_eq!(speaker(admit(&state, &said("3", "8", "hi"))).session, "telegram-Ann.2");
     let sender = Whom::Sender { channel: "telegram".into(), sender: "7".into() };
+    // Nor does the account hear what is said to the owner, once it is somebody else's.
+    assert_eq!(speaker(admit(&state, &said("4", "7", "hi"))).session, "telegram");
+    assert!(state.talk("telegram").unwrap().unwrap().open);
     assert_eq!(state.unpair(&sender).unwrap(), 1);
     assert_eq!(state.owner_chat().unwrap(), None);
+    assert_eq!(admit(&state, &said("5", "7", "hi")), Admitted::Stranger { replied: true });
+    let code = self::code(&state, "7");
+    state.pair(&code, person("Cid"), 100).unwrap();
+    assert_eq!(speaker(admit(&state, &said("6", "7", "hi"))).session, "telegram-Cid");
+    assert!(state.talk("telegram-Cid").unwrap().unwrap().open);
+    assert!(!state.talk("telegram").unwrap().unwrap().open);
 }
 
 #[test]

@@ -50,7 +50,12 @@ impl Host {
                 Some(_) => Standing::Ended,
             }
         };
-        match self.state.admit(channel, &message, now, &standing)? {
+        let mut admitted = self.state.admit(channel, &message, now, &standing)?;
+        if let Admitted::Command(speaker, _) = &mut admitted {
+            // Now: what is done about it comes when another service may run.
+            speaker.answers = speaker.answers && self.is_vouched_for(channel)?;
+        }
+        match admitted {
             Admitted::Known | Admitted::Ignored => Ok(None),
             Admitted::Stranger { replied } => {
                 if replied {
@@ -75,7 +80,7 @@ impl Host {
                 } else {
                     let (host, channel) = (self.clone(), channel.to_owned());
                     tokio::spawn(async move {
-                        let said = host.obey(&channel, &speaker, command).await;
+                        let said = host.obey(&speaker, command).await;
                         let text = said.unwrap_or_else(|error| format!("{error:#}"));
                         host.reply(&channel, &message, &speaker, text);
                     });
@@ -113,12 +118,7 @@ impl Host {
     }
 
     /// Do what somebody typed. What is said back; nothing where that comes by itself.
-    async fn obey(
-        self: &Arc<Self>,
-        channel: &str,
-        speaker: &Speaker,
-        command: Command,
-    ) -> Result<String> {
+    async fn obey(self: &Arc<Self>, speaker: &Speaker, command: Command) -> Result<String> {
         let Speaker { session, owner, group, .. } = speaker;
         let caller = if *owner && !group { Caller::Owner } else { Caller::Hand(session.clone()) };
         Ok(match command {
@@ -137,8 +137,8 @@ impl Host {
                     if speaker.answers { "\n/yes N, /no N  answer a request" } else { "" };
                 format!("{HELP}{answers}")
             }
-            Command::Yes(id) => self.answer_from((channel, speaker), id, Said::Yes).await?,
-            Command::No(id) => self.answer_from((channel, speaker), id, Said::No).await?,
+            Command::Yes(id) => self.answer_from(speaker, id, Said::Yes).await?,
+            Command::No(id) => self.answer_from(speaker, id, Said::No).await?,
             Command::Unclear(usage) => format!("Usage: {usage}"),
         })
     }
@@ -150,14 +150,9 @@ impl Host {
         self.history(caller, ask, &answers).await
     }
 
-    async fn answer_from(
-        &self,
-        (channel, speaker): (&str, &Speaker),
-        id: i64,
-        said: Said,
-    ) -> Result<String> {
+    async fn answer_from(&self, speaker: &Speaker, id: i64, said: Said) -> Result<String> {
         ensure!(
-            speaker.answers && self.is_vouched_for(channel)?,
+            speaker.answers,
             "requests are not answered from this chat: whoever owns the machine can allow it with `fledgling pair CODE --answers`, which counts until the channel's service changes"
         );
         let settled = self.settle(&Caller::Owner, id, said).await?;
@@ -215,9 +210,8 @@ impl Host {
     /// Whether the service of a channel is the one that the owner trusted with answers: whoever
     /// writes another could have it say yes to itself.
     fn is_vouched_for(&self, channel: &str) -> Result<bool> {
-        let running = self.always.desk.blobs();
         let vouched = self.state.vouched(channel)?;
-        Ok(vouched.is_some() && vouched.as_ref() == running.get(channel))
+        Ok(vouched.is_some() && vouched == self.always.desk.blob(channel))
     }
 
     /// Whether a chat may answer requests, and its channel runs.
@@ -244,16 +238,15 @@ impl Host {
         answers: bool,
     ) -> Result<Value> {
         let owner = person.is_none();
-        let running = self.always.desk.blobs();
         let links = only.map(|link| serde_json::to_string(&link)).transpose()?;
         let who = As { person: person.unwrap_or_else(|| OWNER.to_owned()), owner, links, answers };
         let paired = self.state.pair(code, who, self.always.clock.now().as_second())?;
         if answers {
             // The service could say anything in anybody's name, so it is this one that is trusted.
-            let blob = running.get(&paired.channel).context(
+            let blob = self.always.desk.blob(&paired.channel).context(
                 "the service of that channel does not run, so that nobody knows what to trust; requests are not answered from there",
             )?;
-            self.state.vouch(&paired.channel, blob)?;
+            self.state.vouch(&paired.channel, &blob)?;
         }
         self.always.mail.notify_one();
         let whom = if owner { "You are".to_owned() } else { format!("{} is", paired.who.person) };

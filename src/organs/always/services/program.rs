@@ -78,6 +78,8 @@ pub enum Event {
     Started {
         /// Which.
         name: String,
+        /// The content that its file had then, where that was committed.
+        blob: Option<Oid>,
         /// Takes lines for it, until it ends.
         sender: Input,
     },
@@ -188,7 +190,7 @@ pub async fn run(
     let program = Program { command, input, stdout, grace: GRACE };
     let mut keeping = pin!(hand.keep(program, interrupt, hear));
     // Where nobody listens any more, nobody needs to be told.
-    let _ = events.send(Event::Started { name: name.clone(), sender });
+    let _ = events.send(Event::Started { name: name.clone(), blob: wanted.blob, sender });
     let mut listening = Box::pin(ears.listen(&from));
     let over = tokio::select! {
         biased;

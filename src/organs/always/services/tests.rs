@@ -56,7 +56,7 @@ impl Home {
 
     async fn started(&mut self, name: &str) -> Input {
         match self.event().await {
-            Event::Started { name: started, sender } if started == name => sender,
+            Event::Started { name: started, sender, .. } if started == name => sender,
             other => panic!("{name} did not start: {other:?}"),
         }
     }

@@ -34,8 +34,6 @@ const MARK: &str = "fledgling:";
 #[derive(Debug)]
 pub struct Equipment {
     door: HandDoor,
-    /// The id of its file's content.
-    pub blob: String,
     _known: Known,
     _writing: Option<Writing>,
 }
@@ -137,8 +135,7 @@ impl Host {
             // Should a kill end the host, what it wrote last is not the owner's.
             self.state.begin(&own, 0)?;
         }
-        let one =
-            Equipment { door, blob: service.id.to_string(), _known: known, _writing: writing };
+        let one = Equipment { door, _known: known, _writing: writing };
         equipment.insert(name.to_owned(), one);
         Ok(wanted)
     }
