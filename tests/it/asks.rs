@@ -414,6 +414,8 @@ fn what_a_child_asks_for_is_shown_where_the_owner_looks_on() {
     let mut terminal = talk(&home);
     terminal.send("go\r");
     terminal.wait_text("Request 1 of conversation child: read ");
+    // An answer counts once the whole question has been seen.
+    terminal.wait_text(": no.");
     terminal.send("y\r");
     terminal.wait_text("Parent done.");
     let child = fs::read_to_string(home.path("sessions/child.jsonl")).expect("a transcript");
@@ -426,6 +428,7 @@ fn a_network_that_the_owner_sets_is_everybody_s() {
     let home = Home::new().with_anthropic(&server).config("[hands]\nnetwork = [443]\n");
     let mut terminal = asking(&home, &server, "network full --why x");
     terminal.wait_text("Request 1: network full");
+    terminal.wait_text(": no.");
     server.queue(Reply::text("Wide."));
     terminal.send("y\r");
     terminal.wait_text("Wide.");

@@ -312,7 +312,9 @@ fn updated<'a>(
     here: &BTreeMap<PathBuf, Entry>,
 ) -> Result<Tree<'a>> {
     let mut removal = TreeUpdateBuilder::new();
-    for path in gone {
+    // What goes with its folder must not be named beside it: that would bring the folder back.
+    let stays = |path: &&PathBuf| !path.ancestors().skip(1).any(|folder| gone.contains(folder));
+    for path in gone.iter().filter(stays) {
         removal.remove(path.as_path());
     }
     let between = repository.find_tree(removal.create_updated(repository, tree)?)?;
