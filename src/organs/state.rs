@@ -10,7 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context as _, Result};
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, OptionalExtension as _, params};
+use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 use serde::Serialize;
 
 use crate::kernel::message::{Incoming, Origin, Usage};
@@ -241,6 +241,25 @@ impl State {
     pub(super) fn connection(&self) -> MutexGuard<'_, Connection> {
         // A panic elsewhere cannot leave a statement half done: SQLite rolls back.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Do all of it or, when it fails or the host is killed, nothing.
+    pub(super) fn atomically<T>(
+        &self,
+        change: impl FnOnce(&Transaction<'_>) -> Result<T>,
+    ) -> Result<T> {
+        let mut connection = self.connection();
+        let whole = || -> Result<T> {
+            let transaction = connection.transaction()?;
+            let done = change(&transaction)?;
+            transaction.commit()?;
+            Ok(done)
+        };
+        // What the change finds wrong says so itself.
+        let is_ours = |error: &anyhow::Error| error.is::<rusqlite::Error>();
+        whole().map_err(|error| {
+            if is_ours(&error) { error.context("cannot write state.db") } else { error }
+        })
     }
 
     pub(super) fn write(&self, sql: &str, params: impl rusqlite::Params) -> Result<()> {

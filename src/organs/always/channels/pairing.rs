@@ -88,15 +88,11 @@ impl State {
     pub fn pair(&self, code: &str, who: As, now: i64) -> Result<Paired> {
         check(&who)?;
         let typed: String = code.chars().filter(char::is_ascii_alphanumeric).collect();
-        let mut connection = self.connection();
-        let transaction = connection.transaction().context("cannot write state.db")?;
         // A wrong code is counted; a right one for which the name was wrong still counts.
-        let paired = match spend(&transaction, &typed.to_ascii_uppercase(), now)? {
-            Ok(request) => Ok(settle(&transaction, request, who, now)?),
-            Err(why) => Err(why),
-        };
-        transaction.commit().context("cannot write state.db")?;
-        paired
+        self.atomically(|rows| match spend(rows, &typed.to_ascii_uppercase(), now)? {
+            Ok(request) => settle(rows, request, who, now).map(Ok),
+            Err(why) => Ok(Err(why)),
+        })?
     }
 
     /// Pair somebody no longer: their chats are forgotten and nothing goes there any more. How
@@ -107,9 +103,7 @@ impl State {
             Whom::Sender { channel, sender } => (&row.channel, &row.sender) == (channel, sender),
             Whom::Person(person) => row.who.person == *person,
         });
-        let mut connection = self.connection();
-        let mut forget = || -> rusqlite::Result<()> {
-            let transaction = connection.transaction()?;
+        self.atomically(|transaction| {
             for Paired { channel, sender, .. } in &rows {
                 let ids = [channel, sender];
                 transaction.execute("DELETE FROM people WHERE channel = ? AND sender = ?", ids)?;
@@ -118,16 +112,15 @@ impl State {
                 let gone =
                     gone.query_map(ids, |row| row.get(0))?.collect::<Result<Vec<String>, _>>()?;
                 for chat in gone {
-                    outbox::give_up(&transaction, channel, &chat)?;
+                    outbox::give_up(transaction, channel, &chat)?;
                     // What they said and nobody has read is not answered any more.
                     let sql = "DELETE FROM inbox WHERE key IN (SELECT 'in:' || channel || ':' || id
                         FROM received WHERE channel = ? AND chat = ?)";
                     transaction.execute(sql, [channel, &chat])?;
                 }
             }
-            transaction.commit()
-        };
-        forget().context("cannot write state.db")?;
+            Ok(())
+        })?;
         Ok(rows.len())
     }
 

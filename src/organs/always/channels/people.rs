@@ -142,14 +142,7 @@ impl State {
         now: i64,
         standing: &dyn Fn(&str) -> Standing,
     ) -> Result<Admitted> {
-        let mut connection = self.connection();
-        let mut decide = || -> Result<Admitted> {
-            let transaction = connection.transaction()?;
-            let admitted = decide(&transaction, channel, message, now, standing)?;
-            transaction.commit()?;
-            Ok(admitted)
-        };
-        decide().context("cannot write state.db")
+        self.atomically(|rows| decide(rows, channel, message, now, standing))
     }
 
     /// The channel, chat and id of a message, by its key in the inbox: where an answer to it

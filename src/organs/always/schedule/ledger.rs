@@ -9,7 +9,7 @@
 //! back by more than `STEP` was it wrong before: then jobs go on from now, and those times for
 //! which there is a slot already pass without another.
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use jiff::Timestamp;
 use rusqlite::{OptionalExtension as _, Transaction, params};
 
@@ -85,7 +85,7 @@ impl State {
                 if let Some(due) = due {
                     queue(rows, planned, due, now)?;
                 }
-                set_due(rows, planned, now)
+                Ok(set_due(rows, planned, now)?)
             })?;
         }
         Ok(())
@@ -137,7 +137,7 @@ impl State {
 
     /// What an earlier host ran and is going to be given up, being cut short too often.
     pub fn given_up(&self) -> Result<Vec<Claimed>> {
-        self.atomically(|rows| open_slots(rows, &given_up(), usize::MAX))
+        self.atomically(|rows| Ok(open_slots(rows, &given_up(), usize::MAX)?))
     }
 
     /// How many runs of a job failed in a row.
@@ -203,25 +203,9 @@ impl State {
                 AND job NOT IN (SELECT key FROM jobs WHERE active)";
             rows.execute(sql, [long_ago])?;
             let sql = "DELETE FROM jobs WHERE NOT active AND key NOT IN (SELECT job FROM slots)";
-            rows.execute(sql, [])
+            Ok(rows.execute(sql, [])?)
         })?;
         Ok(())
-    }
-
-    /// Do all of it or, when it fails or the host is killed, nothing.
-    pub(super) fn atomically<T>(
-        &self,
-        change: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
-    ) -> Result<T> {
-        let mut connection = self.connection();
-        let whole = || {
-            let transaction = connection.transaction()?;
-            let done = change(&transaction)?;
-            transaction.commit()?;
-            Ok(done)
-        };
-        let done: rusqlite::Result<T> = whole();
-        done.context("cannot write the schedule to state.db")
     }
 }
 

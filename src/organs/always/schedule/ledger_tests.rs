@@ -245,10 +245,10 @@ fn a_host_that_fails_in_the_middle_leaves_nothing_half_done() {
     let mut home = Home::new("0 9 * * * a");
     home.now += 1.minute();
     let (planned, now) = (home.jobs[0].clone(), home.now);
-    let failed = home.state.atomically(|rows| -> rusqlite::Result<()> {
+    let failed = home.state.atomically(|rows| -> anyhow::Result<()> {
         queue(rows, &planned, now, now)?;
         set_due(rows, &planned, now)?;
-        Err(rusqlite::Error::InvalidQuery)
+        Err(rusqlite::Error::InvalidQuery.into())
     });
     assert!(failed.is_err());
     home.restart();
