@@ -90,12 +90,13 @@ impl Host {
         if let Chain::Links(links) = &mut policy.chain {
             // As narrow as it will be, and without what it may write: nobody has vouched for it.
             let workspace = self.home().workspace();
-            if let Some(mut only) = narrow::parse(&phrases(text), &workspace, None)? {
-                only.write.clear();
-                let always = self.reach().always().collect::<Vec<_>>();
-                only.read.extend(always);
-                links.push(only);
+            let only = narrow::parse(&phrases(text), &workspace, None)?;
+            let always = self.reach().always().collect::<Vec<_>>().into_iter();
+            let mut only = narrow::extended(Vec::new(), only, always, &workspace, &workspace)?;
+            for link in &mut only {
+                link.write.clear();
             }
+            links.extend(only);
             for link in links {
                 (link.network, link.unix, link.secrets) = (Network::None, false, Some([].into()));
             }
