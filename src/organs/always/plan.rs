@@ -91,7 +91,7 @@ pub fn author_of_line(chronicle: &Chronicle, line: &str) -> Result<(Author, Stri
     for step in chronicle.walk()?.changing(path) {
         let (entry, _) = step?;
         if !has(entry.parent_tree()?)? {
-            return Ok(said_by(&entry));
+            return said_by(chronicle, &entry);
         }
     }
     Ok((Author::Unknown, String::new()))
@@ -100,18 +100,23 @@ pub fn author_of_line(chronicle: &Chronicle, line: &str) -> Result<(Author, Stri
 /// Who changed a file last, and the commit.
 pub fn author_of_file(chronicle: &Chronicle, path: &Path) -> Result<(Author, String)> {
     match chronicle.walk()?.changing(path).next() {
-        Some(step) => Ok(said_by(&step?.0)),
+        Some(step) => said_by(chronicle, &step?.0),
         None => Ok((Author::Unknown, String::new())),
     }
 }
 
-fn said_by(entry: &Entry<'_>) -> (Author, String) {
+fn said_by(chronicle: &Chronicle, entry: &Entry<'_>) -> Result<(Author, String)> {
+    // What a job writes works for whoever had it run.
+    if let Some(line) = entry.trailer("Line") {
+        let (author, _) = said_by(chronicle, &Entry::read(chronicle.find(line)?))?;
+        return Ok((author, entry.commit.id().to_string()));
+    }
     let author = match (entry.who(), entry.trailer("Session")) {
         ("unknown", _) => Author::Unknown,
         (_, Some(session)) => Author::Session(session.to_owned()),
         _ => Author::Owner,
     };
-    (author, entry.commit.id().to_string())
+    Ok((author, entry.commit.id().to_string()))
 }
 
 #[cfg(test)]
@@ -129,13 +134,25 @@ mod tests {
             ..Message::default()
         };
         history.commit(&[("crontab", Some(b"0 9 * * * a\n"))], &owners);
-        history.commit(
+        let turn = history.commit(
             &[("crontab", Some(b"# more\n0 9 * * * a\n1 1 * * * b"))],
             &message("t", 3, &[]),
         );
         let unknown = Message { trailers: vec![("Origin", "unknown".to_owned())], ..owners };
         history.commit(&[("crontab", Some(b"0 9 * * * a\n1 1 * * * b\n2 2 * * * c"))], &unknown);
+        let job = Message {
+            subject: "s".to_owned(),
+            trailers: vec![("Line", turn.to_string()), ("Origin", "job:b".to_owned())],
+            ..Message::default()
+        };
+        history.commit(&[("services/x", Some(b"x"))], &job);
         let chronicle = history.chronicle();
+        let made = author_of_file(&chronicle, Path::new("services/x")).unwrap().0;
+        assert_eq!(
+            made,
+            Author::Session("main".to_owned()),
+            "it works for whoever had the job run"
+        );
         let author = |line| author_of_line(&chronicle, line).unwrap().0;
         assert_eq!(author("0 9 * * * a"), Author::Owner);
         assert!(matches!(author("1 1 * * * b"), Author::Session(_)));
@@ -144,6 +161,6 @@ mod tests {
         let tree = chronicle.head().unwrap().tree().unwrap();
         let crontab = crontab(&tree, &chronicle).unwrap().unwrap();
         assert!(crontab.text.ends_with('c') && !crontab.executable);
-        assert_eq!(services(&tree, &chronicle).unwrap(), []);
+        assert_eq!(services(&tree, &chronicle).unwrap().len(), 1);
     }
 }
