@@ -81,7 +81,8 @@ impl Host {
                 let text = format!(
                     "What you change in crontab and services takes effect with the next turn only, since the workspace cannot be watched: {error}"
                 );
-                return self.fault(Kind::Host, "", &text);
+                self.fault(Kind::Host, "", &text);
+                return self.take_edits_in().await;
             }
         };
         let mut told = BTreeSet::new();

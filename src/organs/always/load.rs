@@ -17,7 +17,6 @@ use crate::organs::always::plan::{self, Author, CRONTAB, Written};
 use crate::organs::always::schedule::crontab::{Crontab, Fault};
 use crate::organs::always::schedule::job::Planned;
 use crate::organs::history::chronicle::Chronicle;
-use crate::organs::history::keeper::Keeper;
 use crate::organs::host::{Host, Phase};
 use crate::organs::lane::lock;
 
@@ -52,21 +51,10 @@ impl Host {
     /// Load what is committed, whenever there may be something new.
     pub(super) async fn keep_loaded(self: Arc<Self>) {
         let mut grants = self.grants.subscribe();
-        // What the owner changed while no host was there is in force, too.
-        if self.running().is_empty() {
-            let taken = self.snapshots.blocking(Keeper::take_in).await;
-            self.complain("", taken);
-        }
         let mut ready = Some(&self.always.ready);
         loop {
-            if let Err(error) = self.load().await {
-                let text =
-                    format!("Crontab and services of the last commit cannot be read: {error:#}");
-                self.fault(Kind::Host, "", &text);
-            }
-            if let Some(ready) = ready.take() {
-                ready.notify_one();
-            }
+            // The first time it is when the owner's changes have been taken in that were made
+            // while no host was there.
             tokio::select! {
                 () = self.always.look.notified() => {}
                 // Services have other rights then, or another key.
@@ -74,6 +62,14 @@ impl Host {
             }
             if self.phase() != Phase::Open {
                 return;
+            }
+            if let Err(error) = self.load().await {
+                let text =
+                    format!("Crontab and services of the last commit cannot be read: {error:#}");
+                self.fault(Kind::Host, "", &text);
+            }
+            if let Some(ready) = ready.take() {
+                ready.notify_one();
             }
         }
     }
