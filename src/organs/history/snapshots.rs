@@ -128,19 +128,23 @@ impl Snapshots {
     /// the owner's; nobody knows who else wrote since. Where something of them still runs
     /// (they are not `over`), what comes is not the owner's before the next turn has ended.
     pub fn interrupted(&self, turns: Vec<(String, u64)>, over: bool) -> Boxed<'_, Result<Changes>> {
-        let Some(((session, turn), others)) = turns.split_first() else {
+        // Jobs and services have no turns: what they left is nobody's to undo as one.
+        let is_turn = |(name, _): &&(String, u64)| !name.contains(':');
+        let Some(first) = turns.iter().find(is_turn).or(turns.first()) else {
             return Box::pin(async { Ok(Changes::default()) });
         };
         let sessions: BTreeSet<_> = turns.iter().map(|(session, _)| session.clone()).collect();
         let lasting = self.writers.linger(sessions);
-        let mut trailers = vec![
-            ("Session", session.clone()),
-            ("Turn", turn.to_string()),
-            ("Origin", "unknown".to_owned()),
-            ("End", "interrupted".to_owned()),
-        ];
-        trailers.extend(others.iter().map(|(session, _)| ("Also-running", session.clone())));
-        let subject = format!("Interrupted: turn {turn} of {session}");
+        let (session, turn) = first;
+        let (subject, mut trailers) = if is_turn(&first) {
+            let trailers = vec![("Session", session.clone()), ("Turn", turn.to_string())];
+            (format!("Interrupted: turn {turn} of {session}"), trailers)
+        } else {
+            (format!("Interrupted: {session}"), vec![("Also-running", session.clone())])
+        };
+        trailers.extend([("Origin", "unknown".to_owned()), ("End", "interrupted".to_owned())]);
+        let others = turns.iter().filter(|other| *other != first);
+        trailers.extend(others.map(|(session, _)| ("Also-running", session.clone())));
         let message = Message { subject, body: String::new(), trailers };
         let writers = self.writers.clone();
         Box::pin(async move {
