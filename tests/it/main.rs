@@ -22,6 +22,7 @@ mod home;
 mod hygiene;
 mod kept;
 mod kills;
+mod listening;
 mod model_server;
 mod reach;
 mod real_model;

@@ -6,27 +6,23 @@
 //! otherwise one server serves one conversation, whose prefix has to stay as it was.
 
 use std::collections::VecDeque;
-use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
-use std::thread::JoinHandle;
 
 use axum::Router;
 use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::{Request, State};
 use axum::response::Response;
 use serde_json::{Value, json};
-use tokio::sync::oneshot;
 
 use crate::BOUND;
+use crate::listening::Listening;
 use crate::reply::{Chunk, Rendered, Reply};
 use crate::rules::{Headers, Memory, Wire, blocks};
 
 /// A running server. Dropping it stops it and checks it.
 pub struct Server {
-    address: SocketAddr,
     shared: Arc<Shared>,
-    stop: Option<oneshot::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
+    listening: Listening,
 }
 
 type Handler = Box<dyn Fn(&Asked) -> Reply + Send + Sync>;
@@ -107,30 +103,15 @@ impl Server {
     }
 
     fn begin(handler: Option<Handler>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port on loopback");
-        listener.set_nonblocking(true).expect("tokio asks for it");
-        let address = listener.local_addr().expect("it is bound");
         let state = Mutex::new(Inner::default());
         let shared = Arc::new(Shared { state, arrived: Condvar::new(), handler });
         let app = Router::new().fallback(serve).with_state(Arc::clone(&shared));
-        let (stop, stopped) = oneshot::channel();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.expect("a runtime");
-        let thread = std::thread::spawn(move || {
-            runtime.block_on(async {
-                let listener = tokio::net::TcpListener::from_std(listener).expect("a socket");
-                tokio::select! {
-                    served = axum::serve(listener, app) => served.expect("it never ends by itself"),
-                    _ = stopped => {}
-                }
-            });
-        });
-        Self { address, shared, stop: Some(stop), thread: Some(thread) }
+        Self { shared, listening: Listening::start(app) }
     }
 
     /// Where it listens, without a path.
     pub fn url(&self) -> String {
-        format!("http://{}", self.address)
+        self.listening.url()
     }
 
     /// Reply this after what is queued already.
@@ -178,12 +159,8 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        if let Some(stop) = self.stop.take() {
-            let _ = stop.send(());
-        }
-        let ended = self.thread.take().map(JoinHandle::join);
+        self.listening.end();
         if !std::thread::panicking() {
-            assert!(ended.is_none_or(|ended| ended.is_ok()), "the model server panicked");
             self.check();
         }
     }
@@ -295,7 +272,7 @@ mod tests {
 
     /// An open connection on which `body` was posted.
     fn post(server: &Server, path: &str, body: &Value) -> TcpStream {
-        let mut stream = TcpStream::connect(server.address).expect("the server listens");
+        let mut stream = TcpStream::connect(server.listening.address).expect("the server listens");
         let body = body.to_string();
         write!(
             stream,

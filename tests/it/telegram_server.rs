@@ -3,9 +3,7 @@
 //! and what is sent has to fit. It records every call, and refuses what a test tells it to.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use axum::Router;
@@ -13,9 +11,10 @@ use axum::body::{Body, to_bytes};
 use axum::extract::{Request, State};
 use axum::response::Response;
 use serde_json::{Value, json};
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::Notify;
 
 use crate::BOUND;
+use crate::listening::Listening;
 
 /// The only token it takes.
 pub const TOKEN: &str = "123456789:fake_token-of_no_bot-at_all";
@@ -24,10 +23,8 @@ pub const BOT: &str = "fledgling_bot";
 
 /// A running server. Dropping it stops it.
 pub struct Telegram {
-    address: SocketAddr,
     shared: Arc<Shared>,
-    stop: Option<oneshot::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
+    listening: Listening,
 }
 
 struct Shared {
@@ -72,30 +69,15 @@ pub enum Refusal {
 
 impl Telegram {
     pub fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port on loopback");
-        listener.set_nonblocking(true).expect("tokio asks for it");
-        let address = listener.local_addr().expect("it is bound");
         let state = Mutex::new(Inner::default());
         let shared = Arc::new(Shared { state, happened: Condvar::new(), changed: Notify::new() });
         let app = Router::new().fallback(serve).with_state(Arc::clone(&shared));
-        let (stop, stopped) = oneshot::channel();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.expect("a runtime");
-        let thread = std::thread::spawn(move || {
-            runtime.block_on(async {
-                let listener = tokio::net::TcpListener::from_std(listener).expect("a socket");
-                tokio::select! {
-                    served = axum::serve(listener, app) => served.expect("it never ends by itself"),
-                    _ = stopped => {}
-                }
-            });
-        });
-        Self { address, shared, stop: Some(stop), thread: Some(thread) }
+        Self { shared, listening: Listening::start(app) }
     }
 
     /// Where it listens: what stands in the place of `https://api.telegram.org`.
     pub fn url(&self) -> String {
-        format!("http://{}", self.address)
+        self.listening.url()
     }
 
     /// Somebody writes to the bot, in the chat of the same number; the number of the update.
@@ -170,18 +152,6 @@ impl Telegram {
             panic!("waited for {what} in vain; calls: {calls}");
         }
         state
-    }
-}
-
-impl Drop for Telegram {
-    fn drop(&mut self) {
-        if let Some(stop) = self.stop.take() {
-            let _ = stop.send(());
-        }
-        let ended = self.thread.take().map(JoinHandle::join);
-        if !std::thread::panicking() {
-            assert!(ended.is_none_or(|ended| ended.is_ok()), "the fake of Telegram panicked");
-        }
     }
 }
 
@@ -349,7 +319,8 @@ mod tests {
     /// What a call is answered: a status, and the result or the description.
     fn call(server: &Telegram, method: &str, asked: &Value) -> (u16, Value) {
         let path = format!("/bot{TOKEN}/{method}");
-        let (status, mut answer) = http(server.address, "POST", &path, &[], &asked.to_string());
+        let (status, mut answer) =
+            http(server.listening.address, "POST", &path, &[], &asked.to_string());
         let key = if answer["ok"] == true { "result" } else { "description" };
         (status, answer[key].take())
     }
@@ -427,13 +398,13 @@ mod tests {
     #[test]
     fn it_refuses_strangers_and_what_a_test_says() {
         let server = Telegram::start();
-        let (status, told) = http(server.address, "POST", "/bot1:wrong/getMe", &[], "{}");
+        let (status, told) = http(server.listening.address, "POST", "/bot1:wrong/getMe", &[], "{}");
         assert_eq!((status, &told["description"]), (401, &json!("Unauthorized")));
         assert_eq!(call(&server, "getMe", &Value::Null).1["username"], BOT);
         assert_eq!(call(&server, "getMee", &Value::Null).0, 404);
         server.refuse("getMe", Refusal::Said(429, "Too Many Requests", json!({"retry_after": 7})));
         let path = format!("/bot{TOKEN}/getMe");
-        let (status, told) = http(server.address, "POST", &path, &[], "{}");
+        let (status, told) = http(server.listening.address, "POST", &path, &[], "{}");
         assert_eq!((status, &told["parameters"]["retry_after"]), (429, &json!(7)));
         assert_eq!(call(&server, "getMe", &Value::Null).0, 200);
     }
