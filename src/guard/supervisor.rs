@@ -108,7 +108,8 @@ impl Drop for Leash {
 }
 
 /// Run bash until its tree has ended; `output` hears what it says, stdout and stderr in the
-/// order in which it was said, unless stdout goes elsewhere. Blocks the calling thread, and all signals in it for good.
+/// order in which it was said, unless stdout goes elsewhere. Blocks the calling thread, and all
+/// signals in it for good.
 pub fn run(shell: &Shell<'_>, link: Link, output: &mut dyn FnMut(&[u8])) -> Result<End> {
     let Link { host, supervisor } = link;
     let (mut pipe, writer) = io::pipe().context("cannot make a pipe for bash")?;

@@ -9,7 +9,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-/// Who caused a message. It travels with the message for good; only `Owner` may instruct.
+/// Who caused a message. It travels with the message for good, and says who may instruct: the
+/// owner, and whoever stands for them by a name that the host alone gives.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(into = "String", from = "String")]
 pub enum Origin {

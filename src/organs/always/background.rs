@@ -82,7 +82,8 @@ pub struct Background {
 }
 
 impl Background {
-    /// Hear everything from now on, and what happened while nobody looked on. `terminal` says whether it is shown to a person.
+    /// Hear everything from now on, and what happened while nobody looked on. `terminal` says
+    /// whether it is shown to a person.
     pub fn watch(&self, terminal: bool) -> UnboundedReceiver<Happening> {
         let (sender, receiver) = unbounded_channel();
         let mut watchers = lock(&self.watchers);

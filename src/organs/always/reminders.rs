@@ -202,6 +202,11 @@ impl Host {
     /// Send words, and show them to whoever looks on: what is for the owner, and can go nowhere
     /// else, has then arrived. Whether they are new.
     pub(in crate::organs) fn post(&self, letter: &Letter) -> Result<bool> {
+        self.post_as(Kind::Tell, letter)
+    }
+
+    /// The same with words of this kind.
+    pub(super) fn post_as(&self, kind: Kind, letter: &Letter) -> Result<bool> {
         let new = self.state.send(letter, self.always.clock.now().as_second())?;
         if new {
             self.always.mail.notify_one();
@@ -209,7 +214,6 @@ impl Host {
         if new && letter.to.is_none() {
             let about = letter.session.clone().unwrap_or_default();
             let shown = self.always.background.is_shown();
-            let kind = if letter.key.starts_with("turn:") { Kind::Answer } else { Kind::Tell };
             self.happened(kind, &about, &letter.text);
             if shown && self.state.owner_chat()?.is_none() {
                 self.state.shown(&letter.key)?;

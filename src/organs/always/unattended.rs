@@ -186,7 +186,8 @@ impl Host {
         let key = format!("turn:{session}:{turn}");
         let session = Some(session.to_owned());
         let files = Vec::new();
-        self.post(&Letter { key, session, to, reply_to, text, files }).map(drop)
+        let letter = Letter { key, session, to, reply_to, text, files };
+        self.post_as(Kind::Answer, &letter).map(drop)
     }
 
     /// After a kill: have an unattended turn that it cut short gone on with.
