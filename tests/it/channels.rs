@@ -602,5 +602,9 @@ fn a_channel_that_breaks_a_promise_fails_the_check_which_names_it() {
     assert!(report.contains("token 0:not-a-real-secret-for-a-check"), "{report}");
     assert!(report.contains("/dev/tcp/127.0.0.1/9: Permission denied"), "{report}");
     assert!(!report.contains(TOKEN), "{report}");
+    // Nor has one that does not name it.
+    let thief = prints("echo \"named $(env | grep -c '^TELEGRAM')\"");
+    let report = check(&home, &thief, 1);
+    assert!(report.contains("named 0"), "{report}");
     home.run(&["check", "services/none"]).code(1).stderr_holds(&["services/none"]).check();
 }

@@ -250,11 +250,21 @@ fn a_check_changes_nothing_of_what_it_could_reach() {
     let home = with_token();
     let before = home.read("crontab");
     assert!(before.is_some());
-    // It only answers, as it has to, where it can see the file and not change it.
-    let greedy = "#!/bin/bash\n# fledgling: write crontab\n\
-        [[ -f crontab ]] && ! echo '* * * * * true' >> crontab || exit 1\n";
+    fs::create_dir(home.workspace("data")).expect("a folder");
+    fs::write(home.workspace("data/x"), "").expect("a file");
+    // It only answers, as it has to, where it can see the files and not change them, not even
+    // the one that it may change when it runs.
+    let greedy = "#!/bin/bash\n# fledgling: write data\n\
+        [[ -f crontab && -f data/x ]] || exit 1\n\
+        echo '* * * * * true' >> crontab && exit 1\n\
+        echo more >> data/x && exit 1\n";
     check(&home, &GOOD.replace("#!/bin/bash\n", greedy), 0);
-    assert_eq!(home.read("crontab"), before);
+    assert_eq!((home.read("crontab"), home.read("data/x").as_deref()), (before, Some("")));
+    // What it could not be given when it runs it is not given here either.
+    let refused = GOOD.replace("#!/bin/bash\n", "#!/bin/bash\n# fledgling: write crontab\n");
+    chat::install(&home, "tried", &refused);
+    let why = "crontab cannot be given to a narrowed session";
+    home.run(&["check", "services/tried"]).code(1).stderr_holds(&[why]).check();
 }
 
 #[test]
