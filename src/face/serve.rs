@@ -3,12 +3,15 @@
 //! Owns how it waits for a home that another process hosts, what a signal means, and how what
 //! goes on is logged. Knows nothing of what goes on.
 
+use std::fmt;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tracing::{info, warn};
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::FormatTime;
 
 use crate::face::screen::{Place, Screen};
 use crate::face::standing;
@@ -110,6 +113,15 @@ fn log(json: bool) {
     if json {
         let _ = lines.json().with_writer(std::io::stdout).try_init();
     } else {
-        let _ = lines.with_ansi(colour).try_init();
+        let _ = lines.with_timer(Local).with_ansi(colour).try_init();
+    }
+}
+
+/// Local time to the second, as everything else is told to people.
+struct Local;
+
+impl FormatTime for Local {
+    fn format_time(&self, out: &mut Writer<'_>) -> fmt::Result {
+        write!(out, "{}", jiff::Zoned::now().strftime("%Y-%m-%d %H:%M:%S"))
     }
 }
