@@ -267,8 +267,10 @@ impl Reply {
                 input: number("/prompt_tokens"),
                 output: number("/completion_tokens"),
                 cache_read: number("/prompt_tokens_details/cached_tokens"),
-                cache_write: 0,
-                ..Usage::default()
+                cache_write: number("/prompt_tokens_details/cache_write_tokens"),
+                // OpenRouter says what it charged, in dollars.
+                cost: (usage["cost"].as_f64().unwrap_or_default() * 1e6).ceil() as u64,
+                unpriced: 0,
             };
         }
     }
