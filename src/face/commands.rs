@@ -43,7 +43,7 @@ pub const COMMANDS: [(&str, &str); 32] = [
     ("/help", "these commands; /help TOPIC for a page"),
     ("/last", "show the latest tool call whole"),
     ("/wire", "what went over the wire: /wire [SESSION] [TURN]"),
-    ("/usage", "what was used and what it cost: /usage [--by model]"),
+    ("/usage", "what was used, and its cost: /usage [--by model]"),
     ("/policy", "what tool calls may touch, and who said so"),
     ("/allow", "let them touch more: /allow read|write PATH, …"),
     ("/deny", "take it back: /deny read|write PATH, …"),

@@ -276,13 +276,7 @@ impl Host {
                 let session = self.subject(caller, session)?;
                 serde_json::to_value(wirelog::read(&self.settings.home.wire(), &session, turn)?)?
             }
-            Verb::Usage { since, days } => {
-                let from = days.map(|days| self.day_before(days.saturating_sub(1)));
-                let from = from.into_iter().chain(since).max().unwrap_or_default();
-                let mut used = self.state.usage(&from)?;
-                used.retain(|one| self.reaches(caller, &one.session));
-                serde_json::to_value(used)?
-            }
+            Verb::Usage { since, days } => self.usage(caller, since, days)?,
             Verb::About { session } => {
                 let session = self.subject(caller, session).ok();
                 report::about(self, session.as_deref()).await?

@@ -22,6 +22,8 @@ const FREE: [&str; 3] = ["ollama", "llamacpp", "script"];
 
 /// Millionths in one.
 const MILLION: u64 = 1_000_000;
+/// What a reply can cost at all: whatever a server says, sums of it stay numbers.
+const MOST: u64 = 1_000_000_000 * MILLION;
 
 /// Money, in millionths of a US dollar; in settings it is written in dollars.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -135,7 +137,7 @@ impl Known {
             Self::Listed(price) => (price.of(usage), 0),
             Self::No => (0, usage.total()),
         };
-        Usage { cost, unpriced, ..usage }
+        Usage { cost: cost.min(MOST), unpriced, ..usage }
     }
 }
 
@@ -281,6 +283,8 @@ mod tests {
         let cost = |known: Known| known.priced(said);
         assert_eq!((cost(Known::Listed(price)).cost, cost(Known::No).cost), (7, 7));
         assert_eq!((cost(Known::Owners(price)).cost, cost(Known::Free).cost), (5_300, 0));
+        let absurd = Usage { cost: u64::MAX, ..said };
+        assert_eq!(Known::No.priced(absurd).cost, MOST);
         let unsaid = Known::No.priced(usage([1_000, 10, 0, 0]));
         assert_eq!((unsaid.cost, unsaid.unpriced), (0, 1_010));
     }

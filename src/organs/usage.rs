@@ -1,15 +1,18 @@
 //! What was used: tokens, and what they cost.
 //!
-//! Owns how that is kept in `state.db` turn by turn, and how it is summed up. Knows no prices and
-//! no limits.
+//! Owns how that is kept in `state.db` turn by turn, how it is summed up, and that callers hear
+//! of what they reach alone. Knows no prices and no limits.
 
 use anyhow::Result;
 use rusqlite::params;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::kernel::message::{Origin, Usage};
 use crate::kernel::session::now;
+use crate::organs::host::Host;
 use crate::organs::state::State;
+use crate::organs::verb::Caller;
 
 /// What a predecessor's table of what was used lacks. Rows there are never deleted, so their
 /// numbers stay; those that a predecessor wrote have none here.
@@ -103,6 +106,22 @@ impl State {
                 })
             },
         )
+    }
+}
+
+impl Host {
+    /// What was used by sessions within reach, from a day on and in the last so many days.
+    pub(super) fn usage(
+        &self,
+        caller: &Caller,
+        since: Option<String>,
+        days: Option<u64>,
+    ) -> Result<Value> {
+        let from = days.map(|days| self.day_before(days.saturating_sub(1)));
+        let from = from.into_iter().chain(since).max().unwrap_or_default();
+        let mut used = self.state.usage(&from)?;
+        used.retain(|one| self.reaches(caller, &one.session));
+        Ok(serde_json::to_value(used)?)
     }
 }
 
