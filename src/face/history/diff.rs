@@ -101,7 +101,7 @@ pub fn file(file: &FileDiff, screen: Screen) -> String {
 }
 
 /// A change of kind or mode in words; nothing for a file that stays one.
-fn became(was: Option<&str>, is: Option<&str>) -> String {
+pub fn became(was: Option<&str>, is: Option<&str>) -> String {
     let noun = |kind: &str| match kind {
         "executable" => "an executable file".to_owned(),
         other => format!("a {}", clean(other)),
