@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use jiff::civil::Date;
 
 use crate::face::report::data::{CHANGES, date};
-use crate::face::report::diff::{cut, files, sizes};
+use crate::face::report::diff::{cut, exact, files, sizes};
 use crate::face::report::html::Html;
 use crate::face::turn_view::plural;
 use crate::organs::history::ask::{Logged, Shown};
@@ -18,6 +18,8 @@ const DIFFS: usize = 2_000_000;
 /// Characters of what a change says that are told, and of a name.
 const SAID: usize = 4_000;
 const NAME: usize = 80;
+/// Changes that an undo of many is said to take back.
+const LEADS: usize = 20;
 /// Trailers that are told otherwise, or say nothing to people.
 const TOLD: [&str; 9] =
     ["Session", "Turn", "Origin", "Tokens", "Cost", "Undoes", "Redoes", "Merges", "Line"];
@@ -139,16 +141,20 @@ impl Timeline {
     }
 
     fn item(&mut self, shown: &Shown, change: &Logged, by: By) -> Html {
-        let mut inside = Html::classed("p", "meta", self.meta(shown, change, by));
+        let mut inside = Html::classed("p", "meta", Self::meta(shown, change, by));
         let subject = if change.subject.trim().is_empty() { "(no words)" } else { &change.subject };
         inside.push(Html::element("h4", &[("dir", "auto")], cut(subject, SAID)));
-        // What an undo says are the changes that it names anyway.
+        let leads = leads(shown, change);
         let body = shown.body.trim();
-        if !body.is_empty() {
+        // What an undo says are the changes that it leads to.
+        if !body.is_empty() && leads == Html::default() {
             let said = Html::element("div", &[("class", "said"), ("dir", "auto")], cut(body, SAID));
             inside.push(said);
         }
-        inside.push(self.leads(shown, change));
+        inside.push(leads);
+        if let Some(id) = self.undone_by.get(&change.id).filter(|_| change.undone) {
+            inside.push(Html::classed("p", "facts", [Html::from("Taken back by "), to(id)]));
+        }
         let more = shown.trailers.iter().filter(|(name, _)| !TOLD.contains(&name.as_str()));
         let more: Vec<_> = more.map(|(name, value)| format!("{name}: {value}")).collect();
         if !more.is_empty() {
@@ -156,7 +162,7 @@ impl Timeline {
         }
         if !shown.files.is_empty() {
             let count = plural(shown.files.len() as u64, "file");
-            let lines = sizes(change.added as u64, change.removed as u64);
+            let lines = sizes(change.added as u64, change.removed as u64, exact);
             let summary = Html::plain("summary", [Html::from(format!("{count} ")), lines]);
             let files = files(&shown.files, &change.id, &mut self.room);
             inside.push(Html::classed("details", "files", [summary, files]));
@@ -166,7 +172,7 @@ impl Timeline {
         Html::element("li", &[("class", &*class), ("id", &format!("c-{}", change.id))], inside)
     }
 
-    fn meta(&self, shown: &Shown, change: &Logged, by: By) -> Html {
+    fn meta(shown: &Shown, change: &Logged, by: By) -> Html {
         let time = change.when.get(11..).unwrap_or_default();
         let time = Html::element("time", &[("datetime", &*change.when)], time);
         let tag = Html::classed("span", "tag", label(shown, &change.who, by));
@@ -182,24 +188,6 @@ impl Timeline {
             meta.push([" · ".into(), Html::plain("bdi", fact)]);
         }
         meta
-    }
-
-    /// Where to look for what this took back, and for what took it back.
-    fn leads(&self, shown: &Shown, change: &Logged) -> Html {
-        let to = |id: &str| Html::link(&format!("c-{id}"), Html::plain("code", id));
-        let mut leads = Vec::new();
-        for (name, verb) in
-            [("Undoes", "Takes back "), ("Redoes", "Brings back what was taken back by ")]
-        {
-            let ids = shown.trailers.iter().filter(|(key, _)| key == name);
-            let ids = ids.filter_map(|(_, id)| id.get(..change.id.len())).take(20);
-            leads.extend(ids.map(|id| Html::from([verb.into(), to(id)])));
-        }
-        if let Some(id) = self.undone_by.get(&change.id).filter(|_| change.undone) {
-            leads.push(["Taken back by ".into(), to(id)].into());
-        }
-        let lines = leads.into_iter().map(|lead| Html::classed("p", "facts", lead));
-        lines.collect()
     }
 
     /// The whole section.
@@ -262,4 +250,22 @@ fn label(shown: &Shown, who: &str, by: By) -> String {
         _ if says("Merges") => format!("merge by {who}"),
         _ => who,
     }
+}
+
+/// Where to look for what this took back, with the words that it was known by.
+fn leads(shown: &Shown, change: &Logged) -> Html {
+    let says = [("Undoes", "Takes back "), ("Redoes", "Brings back what was taken back by ")];
+    let lines = shown.trailers.iter().filter_map(|(name, id)| {
+        let (_, verb) = says.iter().find(|(key, _)| key == name)?;
+        let id = id.get(..change.id.len())?;
+        let subject = shown.body.lines().find_map(|line| line.strip_prefix("- ")?.strip_prefix(id));
+        let subject = Html::plain("bdi", cut(subject.unwrap_or_default(), SAID));
+        Some(Html::classed("p", "facts", [Html::from(*verb), to(id), subject]))
+    });
+    lines.take(LEADS).collect()
+}
+
+/// A link to a change.
+fn to(id: &str) -> Html {
+    Html::link(&format!("c-{id}"), Html::plain("code", id))
 }

@@ -103,22 +103,22 @@ pub fn charts(used: &[Used], changes: &BTreeMap<Date, u64>, days: &Days) -> Html
 
 /// The days in bars.
 struct Bars {
-    bars: Vec<Day>,
-    /// Days in each, and the first of them all.
-    each: usize,
+    each: Vec<Day>,
+    /// How many days are in each, and the first of them all.
+    days: usize,
     first: Date,
     last: Date,
 }
 
 impl Bars {
     fn new(on: &BTreeMap<Date, Day>, days: &Days) -> Self {
-        let each = days.count().div_ceil(BARS);
-        let mut bars = vec![Day::default(); days.count().div_ceil(each)];
-        let last = bars.len() - 1;
+        let in_each = days.count().div_ceil(BARS);
+        let mut each = vec![Day::default(); days.count().div_ceil(in_each)];
+        let last = each.len() - 1;
         for (day, what) in on {
             // The clock of whoever committed may be ahead of ours.
-            let at = usize::try_from(days.at(*day)).unwrap_or_default() / each;
-            let bar = &mut bars[at.min(last)];
+            let at = usize::try_from(days.at(*day)).unwrap_or_default() / in_each;
+            let bar = &mut each[at.min(last)];
             bar.changes += what.changes;
             bar.turns += what.turns;
             bar.input += what.input;
@@ -126,15 +126,15 @@ impl Bars {
             bar.output += what.output;
             bar.cost += what.cost;
         }
-        Self { bars, each, first: days.first, last: days.last }
+        Self { each, days: in_each, first: days.first, last: days.last }
     }
 
     /// The day of a bar, or its days.
     fn label(&self, bar: usize) -> String {
         let day = |at: usize| self.first.checked_add((at as i64).days()).unwrap_or(self.last);
         let said = |day: Date| day.strftime("%-d %b").to_string();
-        let (from, to) = (bar * self.each, bar * self.each + self.each - 1);
-        if self.each == 1 {
+        let (from, to) = (bar * self.days, bar * self.days + self.days - 1);
+        if self.days == 1 {
             said(day(from))
         } else {
             format!("{} – {}", said(day(from)), said(day(to).min(self.last)))
@@ -149,81 +149,56 @@ impl Bars {
         parts: impl Fn(Day) -> [u64; 2],
         said: impl Fn(u64) -> String,
     ) -> Html {
-        let values: Vec<_> = self.bars.iter().map(|bar| parts(*bar)).collect();
-        let sum = |parts: &[u64; 2]| parts[0] + parts[1];
-        let total: u64 = values.iter().map(sum).sum();
-        let (peak, most) = values
-            .iter()
-            .map(sum)
-            .enumerate()
-            .max_by_key(|(at, value)| (*value, *at))
-            .unwrap_or_default();
-        let height = |value: u64| match value {
-            0 => 0,
-            value => (u128::from(value) * u128::from(HEIGHT) / u128::from(most.max(1)))
-                .max(LEAST.into()) as u64,
-        };
-        let shapes =
-            values.iter().enumerate().filter(|(_, parts)| sum(parts) > 0).map(|(at, parts)| {
-                let whole = height(sum(parts));
-                let strong = if parts[1] == 0 { whole } else { height(parts[0]).min(whole) };
-                let shape = |class: &str, from: u64, height: u64| match height {
-                    0 => Html::default(),
-                    _ => rect(
-                        class,
-                        at * STEP + (STEP - BAR) / 2,
-                        HEIGHT - from - height,
-                        BAR,
-                        height,
-                    ),
-                };
-                let what =
-                    Html::plain("title", format!("{}: {}", self.label(at), said(sum(parts))));
-                Html::plain(
-                    "g",
-                    [what, shape("light", strong, whole - strong), shape("strong", 0, strong)],
-                )
-            });
-        let width = self.bars.len() * STEP;
+        let values: Vec<_> = self.each.iter().map(|bar| parts(*bar)).collect();
+        let sums = values.iter().map(|parts| parts[0] + parts[1]);
+        let total = said(sums.clone().sum());
+        let (peak, most) = sums.enumerate().max_by_key(|(at, sum)| (*sum, *at)).unwrap_or_default();
+        let bars = values.iter().enumerate().filter(|(_, parts)| parts[0] + parts[1] > 0);
+        let bars = bars.map(|(at, parts)| {
+            let what = format!("{}: {}", self.label(at), said(parts[0] + parts[1]));
+            Html::plain("g", [Html::plain("title", what), bar(at, *parts, most)])
+        });
+        let (first, last) = (self.label(0), self.label(self.each.len() - 1));
         let label = format!(
-            "{title} from {} to {}: {} in all, the most on {}: {}. The table below has the numbers.",
-            self.first,
-            self.last,
-            said(total),
+            "{title} from {first} to {last}: {total} in all, the most on {}: {}. The table below has the numbers.",
             self.label(peak),
             said(most)
         );
-        let view = format!("0 0 {width} {HEIGHT}");
-        let attributes = [
-            ("viewBox", &*view),
-            ("preserveAspectRatio", "none"),
-            ("role", "img"),
-            ("aria-label", &*label),
-        ];
-        let drawing = Html::element("svg", &attributes, shapes.collect::<Html>());
-        let ends = Html::from([
-            Html::plain("span", self.label(0)),
-            Html::plain("span", format!("most {}", said(most))),
-            Html::plain("span", self.label(self.bars.len() - 1)),
-        ]);
-        let each = if self.each > 1 {
-            format!("Each bar is {}. ", plural(self.each as u64, "day"))
-        } else {
-            String::new()
-        };
-        let note = format!("{each}{note}");
-        let caption =
-            Html::plain("figcaption", [Html::plain("b", title), " ".into(), said(total).into()]);
+        let view = format!("0 0 {} {HEIGHT}", self.each.len() * STEP);
+        let drawn = [("viewBox", &*view), ("preserveAspectRatio", "none")];
+        let named = [("role", "img"), ("aria-label", &*label)];
+        let ends =
+            [first, format!("most {}", said(most)), last].map(|end| Html::plain("span", end));
         let mut figure = Html::from([
-            caption,
-            drawing,
+            Html::plain("figcaption", [Html::plain("b", title), " ".into(), total.into()]),
+            Html::element("svg", &[drawn, named].concat(), bars.collect::<Html>()),
             Html::element("div", &[("class", "ends"), ("aria-hidden", "true")], ends),
         ]);
-        if !note.is_empty() {
-            figure.push(Html::classed("p", "note", note));
+        let days = match self.days {
+            1 => String::new(),
+            days => format!("Each bar is {}. ", plural(days as u64, "day")),
+        };
+        if !(days.is_empty() && note.is_empty()) {
+            figure.push(Html::classed("p", "note", format!("{days}{note}")));
         }
         Html::plain("figure", figure)
     }
+}
+
+/// The bar at this place, as high as its two parts are beside the most there is.
+fn bar(at: usize, [strong, light]: [u64; 2], most: u64) -> Html {
+    let height = |value: u64| match u128::from(value) * u128::from(HEIGHT) / u128::from(most.max(1))
+    {
+        0 if value > 0 => LEAST,
+        height => height as u64,
+    };
+    let whole = height(strong + light).max(LEAST);
+    let lower = if light == 0 { whole } else { height(strong).min(whole) };
+    let shape = |class: &str, from: u64, to: u64| match to - from {
+        0 => Html::default(),
+        height => rect(class, at * STEP + (STEP - BAR) / 2, HEIGHT - to, BAR, height),
+    };
+    [shape("light", lower, whole), shape("strong", 0, lower)].into()
 }
 
 fn rect(class: &str, x: usize, y: u64, width: usize, height: u64) -> Html {
@@ -235,12 +210,7 @@ fn rect(class: &str, x: usize, y: u64, width: usize, height: u64) -> Html {
 
 /// Who used the most.
 fn shares(used: &[Used]) -> Html {
-    let lists: [(&str, fn(&Used) -> &str); 3] = [
-        ("By model", |one| &one.model),
-        ("By conversation", |one| &one.session),
-        ("By origin", |one| &one.origin),
-    ];
-    let lists = lists.into_iter().map(|(title, name)| {
+    let by = |title, name: fn(&Used) -> &str| {
         let mut sums: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
         for one in used {
             let sum = sums.entry(name(one)).or_default();
@@ -248,8 +218,12 @@ fn shares(used: &[Used]) -> Html {
         }
         sums.retain(|name, sum| !name.is_empty() && sum.0 > 0);
         share(title, sums.into_iter().collect())
-    });
-    let lists: Html = lists.collect();
+    };
+    let lists = Html::from([
+        by("By model", |one| &one.model),
+        by("By conversation", |one| &one.session),
+        by("By origin", |one| &one.origin),
+    ]);
     if lists == Html::default() { lists } else { Html::classed("div", "figures", lists) }
 }
 
@@ -304,4 +278,50 @@ fn table(on: &BTreeMap<Date, Day>) -> Html {
     let table = Html::classed("table", "numbers", [head, body]);
     let summary = Html::plain("summary", "The numbers as a table");
     Html::plain("details", [summary, wide("Numbers day by day", table)])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn used(day: &str, input: u64, cost: u64) -> Used {
+        let (day, model) = (day.to_owned(), "<m>".to_owned());
+        let cache_read = input / 2;
+        Used { day, model, turns: 1, input, cache_read, cost, unpriced: 7, ..Used::default() }
+    }
+
+    fn page(used: &[Used], count: u32) -> String {
+        let days = Days::until("2026-11-21T12:00[UTC]".parse().unwrap(), count);
+        charts(used, &BTreeMap::new(), &days).into_page()
+    }
+
+    #[test]
+    fn a_bar_a_day_and_the_same_in_a_table() {
+        let page = page(&[used("2026-11-01", 4_000, 12_300), used("2026-11-21", 2, 0)], 30);
+        for part in [
+            "<title>1 Nov: 4.0k tokens</title>",
+            // Half of it cached, above the rest.
+            "<rect class=\"light\" x=\"91\" y=\"0\" width=\"8\" height=\"50\"></rect>",
+            "<rect class=\"strong\" x=\"91\" y=\"50\" width=\"8\" height=\"50\"></rect>",
+            // What is nearly nothing is seen.
+            "<title>21 Nov: 2 tokens</title>",
+            "<rect class=\"strong\" x=\"291\" y=\"98\" width=\"8\" height=\"2\">",
+            "<b>Cost</b> 0.0123 USD",
+            "Without 14 tokens of unknown price.",
+            "<td>4000</td><td>2000</td><td>0</td><td>0.0123 USD</td>",
+            "&lt;m&gt;",
+        ] {
+            assert!(page.contains(part), "no {part} in {page}");
+        }
+        assert_eq!(page.matches("<g>").count(), 3);
+    }
+
+    #[test]
+    fn many_days_share_bars_and_no_price_is_no_cost() {
+        let page = page(&[used("2026-11-01", 10, 0), used("2026-11-02", 10, 0)], 365);
+        assert!(page.contains("Each bar is 4 days.") && !page.contains("Cost"), "{page}");
+        assert_eq!(page.matches("<g>").count(), 1, "{page}");
+        assert!(super::tests::page(&[], 30).contains("Nothing was done in 30 days."));
+        assert!(super::tests::page(&[used("no day", 1, 1)], 30).contains("Nothing was done"));
+    }
 }

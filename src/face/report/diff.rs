@@ -3,7 +3,7 @@
 //! Owns how much of it is told: what goes beyond is counted, and `show` has it. Does not know
 //! whose change it is.
 
-use crate::face::history::{became, bytes};
+use crate::face::history::{became, bytes, words};
 use crate::face::report::html::Html;
 use crate::face::turn_view::plural;
 use crate::organs::history::ask::{Content, FileDiff, Hunk, TableDiff};
@@ -12,6 +12,8 @@ use crate::organs::history::ask::{Content, FileDiff, Hunk, TableDiff};
 const FILES: usize = 100;
 /// Lines of one file.
 const LINES: usize = 400;
+/// Lines or rows of a file that are seen without unfolding it.
+const OPEN: usize = 40;
 /// Characters of a line, or of a value in a row.
 const LINE: usize = 400;
 const VALUE: usize = 120;
@@ -25,7 +27,7 @@ pub fn files(files: &[FileDiff], id: &str, room: &mut usize) -> Html {
         let content = if *room == 0 { None } else { content(file) };
         let left_out = "Left out, as the page would be too long; ";
         let inside = content.unwrap_or_else(|| note(left_out, id, &file.path));
-        let block = Html::classed("div", "file", [title(file), inside]);
+        let block = fold(file, [Html::plain("summary", title(file)), inside].into());
         *room = room.saturating_sub(block.len());
         out.push(block);
     }
@@ -34,6 +36,18 @@ pub fn files(files: &[FileDiff], id: &str, room: &mut usize) -> Html {
         out.push(note(&format!("… and {}; ", plural(more as u64, "more file")), id, ""));
     }
     out
+}
+
+/// A file that is folded, unless it takes but a few lines.
+fn fold(file: &FileDiff, inside: Html) -> Html {
+    let long = match &file.content {
+        Content::Text(hunks) => hunks.iter().map(|hunk| hunk.lines.len()).sum::<usize>() > OPEN,
+        Content::Database(tables) => tables.iter().map(|one| one.rows.len()).sum::<usize>() > OPEN,
+        Content::Same | Content::Binary { .. } => false,
+    };
+    let open = if long { None } else { Some(("open", "open")) };
+    let attributes: Vec<_> = [("class", "file")].into_iter().chain(open).collect();
+    Html::element("details", &attributes, inside)
 }
 
 /// What is not told, and where it is.
@@ -65,15 +79,22 @@ fn title(file: &FileDiff) -> Html {
         }
         Content::Same | Content::Binary { .. } => 0,
     };
-    title.push(sizes(count('+'), count('-')));
+    title.push(sizes(count('+'), count('-'), exact));
     Html::plain("h5", title)
 }
 
-/// `+10 −3`.
-pub fn sizes(added: u64, removed: u64) -> Html {
+/// A number as it is.
+pub fn exact(number: u64) -> String {
+    number.to_string()
+}
+
+/// `+10 −3`, with the numbers said like this.
+pub fn sizes(added: u64, removed: u64, said: impl Fn(u64) -> String) -> Html {
     let side = |class: &str, sign: &str, lines: u64| match lines {
         0 => Html::default(),
-        lines => Html::from([Html::classed("span", class, format!("{sign}{lines}")), " ".into()]),
+        lines => {
+            Html::from([Html::classed("span", class, format!("{sign}{}", said(lines))), " ".into()])
+        }
     };
     [side("plus", "+", added), side("minus", "−", removed)].into()
 }
@@ -102,19 +123,13 @@ fn text(hunks: &[Hunk]) -> Html {
         if room == 0 {
             break;
         }
-        out.push(Html::classed("span", "at", format!("@@ -{old},{was} +{new},{is} @@\n")));
+        // Of a whole file there is nothing to say.
+        if was > 0 && is > 0 {
+            out.push(Html::classed("span", "at", format!("@@ -{old},{was} +{new},{is} @@\n")));
+        }
         let shown = &hunk.lines[..hunk.lines.len().min(room)];
         room -= shown.len();
-        // Lines that go the same way are one piece.
-        for piece in shown.chunk_by(|(one, _), (other, _)| one == other) {
-            let lines = piece.iter().map(|(sign, line)| format!("{sign}{}\n", cut(line, LINE)));
-            let lines: String = lines.collect();
-            out.push(match piece[0].0 {
-                '+' => Html::plain("ins", lines),
-                '-' => Html::plain("del", lines),
-                _ => lines.into(),
-            });
-        }
+        out.push(lines(shown));
     }
     let diff = Html::classed("pre", "diff", out);
     let all: usize = hunks.iter().map(|hunk| hunk.lines.len()).sum();
@@ -127,10 +142,50 @@ fn text(hunks: &[Hunk]) -> Html {
     }
 }
 
+/// Lines, those that go the same way as one piece.
+fn lines(lines: &[(char, String)]) -> Html {
+    let mut out = Html::default();
+    let mut pieces = lines.chunk_by(|(one, _), (other, _)| (*one == ' ') == (*other == ' '));
+    for piece in &mut pieces {
+        if piece[0].0 == ' ' {
+            let lines = piece.iter().map(|(_, line)| {
+                format!(
+                    " {}
+",
+                    cut(line, LINE)
+                )
+                .into()
+            });
+            out.push(lines.collect::<Html>());
+            continue;
+        }
+        let side = |side: char| {
+            let side = piece.iter().filter(move |(sign, _)| *sign == side);
+            side.map(|(_, line)| cut(line, LINE)).collect::<Vec<_>>()
+        };
+        let compared = words(&side('-'), &side('+'));
+        for (name, side) in [("del", '-'), ("ins", '+')] {
+            let lines = compared.iter().filter(|(sign, _)| *sign == side).map(|(sign, words)| {
+                let words = words.iter().map(|(differs, text)| match differs {
+                    true => Html::plain("b", text.as_str()),
+                    false => text.as_str().into(),
+                });
+                let line: Html = words.collect();
+                Html::from([sign.to_string().into(), line, "\n".into()])
+            });
+            let lines: Html = lines.collect();
+            if lines != Html::default() {
+                out.push(Html::plain(name, lines));
+            }
+        }
+    }
+    out
+}
+
 fn table(table: &TableDiff) -> Html {
     let (removed, added) = table.count;
     let name = Html::element("bdi", &[("class", "path")], cut(&table.name, LINE));
-    let mut out = Html::classed("p", "table", [name, " ".into(), sizes(added, removed)]);
+    let mut out = Html::classed("p", "table", [name, " ".into(), sizes(added, removed, exact)]);
     if let Some((was, is)) = &table.schema {
         let side = |name, sign: &str, statement: &Option<String>| match statement {
             None => Html::default(),

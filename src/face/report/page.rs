@@ -67,8 +67,8 @@ fn header(told: &Told, timeline: &Timeline, days: &Days) -> Html {
     let facts = [
         ("Home", text(&about["paths"]["home"])),
         ("Model", text(&about["model"]["name"])),
-        ("Made", days.now.strftime("%A, %-d %B %Y, %H:%M %Z").to_string()),
-        ("By", format!("fledgling {}", text(&about["version"]))),
+        ("Made", days.now.strftime("%-d %B %Y, %H:%M %Z").to_string()),
+        ("Made by", format!("fledgling {}", text(&about["version"]))),
     ];
     let facts = facts.into_iter().filter(|(_, value)| !value.is_empty());
     let facts = facts.map(|(name, value)| {
@@ -93,7 +93,7 @@ fn totals(told: &Told, timeline: &Timeline, days: &Days) -> Html {
     let number = |count: u64| Html::from(count.to_string());
     let mut all = vec![
         ("changes", number(timeline.count() as u64)),
-        ("lines", sizes(added, removed)),
+        ("lines", sizes(added, removed, count)),
         ("turns", number(sum(|one| one.turns))),
         ("tokens", count(tokens).into()),
     ];
@@ -109,4 +109,63 @@ fn totals(told: &Told, timeline: &Timeline, days: &Days) -> Html {
         Html::plain("div", [Html::plain("dt", name), Html::plain("dd", value)])
     });
     Html::classed("dl", "totals", all.collect::<Html>())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+
+    /// The colours of a scheme, by their names in the style sheet.
+    fn colours(scheme: &str) -> HashMap<String, String> {
+        let pairs = scheme.split(';').filter_map(|pair| pair.split_once(": #"));
+        pairs
+            .map(|(name, value)| {
+                (name.trim().trim_start_matches("--").to_owned(), value.to_owned())
+            })
+            .collect()
+    }
+
+    /// How bright a colour is, as WCAG counts it.
+    fn brightness(colour: &str) -> f64 {
+        let part = |at: usize| {
+            let value = f64::from(u8::from_str_radix(&colour[at..at + 2], 16).unwrap()) / 255.0;
+            if value <= 0.040_45 { value / 12.92 } else { ((value + 0.055) / 1.055).powf(2.4) }
+        };
+        0.2126 * part(0) + 0.7152 * part(2) + 0.0722 * part(4)
+    }
+
+    #[test]
+    fn every_colour_can_be_read_in_both_schemes() {
+        let sheet = include_str!("page.css");
+        let mut schemes =
+            sheet.split(":root {").skip(1).map(|rest| rest.split('}').next().unwrap());
+        for name in ["light", "dark"] {
+            let colours = colours(schemes.next().unwrap());
+            let text = [
+                "ink", "dim", "link", "plus", "minus", "owner", "agent", "schedule", "channel",
+                "undo", "other", "good", "bad",
+            ];
+            let on = |paper: &str| text.map(|text| (text, paper.to_owned()));
+            let words = ["plus-paper", "minus-paper"].map(|paper| ("ink", paper.to_owned()));
+            let signs = [("plus", "plus-paper".to_owned()), ("minus", "minus-paper".to_owned())];
+            let hunks = [("dim", "card".to_owned())];
+            let all = on("paper").into_iter().chain(on("card")).chain(words).chain(signs);
+            for (text, paper) in all.chain(hunks) {
+                let [text_is, paper_is] = [text, &paper].map(|one| brightness(&colours[one]));
+                let (light, dark) = (text_is.max(paper_is), text_is.min(paper_is));
+                let contrast = (light + 0.05) / (dark + 0.05);
+                assert!(contrast >= 4.5, "{name}: {text} on {paper} has {contrast:.2}");
+            }
+        }
+    }
+
+    #[test]
+    fn days_are_said_as_people_say_them() {
+        let said = |now: &str, count| super::said(&Days::until(now.parse().unwrap(), count));
+        assert_eq!(said("2026-11-21T12:00[UTC]", 1), "21 November 2026");
+        assert_eq!(said("2026-11-21T12:00[UTC]", 30), "23 October – 21 November 2026");
+        assert_eq!(said("2026-01-02T12:00[UTC]", 30), "4 December 2025 – 2 January 2026");
+    }
 }

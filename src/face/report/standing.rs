@@ -239,5 +239,6 @@ fn session(one: &Listed, tokens: Option<u64>) -> Html {
     let facts = [Some(one.last.clone()), Some(plural(one.turns, "turn")), tokens, state];
     let facts: Vec<_> = facts.into_iter().flatten().collect();
     let about = Html::element("p", &[("dir", "auto")], cut(&one.about, TEXT));
-    Html::plain("li", [title(&one.name), about, note(&facts.join(" · "))])
+    let name = Html::element("h3", &[("dir", "auto")], cut(&one.name, TEXT));
+    Html::plain("li", [name, about, note(&facts.join(" · "))])
 }

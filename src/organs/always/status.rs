@@ -135,7 +135,7 @@ impl Host {
                 failures: row.failures.into(),
                 tail: last.map(|last| last.end.tail.clone()).unwrap_or_default(),
                 last: last.map(|last| (local(last.at), outcome(last))),
-                runs: over.iter().map(|slot| run(slot, &local)).collect(),
+                runs: over.iter().map(|slot| run(slot, local)).collect(),
                 name: row.job.name,
                 command: row.job.command,
             }
