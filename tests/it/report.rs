@@ -299,6 +299,7 @@ fn a_tool_call_writes_one_beside_its_workspace_and_opens_nothing() {
     assert!(said[1].contains("only by the owner"), "{}", said[1]);
     assert_eq!(all.home.git(&["status", "--porcelain"]).trim(), "");
     // What a narrowed conversation may not know is not on its page.
+    fs::create_dir(all.home.cwd().join("notes")).expect("a folder");
     let narrow = ["--session", "narrow", "--only", "write notes"];
     let said = all.act_with(&narrow, &["fledgling report - | grep -o 'are not for this.*on\\.'"]);
     assert!(said[0].contains("are not for this conversation."), "{}", said[0]);

@@ -83,7 +83,7 @@ pub fn charts(used: &[Used], changes: &BTreeMap<Date, u64>, days: &Days) -> Html
         bars.chart("Changes", "", |day| [day.changes, 0], |sum| plural(sum, "commit")),
         bars.chart(
             "Tokens",
-            "The light part was read from the provider’s cache.",
+            "The faint part was read from the provider’s cache.",
             |day| [day.tokens().saturating_sub(day.cached), day.cached.min(day.tokens())],
             |sum| format!("{} tokens", count(sum)),
         ),

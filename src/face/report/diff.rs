@@ -227,7 +227,7 @@ fn grid(table: &TableDiff, rows: &[(char, Vec<String>)]) -> Html {
 pub fn wide(label: &str, inside: Html) -> Html {
     let label = cut(label, VALUE);
     let attributes =
-        [("class", "wide"), ("role", "region"), ("aria-label", &*label), ("tabindex", "0")];
+        [("class", "wide"), ("role", "group"), ("aria-label", &*label), ("tabindex", "0")];
     Html::element("div", &attributes, inside)
 }
 
