@@ -30,6 +30,7 @@ mod redteam;
 mod reminders;
 mod repl;
 mod reply;
+mod report;
 mod rules;
 mod schedule;
 mod serve;
