@@ -16,7 +16,7 @@ use crate::face::screen::{Place, Screen, write};
 use crate::face::standing::command::Command::Serve;
 use crate::face::{
     asking, doctor, drill, groups, help, history, policy, repl, report, run, secrets, serve,
-    service, sql, standing, tour, views,
+    service, sql, standing, tour, usage, views,
 };
 use crate::organs::config::Config;
 use crate::organs::history::ask::Ask;
@@ -198,8 +198,11 @@ enum Command {
         /// Which turn [default: the latest]
         turn: Option<u64>,
     },
-    /// Show the tokens used, by day, conversation and model
-    Usage,
+    /// Show what was used and what it cost, by day, conversation, origin or model
+    Usage {
+        #[command(flatten)]
+        asked: usage::Asked,
+    },
     /// Show what the agent is told of itself: paths, limits, rights, model
     #[command(name = "self")]
     About,
@@ -366,10 +369,7 @@ impl Cli {
                 let answer = simple(Verb::Wire { session, turn }).await?;
                 views::print(&answer, json, |answer, screen| Ok(views::wire_text(answer, screen)))
             }
-            Some(Command::Usage) => {
-                let answer = simple(Verb::Usage).await?;
-                views::print(&answer, json, |answer, screen| Ok(views::usage_text(answer, screen)))
-            }
+            Some(Command::Usage { asked }) => asked.print(&simple(asked.verb()?).await?, json),
             Some(Command::About) => {
                 let answer = simple(Verb::About { session }).await?;
                 views::print(&answer, json, |answer, _| Ok(views::about_text(answer)))

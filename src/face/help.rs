@@ -150,7 +150,7 @@ mod tests {
         for topic in [
             "asking", "channels", "config", "context", "door", "history", "layout", "memory",
             "models", "safety", "schedule", "scripts", "secrets", "services", "sessions", "skills",
-            "sql", "tools",
+            "sql", "tools", "usage",
         ] {
             assert!(pages().contains(&topic), "{topic}");
         }

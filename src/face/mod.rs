@@ -28,6 +28,7 @@ pub mod standing;
 pub mod tour;
 pub mod tty;
 pub mod turn_view;
+pub mod usage;
 pub mod views;
 pub mod wrap;
 

@@ -276,11 +276,7 @@ impl Host {
                 let session = self.subject(caller, session)?;
                 serde_json::to_value(wirelog::read(&self.settings.home.wire(), &session, turn)?)?
             }
-            Verb::Usage => {
-                let mut used = self.state.usage()?;
-                used.retain(|one| self.reaches(caller, &one.session));
-                serde_json::to_value(used)?
-            }
+            Verb::Usage { since, days } => self.usage(caller, since, days)?,
             Verb::About { session } => {
                 let session = self.subject(caller, session).ok();
                 report::about(self, session.as_deref()).await?

@@ -77,7 +77,8 @@ impl Host {
         let mut agent = self.agent(&*model, &hand, &context, interrupt, &mut heard)?;
         let ended = agent.turn(&mut transcript, first).await;
         hand.leave().await;
-        self.state.used(name, turn, &origin, model.name(), heard.usage)?;
+        self.state.used((name, turn), (&origin, unattended), model.name(), heard.usage)?;
+        self.say_unpriced(unattended, model.name(), heard.usage);
         if heard.joined {
             self.pass_on(name, turn)?;
         }
@@ -110,7 +111,8 @@ impl Host {
         let counted = match &compacted {
             // Only the owner may ask for it.
             Ok(Ok(usage)) if *usage != Usage::default() => {
-                self.state.used(name, transcript.turn(), &Origin::Owner, model.name(), *usage)
+                let turn = (name, transcript.turn());
+                self.state.used(turn, (&Origin::Owner, false), model.name(), *usage)
             }
             _ => Ok(()),
         };

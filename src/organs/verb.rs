@@ -79,7 +79,14 @@ pub enum Verb {
         turn: Option<u64>,
     },
     /// What was used.
-    Usage,
+    Usage {
+        /// From this day on, as `2026-11-21`.
+        #[serde(default)]
+        since: Option<String>,
+        /// In so many days, today the last of them.
+        #[serde(default)]
+        days: Option<u64>,
+    },
     /// The harness as a session sees it.
     About {
         /// The session; the latest when none is named.
@@ -261,7 +268,7 @@ impl Verb {
             | Self::Choose { session, .. } => Some(session),
             Self::TakeBack { .. }
             | Self::Sessions
-            | Self::Usage
+            | Self::Usage { .. }
             | Self::Grant { .. }
             | Self::Secret { .. }
             | Self::Secrets
@@ -313,7 +320,7 @@ impl Verb {
             | Self::About { .. }
             | Self::Policy { .. }
             | Self::Sessions
-            | Self::Usage
+            | Self::Usage { .. }
             | Self::Ask { .. }
             | Self::Asks
             | Self::At { .. }
@@ -391,7 +398,7 @@ mod tests {
             (Verb::End { session: s() }, Needs::Below("s")),
             (Verb::Wire { session: Some(s()), turn: None }, Needs::Reach("s")),
             (Verb::Wire { session: None, turn: Some(1) }, Needs::Filtered),
-            (Verb::Usage, Needs::Filtered),
+            (Verb::Usage { since: None, days: None }, Needs::Filtered),
             (Verb::About { session: Some(s()) }, Needs::Reach("s")),
             (Verb::About { session: None }, Needs::Filtered),
             (Verb::Policy { session: Some(s()) }, Needs::Reach("s")),
@@ -445,5 +452,7 @@ mod tests {
         // What an older program says has no branch.
         let run = r#"{"verb":"run","session":null,"text":"","key":"","model":null,"steer":false}"#;
         assert!(matches!(serde_json::from_str(run).unwrap(), Verb::Run { branch: None, .. }));
+        let usage = serde_json::from_str(r#"{"verb":"usage"}"#).unwrap();
+        assert!(matches!(usage, Verb::Usage { since: None, days: None }));
     }
 }

@@ -13,6 +13,7 @@ mod budget;
 mod canary;
 mod channels;
 mod chat;
+mod cost;
 mod databases;
 mod doors;
 mod everyday;

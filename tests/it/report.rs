@@ -213,7 +213,7 @@ fn a_browser_shows_it_on_a_phone_and_in_the_dark() {
     let levels: Vec<_> = levels.iter().map(|level| level.as_u64().expect("a level")).collect();
     assert!(levels[0] == 1 && levels.windows(2).all(|two| two[1] <= two[0] + 1), "{levels:?}");
     assert!(phone["named"] == true && phone["reached"] == true, "{phone:#}");
-    assert_eq!(phone["bars"], 2, "a day with changes, and with tokens");
+    assert_eq!(phone["bars"], 3, "a day with changes, tokens and what they cost");
     let agents = phone["agents"].as_array().expect("a list");
     assert!(agents[0].as_u64() >= Some(3) && agents[1] == 0, "{agents:?}");
     let Some(dark) = looked_at(&page, 1_000, true) else { return };

@@ -125,7 +125,7 @@ pub struct Told {
 impl Told {
     /// Ask for all of it.
     pub async fn ask(link: &Link, days: &Days) -> Result<Self> {
-        let mut used: Vec<Used> = read(link, Verb::Usage).await?;
+        let mut used: Vec<Used> = read(link, Verb::Usage { since: None, days: None }).await?;
         used.retain(|one| days.holds(&one.day));
         let status = read(link, Verb::Status).await;
         Ok(Self {

@@ -40,6 +40,9 @@ pub struct Status {
     pub unread: usize,
     /// Tokens that unattended turns have used today, and may use.
     pub budget: (u64, u64),
+    /// What that cost, and may cost, in millionths of a US dollar.
+    #[serde(default)]
+    pub budget_cost: (u64, u64),
     /// What went wrong of late, oldest first.
     pub errors: Vec<Happening>,
 }
@@ -145,8 +148,7 @@ impl Host {
         drop(loaded);
         let turns =
             self.lanes().into_iter().filter_map(|(name, lane)| Some((name, lane.seconds()?)));
-        let (spent, limit) =
-            (self.state.spent(&self.today())?, self.settings.config.limits.unattended);
+        let (spent, limit) = (self.state.spent(&self.today())?, self.a_day());
         Ok(Status {
             pid: std::process::id(),
             stays: self.settings.resident,
@@ -157,7 +159,8 @@ impl Host {
             services: self.services(),
             channels: self.channels()?,
             unread: self.state.for_terminal()?.len(),
-            budget: (spent, limit),
+            budget: (spent.tokens, limit.tokens),
+            budget_cost: (spent.cost.0, limit.cost.0),
             errors: self.always.background.faults(),
         })
     }
