@@ -97,7 +97,6 @@ impl Shown {
             "toolCallId": id,
             "status": if error { "failed" } else { "completed" },
             "content": content,
-            "rawOutput": text,
         })
     }
 

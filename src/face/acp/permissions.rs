@@ -35,6 +35,10 @@ impl Acp {
                 self.permissions.insert(number, permission);
                 let method = "session/request_permission";
                 let params = question(session, asked);
+                // Not every client makes a call of what it is asked about.
+                let mut begun = params["toolCall"].clone();
+                begun["sessionUpdate"] = "tool_call".into();
+                self.update(session, &begun);
                 self.out.line(protocol::tell(Some(number), method, &params));
             }
             (Some(said), known) => {
