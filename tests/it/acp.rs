@@ -375,8 +375,9 @@ fn a_cancel_ends_what_runs_and_what_waits() {
     let (mut client, session) = Client::begun(&home);
     let pid = Fifo::make(&home.workspace("pid"));
     server.queue(Reply::new().bash("echo $$ > pid; sleep 1000 & wait"));
-    let (first, second) = (client.say(&session, "go"), client.say(&session, "and then"));
+    let first = client.say(&session, "go");
     let bash = Watched::of(pid.line().trim());
+    let second = client.say(&session, "and then");
     client.notify("session/cancel", &json!({ "sessionId": session }));
     assert_eq!(client.stopped(first), "cancelled");
     assert_eq!(client.stopped(second), "cancelled");
@@ -705,6 +706,30 @@ fn a_turn_from_elsewhere_is_shown_and_a_prompt_waits_for_its_own() {
 }
 
 #[test]
+fn a_conversation_is_loaded_in_the_middle_of_a_call() {
+    let server = Server::start();
+    let home = Home::new().with_anthropic(&server);
+    home.run(&["init"]).stdout_any().stderr_any().check();
+    let gate = Fifo::make(&home.workspace("gate"));
+    server.queue(Reply::text("I look. ").bash("echo > gate; cat gate"));
+    let run = home.spawn(&["run", "--session", "s", "go"]);
+    gate.line();
+    let mut client = Client::start(&home, &[]);
+    client.hello();
+    client.call("session/load", json!({"sessionId": "s", "cwd": "/", "mcpServers": []}));
+    assert_eq!(client.said("s", "agent_message"), "I look. ");
+    assert_eq!(client.of_kind("tool_call").len(), 1);
+    assert!(client.of_kind("tool_call_update").is_empty());
+    server.queue(Reply::text("Seen."));
+    fs::write(home.workspace("gate"), "through\n").expect("a reader");
+    client.wait_said("s", "agent_message", "Seen.");
+    let ended = client.of_kind("tool_call_update");
+    assert_eq!(ended[0]["content"][0]["content"]["text"], "```\nthrough\n```");
+    run.end();
+    client.end();
+}
+
+#[test]
 fn when_the_host_ends_the_editor_takes_over() {
     let server = Server::start();
     let home = Home::new().with_anthropic(&server);
@@ -729,6 +754,56 @@ fn when_the_host_ends_the_editor_takes_over() {
     assert!(heard(&server).contains("cut off"));
     held.open();
     gate.open();
+    client.end();
+}
+
+#[test]
+fn what_waited_at_a_host_that_ends_is_answered_by_the_next() {
+    let server = Server::start();
+    let home = Home::new().with_anthropic(&server);
+    let gate = Gate::new();
+    server.queue(Reply::text("I begin. ").wait(&gate));
+    let host = home.spawn(&["run", "--session", "s", "first"]);
+    gate.reached();
+    let mut client = Client::start(&home, &["--session", "s"]);
+    client.hello();
+    assert_eq!(client.new_session(&home.cwd()), "s");
+    let waits = client.say("s", "second");
+    // Another request of the same client is answered meanwhile.
+    assert_eq!(client.turn("s", "/usage"), "end_turn");
+    server.allow_prefix_change();
+    server.queue(Reply::text("Here."));
+    host.kill();
+    assert_eq!(client.stopped(waits), "end_turn");
+    assert!(client.said("s", "agent_message").ends_with("Here."));
+    let heard = heard(&server);
+    assert_eq!(heard.matches("second").count(), 1, "{heard}");
+    gate.open();
+    client.end();
+}
+
+#[test]
+fn files_that_come_along_are_gone_when_they_are_no_longer_needed() {
+    let server = Server::start();
+    let home = Home::new();
+    let temporary = home.cwd().join("tmp");
+    fs::create_dir(&temporary).expect("a folder");
+    let home = home.with_anthropic(&server).env("TMPDIR", &temporary);
+    let (mut client, session) = Client::begun(&home);
+    let left = || fs::read_dir(&temporary).expect("a folder").count();
+    let gate = Gate::new();
+    server.queue(Reply::text("I see. ").wait(&gate));
+    let picture = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==";
+    let prompt = json!([
+        {"type": "text", "text": "What is this?"},
+        {"type": "image", "data": picture, "mimeType": "image/png"},
+    ]);
+    let id = client.request("session/prompt", &json!({"sessionId": session, "prompt": prompt}));
+    gate.reached();
+    assert_eq!(left(), 1);
+    gate.open();
+    assert_eq!(client.stopped(id), "end_turn");
+    assert_eq!(left(), 0);
     client.end();
 }
 

@@ -183,7 +183,10 @@ impl Acp {
             Ok(reason) => Ok(ended(reason)),
             Err(why) => Err(Fault::new(FAILED, why)),
         };
-        self.answer(&prompt.id, answer);
+        let id = prompt.id.clone();
+        // What came along is gone before the client hears that it is over.
+        drop(prompt);
+        self.answer(&id, answer);
     }
 
     /// Stop what these prompts wait for: the latest first, so that none takes the place of one

@@ -68,11 +68,15 @@ impl Acp {
         self.open(&session, note.clone()).await?;
         let (home, name) = (self.home.clone(), session.clone());
         let read = tokio::task::spawn_blocking(move || replay(&home, &name, note.as_deref()));
-        let Replay { updates, noted } = read.await.map_err(anyhow::Error::from)??;
-        if let Some(open) = self.sessions.get_mut(&session).filter(|_| noted) {
-            open.note = None;
+        let Replay { updates, calls, noted } = read.await.map_err(anyhow::Error::from)??;
+        let open = self.opened(&session)?;
+        open.note = open.note.take().filter(|_| !noted);
+        if tell {
+            open.view.go_on(calls);
+            for update in &updates {
+                self.update(&session, update);
+            }
         }
-        updates.iter().filter(|_| tell).for_each(|update| self.update(&session, update));
         self.answer(id, Ok(json!({})));
         self.update(&session, &commands::available());
         Ok(())

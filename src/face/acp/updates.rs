@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
-use crate::face::acp::calls::{Past, Shown};
+use crate::face::acp::calls::{Before, Past, Shown};
 use crate::kernel::event::{End, Event};
 use crate::kernel::message::{Assistant, Block, CallResult, Origin, Stop};
 use crate::kernel::session::{Entry, Line, lines};
@@ -47,6 +47,11 @@ impl View {
     /// What the client said is over.
     pub fn said(&mut self, text: &str) {
         self.mine.retain(|mine| mine != text);
+    }
+
+    /// These calls are shown already, and their results are to come.
+    pub fn go_on(&mut self, calls: BTreeMap<String, Shown>) {
+        self.calls.extend(calls);
     }
 
     /// What an event adds.
@@ -123,6 +128,8 @@ pub fn note(folder: &Path, workspace: &Path) -> Option<String> {
 pub struct Replay {
     /// It, in its order.
     pub updates: Vec<Value>,
+    /// Its calls that are under way.
+    pub calls: BTreeMap<String, Shown>,
     /// Whether the model was told this note.
     pub noted: bool,
 }
@@ -146,8 +153,9 @@ pub fn replay(home: &Home, session: &str, note: Option<&str>) -> Result<Replay> 
         }
         reading.take(line, &view.root, &past);
     }
-    reading.end_turn(None, &view.root, &past);
-    Ok(Replay { updates: reading.updates, noted })
+    let calls = reading.open_turn(&view.root);
+    let updates = reading.updates.into_iter().filter(|update| !update.is_null()).collect();
+    Ok(Replay { updates, calls, noted })
 }
 
 /// Lines of a transcript on their way to be updates.
@@ -214,6 +222,20 @@ impl Reading {
             self.updates[at] = shown.begun(&id);
             self.updates[at + 1] = ended;
         }
+    }
+
+    /// The calls of a turn that has not ended. Those without a result are under way.
+    fn open_turn(&mut self, root: &Path) -> BTreeMap<String, Shown> {
+        let mut open = BTreeMap::new();
+        for (at, id, tool, input, result) in std::mem::take(&mut self.calls) {
+            let shown = Shown::new(&tool, &input, root, |_, _| Before::Unknown);
+            self.updates[at] = shown.begun(&id);
+            match result {
+                Some(result) => self.updates[at + 1] = shown.ended(&id, &result.text, result.error),
+                None => _ = open.insert(id, shown),
+            }
+        }
+        open
     }
 }
 
