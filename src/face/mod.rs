@@ -17,6 +17,7 @@ pub mod onboard;
 pub mod policy;
 pub mod prompt_line;
 pub mod repl;
+pub mod report;
 pub mod rows;
 pub mod run;
 pub mod screen;
