@@ -15,7 +15,7 @@ use crate::face::rows::Layout;
 use crate::face::screen::{Place, Screen, write};
 use crate::face::standing::command::Command::Serve;
 use crate::face::{
-    asking, doctor, drill, groups, help, history, policy, repl, report, run, secrets, serve,
+    acp, asking, doctor, drill, groups, help, history, policy, repl, report, run, secrets, serve,
     service, sql, standing, tour, usage, views,
 };
 use crate::organs::config::Config;
@@ -106,6 +106,11 @@ enum Command {
     },
     /// A recorded conversation with real tools: needs no key and no network
     Tour,
+    /// Talk with an editor, which starts this: the Agent Client Protocol on standard input
+    #[command(
+        after_help = "How Zed, JetBrains, Neovim and Emacs are set up: fledgling help editors"
+    )]
+    Acp,
     /// Make the home and its workspace, and say where they are
     Init {
         /// Bring it back to life from a backup
@@ -299,6 +304,7 @@ impl Cli {
                 let begin = run::Begin { model: model.clone(), branch, only };
                 run::run(settings, task, session, begin, json).await
             }
+            Some(Command::Acp) => acp::acp(settings, session).await,
             Some(Command::History(command)) => {
                 let ask = command.ask(&Folder::here(&home))?;
                 history::once(Link::establish(settings).await?, ask, json).await

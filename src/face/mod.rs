@@ -1,6 +1,7 @@
 //! How people reach the agent: a terminal conversation, single turns, lists and pages.
 //! Owns everything that is looked at; decides nothing.
 
+pub mod acp;
 pub mod asking;
 pub mod begun;
 pub mod clean;

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+mod acp;
 mod always_torture;
 mod asks;
 mod backups;
