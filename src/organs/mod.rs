@@ -25,6 +25,7 @@ pub mod listener;
 pub mod models;
 pub mod prompt;
 pub mod reach;
+pub mod recall;
 pub mod recovery;
 pub mod report;
 pub mod secrets;

@@ -86,6 +86,7 @@ impl Host {
             self.state.finish(name)?;
         }
         self.back_up_soon();
+        self.index_soon();
         self.always.look.notify_one();
         lane.finish();
         heard.end();

@@ -14,6 +14,7 @@ use crate::organs::always::background::Happening;
 use crate::organs::history::ask::Ask;
 use crate::organs::reach::asks::{Asked, Said};
 use crate::organs::reach::item::Item;
+use crate::organs::recall::Wanted;
 
 /// The version of this protocol. A door refuses another one by name.
 pub const VERSION: u32 = 1;
@@ -75,6 +76,8 @@ pub enum Verb {
     },
     /// What was used.
     Usage,
+    /// What was said in past conversations.
+    Recall(Wanted),
     /// The harness as a session sees it.
     About {
         /// The session; the latest when none is named.
@@ -249,7 +252,8 @@ impl Verb {
             | Self::About { session }
             | Self::At { session, .. }
             | Self::Tell { session, .. }
-            | Self::Policy { session } => session.as_deref(),
+            | Self::Policy { session }
+            | Self::Recall(Wanted { session, .. }) => session.as_deref(),
             Self::Watch { session, .. }
             | Self::End { session }
             | Self::Compact { session }
@@ -301,7 +305,8 @@ impl Verb {
             | Self::About { session: Some(session) }
             | Self::At { session: Some(session), .. }
             | Self::Tell { session: Some(session), .. }
-            | Self::Policy { session: Some(session) } => Needs::Reach(session),
+            | Self::Policy { session: Some(session) }
+            | Self::Recall(Wanted { session: Some(session), .. }) => Needs::Reach(session),
             Self::Run { .. }
             | Self::Stop { .. }
             | Self::Wire { .. }
@@ -318,6 +323,7 @@ impl Verb {
             | Self::Status
             | Self::Service { .. }
             | Self::Check { .. }
+            | Self::Recall(_)
             | Self::History(_) => Needs::Filtered,
         }
     }
@@ -373,6 +379,7 @@ mod tests {
             Verb::Run { session, text, key, model, steer, branch, only: None }
         };
         let run = |session| run_on(session, None);
+        let recall = |session| Verb::Recall(Wanted { query: s(), session, since: None, limit: 1 });
         for (verb, needs) in [
             (run(Some(s())), Needs::Below("s")),
             (run(None), Needs::Filtered),
@@ -387,6 +394,8 @@ mod tests {
             (Verb::Wire { session: Some(s()), turn: None }, Needs::Reach("s")),
             (Verb::Wire { session: None, turn: Some(1) }, Needs::Filtered),
             (Verb::Usage, Needs::Filtered),
+            (recall(Some(s())), Needs::Reach("s")),
+            (recall(None), Needs::Filtered),
             (Verb::About { session: Some(s()) }, Needs::Reach("s")),
             (Verb::About { session: None }, Needs::Filtered),
             (Verb::Policy { session: Some(s()) }, Needs::Reach("s")),

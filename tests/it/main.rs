@@ -26,6 +26,7 @@ mod listening;
 mod model_server;
 mod reach;
 mod real_model;
+mod recall;
 mod redteam;
 mod reminders;
 mod repl;
