@@ -37,6 +37,7 @@ mod serve;
 mod service;
 mod services;
 mod shipped;
+mod shrink;
 mod standing;
 mod story;
 mod telegram_server;
