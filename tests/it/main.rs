@@ -22,6 +22,7 @@ mod home;
 mod hygiene;
 mod kept;
 mod kills;
+mod large_files;
 mod listening;
 mod model_server;
 mod reach;

@@ -21,6 +21,7 @@ use crate::organs::host::Host;
 use crate::organs::lane::lock;
 use crate::organs::recall::index::Index;
 use crate::organs::recall::search::{Found, Query};
+use crate::organs::sessions;
 use crate::organs::verb::Caller;
 
 /// Messages that are told at most, whatever is asked for.
@@ -76,10 +77,13 @@ impl Host {
         let work = move |index: &mut Index| {
             let sessions = match (&session, host.recalls_all(&caller)) {
                 (Some(session), _) => Some(vec![session.clone()]),
-                (None, true) => None,
-                (None, false) => {
+                (None, true) if caller == Caller::Owner => None,
+                (None, everything) => {
                     let mut all = index.sessions()?;
-                    all.retain(|session| host.reaches(&caller, session));
+                    all.retain(|session| {
+                        (everything || host.reaches(&caller, session))
+                            && !host.is_begun_by_job(&caller, session)
+                    });
                     Some(all)
                 }
             };
@@ -123,6 +127,13 @@ impl Host {
             job.session.is_none() && job.command.contains("fledgling recall")
         };
         worker.links.is_empty() && named.peek().is_some() && named.all(is_owners)
+    }
+
+    /// Whether this session was begun by the job that asks: what a job was told yesterday, and has
+    /// passed on, is not to be told to it again.
+    fn is_begun_by_job(&self, caller: &Caller, session: &str) -> bool {
+        let Caller::Hand(own) = caller else { return false };
+        own.starts_with(JOB) && sessions::ancestry(self.home(), session).any(|name| name == *own)
     }
 
     /// Have this done with the index as it should be, on a thread that may block.
