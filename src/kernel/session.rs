@@ -303,8 +303,8 @@ impl Session {
 }
 
 /// The lines of a transcript, each parsed or with the reason why it is not.
-pub fn lines(from: impl Read) -> impl Iterator<Item = std::io::Result<Result<Entry, String>>> {
-    let mut reader = BufReader::new(from);
+pub fn lines(file: &File) -> impl Iterator<Item = std::io::Result<Result<Entry, String>>> {
+    let mut reader = BufReader::new(file);
     std::iter::from_fn(move || {
         let mut bytes = Vec::new();
         loop {

@@ -8,14 +8,15 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, Metadata};
-use std::io::{Read as _, Seek as _, SeekFrom};
+use std::io::{BufRead as _, BufReader, Read as _, Seek as _, SeekFrom};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use rusqlite::{Connection, ErrorCode, Statement, Transaction, params};
+use serde::Deserialize;
+use serde_json::Value;
 
-use crate::kernel::session::{Entry, Line, lines};
 use crate::organs::recall::search::spread;
 
 /// The format of `recall.db`. Another one is made anew.
@@ -263,23 +264,49 @@ fn take(
     let id: i64 = written.query_row(sql, row, |row| row.get(0))?;
     let mut writing = Writing::new(written)?;
     file.seek(SeekFrom::Start(from))?;
-    for entry in lines((&file).take(end - from)) {
+    for line in BufReader::new((&file).take(end - from)).split(b'\n') {
         // What cannot be made sense of is told when the session is opened.
-        let Ok(Entry { at, line }) = entry? else { continue };
-        let (who, text) = match line {
-            Line::User { turn: number, incoming } => {
-                turn = number;
-                (incoming.origin.to_string(), incoming.text)
-            }
-            Line::Assistant(reply) => ("agent".to_owned(), reply.text()),
-            _ => continue,
-        };
+        let Ok(spoken) = serde_json::from_slice::<Spoken>(&line?) else { continue };
+        let Some((who, text)) = spoken.words() else { continue };
+        if spoken.turn > 0 {
+            turn = spoken.turn;
+        }
         if !text.trim().is_empty() {
-            writing.add(id, turn, &at, &who, &spread(&clear(text)))?;
+            writing.add(id, turn, &spoken.at, who, &spread(&clear(text)))?;
         }
     }
     written.execute("UPDATE transcript SET turn = ? WHERE id = ?", params![turn, id])?;
     Ok(())
+}
+
+/// What is wanted of a transcript's line, and nothing else: whatever a later version writes
+/// beside it does not matter.
+#[derive(Deserialize)]
+struct Spoken {
+    at: String,
+    kind: String,
+    #[serde(default)]
+    turn: u64,
+    #[serde(default)]
+    origin: String,
+    #[serde(default)]
+    text: String,
+    #[serde(default)]
+    blocks: Vec<Value>,
+}
+
+impl Spoken {
+    /// Who said what, if it is something that somebody said.
+    fn words(&self) -> Option<(&str, String)> {
+        match self.kind.as_str() {
+            "user" => Some((&self.origin, self.text.clone())),
+            "assistant" => {
+                let texts = self.blocks.iter().filter_map(|block| block["text"].as_str());
+                Some(("agent", texts.collect::<Vec<_>>().join("\n\n")))
+            }
+            _ => None,
+        }
+    }
 }
 
 /// Where the last whole line ends. What a kill tore off is taken in once it has an end.
