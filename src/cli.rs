@@ -15,8 +15,8 @@ use crate::face::rows::Layout;
 use crate::face::screen::{Place, Screen, write};
 use crate::face::standing::command::Command::Serve;
 use crate::face::{
-    acp, asking, doctor, drill, groups, help, history, policy, repl, report, run, secrets, serve,
-    service, sql, standing, tour, usage, views,
+    acp, asking, doctor, drill, groups, help, history, policy, recall, repl, report, run, secrets,
+    serve, service, sql, standing, tour, usage, views,
 };
 use crate::organs::config::Config;
 use crate::organs::history::ask::Ask;
@@ -29,6 +29,7 @@ use crate::organs::models::Catalog;
 use crate::organs::reach::asks::Said;
 use crate::organs::reach::item::{self, Item};
 use crate::organs::reach::narrow;
+use crate::organs::recall::Wanted;
 use crate::organs::verb::Verb;
 
 /// A thin agent that grows into yours: it acts with bash and files in a workspace of its
@@ -182,6 +183,18 @@ enum Command {
     Standing(standing::command::Command),
     /// List the conversations
     Sessions,
+    /// Search what was said in past conversations
+    #[command(after_help = recall::HELP)]
+    Recall {
+        /// Words, "phrases", beginnings* [default: everything that was said]
+        query: Vec<String>,
+        /// Only since this day: 2026-11-21, today, yesterday, or 7d for seven days ago
+        #[arg(long, value_name = "DAY")]
+        since: Option<String>,
+        /// The most messages
+        #[arg(long, value_name = "N", default_value_t = recall::LIMIT)]
+        limit: usize,
+    },
     /// End a conversation for good; its transcript stays
     End {
         /// Name of the conversation
@@ -355,6 +368,10 @@ impl Cli {
             }
             Some(Command::Sessions) => {
                 views::print(&simple(Verb::Sessions).await?, json, views::sessions_text)
+            }
+            Some(Command::Recall { query, since, limit }) => {
+                let wanted = Wanted { query: query.join(" "), session, since, limit };
+                recall::show(&simple(Verb::Recall(wanted)).await?, json)
             }
             Some(Command::End { named: session }) => {
                 views::ended(&simple(Verb::End { session }).await?)

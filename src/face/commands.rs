@@ -10,16 +10,18 @@ use crate::face::clean::{clean, line, row};
 use crate::face::history::Look;
 use crate::face::screen::Screen;
 use crate::face::turn_view::{Looked, preview, wrapped};
-use crate::face::{Refusal, asking, help, history, policy, standing, usage, views};
+use crate::face::{Refusal, asking, help, history, policy, recall, standing, usage, views};
 use crate::organs::home::Home;
 use crate::organs::reach::item;
+use crate::organs::recall::Wanted;
 use crate::organs::verb::Verb;
 
 /// The commands, with what each does.
-pub const COMMANDS: [(&str, &str); 32] = [
+pub const COMMANDS: [(&str, &str); 33] = [
     ("/new", "begin another conversation: /new [NAME]"),
     ("/resume", "go back to a conversation: /resume [NAME]"),
     ("/sessions", "list the conversations"),
+    ("/recall", "search past conversations: /recall WORDS"),
     ("/model", "show the model, or choose one: /model [SPEC]"),
     ("/edit", "write a message in $EDITOR"),
     ("/compact", "summarise the conversation to make room"),
@@ -67,6 +69,10 @@ pub fn verb(line: &str, rest: Option<&str>, session: &str, home: &Home) -> Resul
     Ok(match command {
         "/sessions" | "/resume" => Verb::Sessions,
         "/usage" => usage::typed(rest.unwrap_or_default())?.verb()?,
+        "/recall" => {
+            let query = rest.context("what is searched? /recall WORDS")?.to_owned();
+            Verb::Recall(Wanted { query, session: None, since: None, limit: recall::LIMIT })
+        }
         "/asks" => Verb::Asks,
         "/status" => Verb::Status,
         "/agenda" => Verb::Agenda,
@@ -116,6 +122,7 @@ pub fn shown(line: &str, asked: &Verb, answer: &Value, screen: Screen) -> Result
         "/model" => clean(answer["model"]["name"].as_str().unwrap_or("no model")),
         "/self" => wrapped(&views::about_text(answer), screen),
         "/wire" => views::wire_text(answer, screen),
+        "/recall" => recall::text(answer, screen)?,
         "/asks" => asking::list(answer, screen)?,
         "/status" => standing::status(answer, screen)?,
         "/agenda" => standing::agenda(answer, screen),

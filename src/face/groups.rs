@@ -10,7 +10,7 @@ use crate::face::wrap::{Style, Wrap};
 /// The groups, and the commands in the order in which somebody new may need them.
 const GROUPS: [(&str, &[&str]); 7] = [
     ("Begin", &["tour", "init", "doctor", "help"]),
-    ("Talk", &["run", "acp", "sessions", "stop", "end"]),
+    ("Talk", &["run", "acp", "sessions", "recall", "stop", "end"]),
     (
         "On its own, and from chats",
         &[

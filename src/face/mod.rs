@@ -16,6 +16,7 @@ pub mod markdown;
 pub mod onboard;
 pub mod policy;
 pub mod prompt_line;
+pub mod recall;
 pub mod repl;
 pub mod report;
 pub mod rows;

@@ -26,6 +26,7 @@ pub mod models;
 pub mod prices;
 pub mod prompt;
 pub mod reach;
+pub mod recall;
 pub mod recovery;
 pub mod report;
 pub mod secrets;

@@ -15,6 +15,7 @@ use crate::organs::always::background::Happening;
 use crate::organs::history::ask::Ask;
 use crate::organs::reach::asks::{Asked, Said};
 use crate::organs::reach::item::Item;
+use crate::organs::recall::Wanted;
 
 /// The version of this protocol. A door refuses another one by name.
 pub const VERSION: u32 = 1;
@@ -87,6 +88,8 @@ pub enum Verb {
         #[serde(default)]
         days: Option<u64>,
     },
+    /// What was said in past conversations.
+    Recall(Wanted),
     /// The harness as a session sees it.
     About {
         /// The session; the latest when none is named.
@@ -261,7 +264,8 @@ impl Verb {
             | Self::About { session }
             | Self::At { session, .. }
             | Self::Tell { session, .. }
-            | Self::Policy { session } => session.as_deref(),
+            | Self::Policy { session }
+            | Self::Recall(Wanted { session, .. }) => session.as_deref(),
             Self::Watch { session, .. }
             | Self::End { session }
             | Self::Compact { session }
@@ -313,7 +317,8 @@ impl Verb {
             | Self::About { session: Some(session) }
             | Self::At { session: Some(session), .. }
             | Self::Tell { session: Some(session), .. }
-            | Self::Policy { session: Some(session) } => Needs::Reach(session),
+            | Self::Policy { session: Some(session) }
+            | Self::Recall(Wanted { session: Some(session), .. }) => Needs::Reach(session),
             Self::Run { .. }
             | Self::Stop { .. }
             | Self::Wire { .. }
@@ -330,6 +335,7 @@ impl Verb {
             | Self::Status
             | Self::Service { .. }
             | Self::Check { .. }
+            | Self::Recall(_)
             | Self::History(_) => Needs::Filtered,
         }
     }
@@ -385,6 +391,7 @@ mod tests {
             Verb::Run { session, text, key, model, steer, branch, only: None, files: Vec::new() }
         };
         let run = |session| run_on(session, None);
+        let recall = |session| Verb::Recall(Wanted { query: s(), session, since: None, limit: 1 });
         for (verb, needs) in [
             (run(Some(s())), Needs::Below("s")),
             (run(None), Needs::Filtered),
@@ -399,6 +406,8 @@ mod tests {
             (Verb::Wire { session: Some(s()), turn: None }, Needs::Reach("s")),
             (Verb::Wire { session: None, turn: Some(1) }, Needs::Filtered),
             (Verb::Usage { since: None, days: None }, Needs::Filtered),
+            (recall(Some(s())), Needs::Reach("s")),
+            (recall(None), Needs::Filtered),
             (Verb::About { session: Some(s()) }, Needs::Reach("s")),
             (Verb::About { session: None }, Needs::Filtered),
             (Verb::Policy { session: Some(s()) }, Needs::Reach("s")),
