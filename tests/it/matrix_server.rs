@@ -174,10 +174,14 @@ impl Inner {
     fn news(&self, since: usize, limit: usize) -> Value {
         let (mut joined, mut invited) = (json!({}), json!({}));
         for (room, members) in &self.rooms {
-            let at = |(at, (of, event)): (usize, &(String, Value))| {
-                (of == room && at >= since).then(|| (at, event.clone()))
-            };
-            let all: Vec<_> = self.stream.iter().enumerate().filter_map(at).collect();
+            let of_room = self.stream.iter().enumerate().filter(|(_, (of, _))| of == room);
+            let mut all: Vec<_> = of_room.map(|(at, (_, event))| (at, event.clone())).collect();
+            // Who joins is shown what was said before.
+            let own = |(at, event): &(usize, Value)| *at >= since && event["sender"] == BIRD;
+            let joins = |one: &(usize, Value)| own(one) && one.1["type"] == "m.room.member";
+            if !all.iter().any(joins) {
+                all.retain(|(at, _)| *at >= since);
+            }
             match members.get(BIRD) {
                 Some(&"invite") if !all.is_empty() => {
                     let events: Vec<_> = all.into_iter().map(|(_, event)| event).collect();
