@@ -163,15 +163,15 @@ fn imap(shared: &Shared, mut stream: TcpStream) -> std::io::Result<()> {
         let (tag, rest) = line.split_once(' ').unwrap_or_default();
         let words: Vec<_> = rest.split(' ').collect();
         let mut out = Vec::new();
-        let mut done = "OK done".to_owned();
+        let mut done = "OK done";
         match words.as_slice() {
             ["CAPABILITY"] => out.extend(b"* CAPABILITY IMAP4rev1\r\n"),
             ["LOGIN", _, password] => {
                 shared.lock().logins += 1;
                 if password.trim_matches('"') != PASSWORD {
-                    done = "NO [AUTHENTICATIONFAILED] Authentication failed.".to_owned();
+                    done = "NO [AUTHENTICATIONFAILED] Authentication failed.";
                 } else if let Some(refusal) = shared.refusal(true) {
-                    done = refusal.to_owned();
+                    done = refusal;
                 }
             }
             ["SELECT", _] => {
@@ -179,7 +179,7 @@ fn imap(shared: &Shared, mut stream: TcpStream) -> std::io::Result<()> {
                 let next = state.mails.last().map_or(1, |(number, ..)| number + 1);
                 let (count, number) = (state.mails.len(), state.box_number);
                 out.extend(format!("* {count} EXISTS\r\n* OK [UIDVALIDITY {number}] x\r\n* OK [UIDNEXT {next}] x\r\n").bytes());
-                done = "OK [READ-WRITE] done".to_owned();
+                done = "OK [READ-WRITE] done";
             }
             ["UID", "SEARCH", which @ ..] => {
                 let mut state = shared.lock();
@@ -216,7 +216,7 @@ fn imap(shared: &Shared, mut stream: TcpStream) -> std::io::Result<()> {
                     *read |= among(set, *number, u32::MAX);
                 }
             }
-            _ => done = "BAD what?".to_owned(),
+            _ => done = "BAD what?",
         }
         out.extend(format!("{tag} {done}\r\n").bytes());
         stream.write_all(&out)?;
@@ -236,7 +236,7 @@ fn smtp(shared: &Shared, mut stream: TcpStream) -> std::io::Result<()> {
         }
         let answer = match line.trim_end().to_lowercase().as_str() {
             line if line.starts_with("rcpt to:") => {
-                to = line["rcpt to:".len()..].trim_matches(['<', '>']).to_owned();
+                line["rcpt to:".len()..].trim_matches(['<', '>']).clone_into(&mut to);
                 shared.refusal(false).unwrap_or("250 fine")
             }
             "data" => {

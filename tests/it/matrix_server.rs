@@ -89,7 +89,7 @@ impl Matrix {
     }
 
     pub fn event(&self, room: &str, who: &str, kind: &str, content: &Value) -> String {
-        let id = self.shared.lock().add(room, who, kind, content.clone());
+        let id = self.shared.lock().add(room, who, kind, content);
         self.shared.changed.notify_waiters();
         id
     }
@@ -155,7 +155,7 @@ impl Matrix {
 }
 
 impl Inner {
-    fn add(&mut self, room: &str, who: &str, kind: &str, content: Value) -> String {
+    fn add(&mut self, room: &str, who: &str, kind: &str, content: &Value) -> String {
         let id = format!("$event{}", self.stream.len());
         let event = json!({"event_id": id, "sender": who, "type": kind, "content": content});
         self.stream.push((room.to_owned(), event));
@@ -166,7 +166,7 @@ impl Inner {
         self.rooms.entry(room.to_owned()).or_default().insert(who.to_owned(), membership);
         let mut content = more;
         content["membership"] = membership.into();
-        self.add(room, by, "m.room.member", content);
+        self.add(room, by, "m.room.member", &content);
         self.stream.last_mut().expect("it was added").1["state_key"] = who.into();
     }
 
@@ -263,7 +263,7 @@ impl Shared {
         if let Some(id) = state.transactions.get(&key) {
             return Ok(json!({"event_id": id}));
         }
-        let id = state.add(room, BIRD, "m.room.message", content.clone());
+        let id = state.add(room, BIRD, "m.room.message", content);
         state.transactions.insert(key, id.clone());
         Ok(json!({"event_id": id}))
     }

@@ -56,12 +56,16 @@ fn a_mail_comes_until_the_host_has_it_and_never_again() {
     }
     let (server, folder) = (Mail::start(), TempDir::new().expect("a folder"));
     let first = server.arrives(PASS, &mail(1, "Subject: =?utf-8?q?Gr=C3=BC=C3=9Fe?=", "hi"));
-    let one = bridge(&server, folder.path(), &[]);
+    let mut one = bridge(&server, folder.path(), &[]);
     let message = one.message();
     let expected = json!({"id": message["id"], "chat": message["chat"], "from": "ann@x.test",
         "name": "Ann", "text": "Subject: Grüße\n\nhi", "files": []});
     assert_eq!(message, expected);
     assert!(message["chat"].as_str().is_some_and(|chat| chat.starts_with("ann@x.test ")));
+    // A script that did not wait would have marked it before this is through.
+    for _ in 0..20 {
+        assert_eq!(one.deliver("k", "nobody", "alive")["event"], "fail");
+    }
     assert!(!server.is_read(first));
     one.kill();
 
@@ -115,6 +119,7 @@ fn nobody_is_believed_who_could_be_anybody() {
         ("dkim=pass header.i=@evil.test", honest.clone()),
         ("dkim=pass header.d=x.test.evil.test", honest.clone()),
         ("dkim=pass header.d=test", honest.clone()),
+        ("x-dkim=pass header.d=x.test", honest.clone()),
         ("spf=pass smtp.mailfrom=ann@x.test; dmarc=pass header.from=x.test", honest.clone()),
         // Forged results: below, of another server, in a comment, in quotes, in the wrong place.
         ("dkim=none", format!("{forged}{honest}")),
@@ -212,18 +217,18 @@ fn a_secret_address_needs_no_signature_and_a_trusted_forwarder_vouches() {
             ARC-Seal: i=2; d={seal}; cv=pass; b=x\nARC-Authentication-Results: i=2; mx.fwd.test; {found}\n"
         )
     };
-    let forwarded = |number: u32| mail(number, "", "forwarded").replace(BIRD, "me@fwd.test");
+    let forwarded = |number: u32, text: &str| mail(number, "", text).replace(BIRD, "me@fwd.test");
     for (found, seal, seen) in [
         ("dkim=fail; arc=fail", "fwd.test", PASS),
         ("dkim=fail; arc=pass", "evil.test", PASS),
         ("dkim=fail; arc=pass", "fwd.test", "dkim=fail header.d=x.test"),
         ("dkim=fail", "fwd.test", PASS),
     ] {
-        server.arrives(found, &(sealed(seal, seen) + &forwarded(4)));
+        server.arrives(found, &(sealed(seal, seen) + &forwarded(4, "forged")));
     }
-    server.arrives("dkim=fail; arc=pass", &(sealed("fwd.test", PASS) + &forwarded(5)));
+    server.arrives("dkim=fail; arc=pass", &(sealed("fwd.test", PASS) + &forwarded(5, "honest")));
     let message = taken(&mut bridge);
-    assert_eq!((&message["from"], &message["text"]), (&json!("ann@x.test"), &json!("forwarded")));
+    assert_eq!((&message["from"], &message["text"]), (&json!("ann@x.test"), &json!("honest")));
     assert_eq!(bridge.left(), [Value::Null; 0]);
     bridge.end();
 }

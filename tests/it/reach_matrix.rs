@@ -47,7 +47,7 @@ fn a_message_comes_until_the_host_has_it_and_none_is_missed() {
         return;
     }
     let (server, folder) = (Matrix::start(), TempDir::new().expect("a folder"));
-    let first = bridge(&server, folder.path(), &[]);
+    let mut first = bridge(&server, folder.path(), &[]);
     // What was there before its first look is not for it.
     server.calls("/sync", 1);
     server.invite(ROOM, ANN, &[], true);
@@ -57,6 +57,10 @@ fn a_message_comes_until_the_host_has_it_and_none_is_missed() {
     let expected = json!({"id": id, "chat": ROOM, "from": ANN, "name": "ann", "files": [],
         "text": "grüß dich 🐤"});
     assert_eq!(message, expected);
+    // A script that did not wait would be further before this is through.
+    for _ in 0..20 {
+        assert_eq!(first.deliver("k", "nobody", "alive")["event"], "fail");
+    }
     first.kill();
 
     let mut again = bridge(&server, folder.path(), &[]);
