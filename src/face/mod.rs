@@ -16,6 +16,7 @@ pub mod onboard;
 pub mod policy;
 pub mod prompt_line;
 pub mod repl;
+pub mod report;
 pub mod rows;
 pub mod run;
 pub mod screen;

@@ -34,6 +34,7 @@ mod redteam;
 mod reminders;
 mod repl;
 mod reply;
+mod report;
 mod rules;
 mod schedule;
 mod serve;
