@@ -29,6 +29,7 @@ use crate::organs::home::{Home, HostLock};
 use crate::organs::lane::{Lane, lock};
 use crate::organs::line::{Asker, Saying};
 use crate::organs::models::{Catalog, NoModel};
+use crate::organs::pictures::{Pictures, Sighted};
 use crate::organs::prompt::Sources;
 use crate::organs::reach::root::{NOTHING, Reach};
 use crate::organs::report;
@@ -169,8 +170,8 @@ impl Host {
         }
         host.backup_failure().into_iter().for_each(|text| host.notice(text));
         host.recover(alone).await?;
-        let swept = host.settings.home.clone();
-        tokio::task::spawn_blocking(move || sweep::sweep(&swept));
+        let (swept, waiting) = (host.settings.home.clone(), host.state.all_enclosed()?);
+        tokio::task::spawn_blocking(move || sweep::sweep(&swept, waiting));
         Ok(host)
     }
 
@@ -222,8 +223,8 @@ impl Host {
     ) -> Result<()> {
         self.check(caller, &verb)?;
         let value = match verb {
-            Verb::Run { session, text, key, model, steer, branch, only, files: _ } => {
-                let saying = Saying { session, branch, only, text, key, model, steer };
+            Verb::Run { session, text, key, model, steer, branch, only, files } => {
+                let saying = Saying { session, branch, only, text, key, model, steer, files };
                 return self.run(caller, saying, answers).await;
             }
             Verb::History(ask) => self.history(caller, ask, answers).await?,
@@ -410,6 +411,7 @@ impl Host {
             return Ok(model.clone());
         }
         let model = Discreet::over(self.settings.catalog.model(spec).await?, &self.withheld);
+        let model = Sighted::over(model, Pictures::of(self.home()));
         lock(&self.models).insert(spec.to_owned(), model.clone());
         Ok(model)
     }
