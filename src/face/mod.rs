@@ -2,6 +2,7 @@
 //! Owns everything that is looked at; decides nothing.
 
 pub mod asking;
+pub mod attached;
 pub mod begun;
 pub mod clean;
 pub mod commands;

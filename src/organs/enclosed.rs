@@ -15,6 +15,7 @@ use rusqlite::{Connection, params};
 
 use crate::files::picture;
 use crate::kernel::message::{Image, Incoming};
+use crate::organs::always::channels::contract::Inbound;
 use crate::organs::checkouts::Place;
 use crate::organs::history::beneath::Root;
 use crate::organs::host::Host;
@@ -153,15 +154,45 @@ impl Host {
         named.collect()
     }
 
-    /// Keep files that come with a message. What cannot be kept is an error.
-    pub(super) async fn enclose(&self, files: Vec<Named>) -> Result<Vec<Enclosed>> {
+    /// The files of the workspace that go out with words: those that whoever carries them can
+    /// read there. Since a link may stand there by then, only who may read all of it names any.
+    pub(super) fn sendable(&self, caller: &Caller, files: &[PathBuf]) -> Result<Vec<String>> {
+        let folder = self.home().workspace();
+        let real = folder.canonicalize().unwrap_or_else(|_| folder.clone());
+        if let (Caller::Hand(own), false) = (caller, files.is_empty()) {
+            let may = self.has(own, &Item::Read(real.clone()))?;
+            ensure!(may, "session {own} may not read the whole workspace, so it sends no files");
+        }
+        ensure!(files.len() <= FILES, "{} files are too many: {FILES} at a time", files.len());
+        let sent = files.iter().map(|path| {
+            let shown = path.display();
+            let (_, rest) = beneath(&[folder.clone()], path).with_context(|| {
+                format!("{shown} does not lie in the workspace, which is what channels can read; copy it there first")
+            })?;
+            let stat = Root::open(&folder).and_then(|root| root.stat(&rest));
+            let stat = stat.with_context(|| format!("cannot look at {shown}, by no link"))?;
+            ensure!(stat.is_file(), "{shown} is not a regular file");
+            real.join(rest).into_os_string().into_string().ok().context("its name is not UTF-8")
+        });
+        sent.collect()
+    }
+
+    /// Keep files that come with a message, or say of each why it is refused. That they cannot be
+    /// kept at all is another matter.
+    pub(super) async fn enclose(&self, files: Vec<Named>) -> Result<Vec<Result<Enclosed>>> {
         let limit = self.settings.config.history.file_mb << 20;
         let (pictures, day) = (Pictures::of(self.home()), self.today());
         let withheld = self.withheld.clone();
         let keep = move || {
             let mut kept = Vec::new();
             for file in files {
-                let bytes = file.read(limit)?;
+                let bytes = match file.read(limit) {
+                    Ok(bytes) => bytes,
+                    Err(error) => {
+                        kept.push(Err(error));
+                        continue;
+                    }
+                };
                 let name = file.path().file_name().unwrap_or_default().to_string_lossy();
                 let name = format!("{day}-{}", plain(&withheld.text(name.into_owned())));
                 let hash = pictures.keep(&bytes)?;
@@ -169,11 +200,48 @@ impl Host {
                 let kind = picture::media_type(&bytes).filter(|_| !is_secret);
                 // What cannot be shown says why when it is read.
                 let shown = kind.filter(|_| picture::picture(&name, &name, bytes).is_ok());
-                kept.push(Enclosed { name, hash, shown: shown.map(str::to_owned) });
+                kept.push(Ok(Enclosed { name, hash, shown: shown.map(str::to_owned) }));
             }
             Ok(kept)
         };
         tokio::task::spawn_blocking(keep).await?
+    }
+
+    /// Keep the files that a service names in a message, if it is one that goes to a session.
+    /// They lie in the folder that the service has for itself; what does not is refused, which
+    /// the service's log and the message say.
+    pub(in crate::organs) async fn enclose_inbound(
+        &self,
+        channel: &str,
+        message: &mut Inbound,
+    ) -> Result<()> {
+        let files = std::mem::take(&mut message.files);
+        if files.is_empty() || !self.state.is_welcome(channel, message)? {
+            return Ok(());
+        }
+        let scratch = self.home().scratch();
+        let own = Path::new("services").join(channel);
+        for file in files {
+            // No part of the way from the scratch folder on may be a link: hands write there.
+            let named = beneath(&[scratch.clone()], Path::new(&file))
+                .filter(|(_, rest)| rest.starts_with(&own))
+                .map(|(folder, rest)| Named::Beneath(folder, rest))
+                .with_context(|| format!("{file} does not lie in its TMPDIR"));
+            let kept = match named {
+                Ok(named) => self.enclose(vec![named]).await?,
+                Err(error) => vec![Err(error)],
+            };
+            match kept.into_iter().collect::<Result<Vec<_>>>() {
+                Ok(kept) => message.enclosed.extend(kept),
+                Err(error) => {
+                    let why = format!("a file of message {} is refused: {error:#}", message.id);
+                    self.always.desk.keeper().into_iter().for_each(|one| one.note(channel, &why));
+                    message.text = format!("{}\n[a file that came with it could not be taken]", message.text);
+                }
+            }
+        }
+        message.text = message.text.trim_start().to_owned();
+        Ok(())
     }
 
     /// Put what comes with a message into the inbox of the place where its turn works, and say

@@ -295,8 +295,9 @@ impl Host {
             Verb::At { session, when, text } => self.remind_at(caller, session, &when, &text)?,
             Verb::Agenda => self.agenda(caller)?,
             Verb::Cancel { id } => self.cancel(caller, id)?,
-            Verb::Tell { session, channel, text } => {
-                self.send_words(caller, session.as_deref(), channel.as_deref(), &text)?
+            Verb::Tell { session, channel, text, files } => {
+                let (session, channel) = (session.as_deref(), channel.as_deref());
+                self.send_words(caller, session, channel, (&text, &files))?
             }
             Verb::Pair { code, person, only, answers } => {
                 self.pair(&code, person, only.map(|link| *link), answers)?

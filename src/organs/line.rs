@@ -99,6 +99,7 @@ impl Host {
         // What waits already has its files.
         let files = if self.state.is_waiting(&key)? { Vec::new() } else { files };
         let files = self.enclose(self.named(caller, &files)?).await?;
+        let files = files.into_iter().collect::<Result<Vec<_>>>()?;
         let session = self
             .create_session(
                 session,

@@ -70,7 +70,11 @@ fn aged(path: &Path, now: SystemTime) -> bool {
 fn named(home: &Home, waiting: Vec<String>) -> io::Result<BTreeSet<OsString>> {
     let mut named: BTreeSet<_> = waiting.into_iter().map(OsString::from).collect();
     for entry in fs::read_dir(home.sessions())? {
-        let mut reader = BufReader::new(File::open(entry?.path())?);
+        let path = entry?.path();
+        if path.extension().is_none_or(|extension| extension != "jsonl") {
+            continue;
+        }
+        let mut reader = BufReader::new(File::open(path)?);
         let mut line = Vec::new();
         while reader.read_until(b'\n', &mut line)? > 0 {
             for at in memchr::memmem::find_iter(&line, NAMES) {
