@@ -15,8 +15,8 @@ use crate::face::rows::Layout;
 use crate::face::screen::{Place, Screen, write};
 use crate::face::standing::command::Command::Serve;
 use crate::face::{
-    asking, attached, doctor, drill, groups, help, history, policy, repl, run, secrets, serve, service, sql,
-    standing, tour, views,
+    asking, attached, doctor, drill, groups, help, history, policy, repl, run, secrets, serve,
+    service, sql, standing, tour, views,
 };
 use crate::organs::config::Config;
 use crate::organs::history::ask::Ask;
@@ -294,7 +294,8 @@ impl Cli {
                 let only = narrow::parse(&only, &current()?, user.as_deref())
                     .map_err(|error| usage(&error))?;
                 let only = only.map(Box::new);
-                let files = files.iter().map(|file| attached::given(file)).collect::<Result<_>>()?;
+                let files =
+                    files.iter().map(|file| attached::given(file)).collect::<Result<_>>()?;
                 let begin = run::Begin { model: model.clone(), branch, only, files };
                 run::run(settings, task, session, begin, json).await
             }

@@ -165,7 +165,10 @@ fn carry_out(
             // Of a picture nothing can be taken out.
             let bytes = read.images.iter().filter_map(|image| image.data.as_deref());
             if let Some(name) = bytes.into_iter().find_map(|bytes| policy.withheld.finds(bytes)) {
-                bail!("{} is not shown: the value of the secret {name} stands in it", path.display());
+                bail!(
+                    "{} is not shown: the value of the secret {name} stands in it",
+                    path.display()
+                );
             }
             Ok(read)
         }

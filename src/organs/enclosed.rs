@@ -66,7 +66,9 @@ impl Named {
         let shown = self.path().display().to_string();
         let large = || {
             let limit = limit >> 20;
-            anyhow!("{shown} is larger than {limit} MB, the most that goes into the workspace: name its path in words, or raise file_mb under [history] in config.toml")
+            anyhow!(
+                "{shown} is larger than {limit} MB, the most that goes into the workspace: name its path in words, or raise file_mb under [history] in config.toml"
+            )
         };
         match self {
             Self::Anywhere(path) => {
@@ -236,7 +238,8 @@ impl Host {
                 Err(error) => {
                     let why = format!("a file of message {} is refused: {error:#}", message.id);
                     self.always.desk.keeper().into_iter().for_each(|one| one.note(channel, &why));
-                    message.text = format!("{}\n[a file that came with it could not be taken]", message.text);
+                    message.text =
+                        format!("{}\n[a file that came with it could not be taken]", message.text);
                 }
             }
         }
@@ -246,7 +249,12 @@ impl Host {
 
     /// Put what comes with a message into the inbox of the place where its turn works, and say
     /// so in it. It is the turn's in the history. Whatever cannot be, the message says why.
-    pub(super) fn unpack(&self, place: &Place, session: &str, incoming: &mut Incoming) -> Result<()> {
+    pub(super) fn unpack(
+        &self,
+        place: &Place,
+        session: &str,
+        incoming: &mut Incoming,
+    ) -> Result<()> {
         let files = self.state.enclosed(&incoming.key)?;
         if files.is_empty() {
             return Ok(());
@@ -389,9 +397,8 @@ mod tests {
         let (key, origin, text) = ("k".to_owned(), Origin::Owner, String::new());
         let incoming = Incoming { key, origin, text, images: Vec::new() };
         let waiting = Waiting { incoming, steer: false, model: None };
-        let one = |name: &str| {
-            Enclosed { name: name.to_owned(), hash: "h".to_owned(), shown: None }
-        };
+        let one =
+            |name: &str| Enclosed { name: name.to_owned(), hash: "h".to_owned(), shown: None };
         let files = vec![one("a"), one("b")];
         state.receive_with(&waiting, &files, "s").unwrap();
         state.receive_with(&waiting, &files, "s").unwrap();

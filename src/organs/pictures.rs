@@ -78,7 +78,8 @@ impl Pictures {
     /// A conversation with the bytes of those pictures that are shown. Blocks.
     fn filled(&self, mut messages: Vec<Message>) -> Vec<Message> {
         // What was lost, as in a home that was brought back from a backup, takes no room.
-        let size = |image: &mut Image| fs::metadata(self.0.join(&image.hash)).map_or(0, |at| at.len());
+        let size =
+            |image: &mut Image| fs::metadata(self.0.join(&image.hash)).map_or(0, |at| at.len());
         let sizes: Vec<_> = images(&mut messages).map(size).collect();
         for image in images(&mut messages).skip(first_shown(&sizes)) {
             image.data = self.read(&image.hash).ok().map(Arc::from);

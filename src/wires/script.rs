@@ -316,7 +316,8 @@ fn written(request: &Request<'_>) -> String {
             json!({"user": quoted::said(origin, text)})
         }
         Message::User { origin, text, images } => {
-            let shown = images.iter().map(|one| format!("{} {} {}", one.name, one.media_type, one.hash));
+            let shown =
+                images.iter().map(|one| format!("{} {} {}", one.name, one.media_type, one.hash));
             json!({"user": quoted::said(origin, text), "images": shown.collect::<Vec<_>>()})
         }
         Message::Note(text) => json!({"note": text}),

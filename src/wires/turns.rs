@@ -35,12 +35,7 @@ pub enum Piece<'a> {
 
 /// Fold a conversation into turns for this model on this wire. Opaque blocks are kept only
 /// where the same model made them: others refuse its signatures, or even the field.
-pub fn turns<'a>(
-    messages: &'a [Message],
-    wire: &str,
-    model: &str,
-    sees: bool,
-) -> Vec<Turn<'a>> {
+pub fn turns<'a>(messages: &'a [Message], wire: &str, model: &str, sees: bool) -> Vec<Turn<'a>> {
     let mut turns = Vec::new();
     for message in messages {
         match message {
@@ -154,7 +149,11 @@ mod tests {
             user(" "),
             reply(vec![opaque("here"), opaque("there"), Block::Text("c".to_owned())]),
         ];
-        assert_eq!(texts(&turns(&messages, "here", "another", true)[1]).len(), 1, "another model's");
+        assert_eq!(
+            texts(&turns(&messages, "here", "another", true)[1]).len(),
+            1,
+            "another model's"
+        );
         let turns = turns(&messages, "here", "", true);
         assert_eq!(turns.len(), 2);
         assert_eq!(texts(&turns[0]), ["a", "[fledgling] b", "(an empty message)"]);
@@ -194,6 +193,9 @@ mod tests {
     #[test]
     fn the_first_turn_is_the_users() {
         let messages = [reply(vec![Block::Text("a".to_owned())])];
-        assert!(matches!(turns(&messages, "", "", true)[..], [Turn::User { .. }, Turn::Assistant(_)]));
+        assert!(matches!(
+            turns(&messages, "", "", true)[..],
+            [Turn::User { .. }, Turn::Assistant(_)]
+        ));
     }
 }

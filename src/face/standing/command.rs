@@ -124,7 +124,8 @@ impl Command {
                     [] => io::read_to_string(io::stdin()).context("cannot read standard input")?,
                     words => words.join(" "),
                 };
-                let files = files.iter().map(|file| attached::given(file)).collect::<Result<_>>()?;
+                let files =
+                    files.iter().map(|file| attached::given(file)).collect::<Result<_>>()?;
                 Verb::Tell { session, channel: channel.clone(), text, files }
             }
             Self::Pair { code, person, only, answers } => {

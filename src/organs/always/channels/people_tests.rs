@@ -8,6 +8,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::organs::always::channels::pairing::{As, Whom};
+use crate::organs::enclosed::Enclosed;
 
 fn open() -> (tempfile::TempDir, State) {
     let folder = tempfile::tempdir().unwrap();
@@ -132,7 +133,7 @@ fn the_owner_and_others_have_sessions_and_origins_of_their_own() {
     let file = || Enclosed { name: "a.jpg".into(), hash: "h".into(), shown: None };
     let message = Inbound { enclosed: vec![file()], ..said("1", "7", "look") };
     assert!(state.is_welcome("telegram", &message).unwrap());
-    assert!(!state.is_welcome("telegram", &said("1", "9", "look")).unwrap());
+    assert!(!state.is_welcome("telegram", &said("1", "10", "look")).unwrap());
     let first = speaker(admit(&state, &message));
     assert_eq!((first.session.as_str(), first.owner, first.group), ("telegram", true, false));
     assert_eq!(first.origin.to_string(), "channel:telegram");
