@@ -19,7 +19,10 @@ use crate::kernel::model::{Boxed, Deltas, Failure, Model, Request};
 use crate::organs::home::Home;
 
 /// Pictures that a request shows at most: beyond that a provider wants them smaller.
-pub const SHOWN: usize = 20;
+const SHOWN: usize = 20;
+/// The part of a model's window that they may fill, and how few it takes all the same.
+const SHARE: u64 = 4;
+const FEW: usize = 2;
 /// Tokens that each of them takes, about.
 pub const TOKENS: u64 = 1_600;
 /// Bytes of all that a request shows; as base64, still less than any provider takes.
@@ -76,12 +79,12 @@ impl Pictures {
     }
 
     /// A conversation with the bytes of those pictures that are shown. Blocks.
-    fn filled(&self, mut messages: Vec<Message>) -> Vec<Message> {
+    fn filled(&self, mut messages: Vec<Message>, most: usize) -> Vec<Message> {
         // What was lost, as in a home that was brought back from a backup, takes no room.
         let size =
             |image: &mut Image| fs::metadata(self.0.join(&image.hash)).map_or(0, |at| at.len());
         let sizes: Vec<_> = images(&mut messages).map(size).collect();
-        for image in images(&mut messages).skip(first_shown(&sizes)) {
+        for image in images(&mut messages).skip(first_shown(&sizes, most)) {
             image.data = self.read(&image.hash).ok().map(Arc::from);
         }
         messages
@@ -98,14 +101,20 @@ fn images(messages: &mut [Message]) -> impl Iterator<Item = &mut Image> {
     })
 }
 
-/// The first of pictures of these sizes that is shown. Half of what is shown goes at once, when
-/// it becomes too much: with each that goes, all that a provider has cached behind it is lost.
-fn first_shown(sizes: &[u64]) -> usize {
+/// How many pictures a model with this window is shown.
+pub fn most(window: u64) -> usize {
+    SHOWN.min((window / SHARE / TOKENS) as usize).max(FEW)
+}
+
+/// The first of pictures of these sizes that is shown, of which there are no more than `most`.
+/// Half of them go at once when it becomes too much: with each that goes, all that a provider has
+/// cached behind it is lost.
+fn first_shown(sizes: &[u64], most: usize) -> usize {
     let (mut first, mut bytes) = (0, 0);
     for (at, size) in sizes.iter().enumerate() {
         bytes += size;
-        if at + 1 - first > SHOWN || bytes > BYTES {
-            while first < at && (at + 1 - first > SHOWN / 2 || bytes > BYTES / 2) {
+        if at + 1 - first > most || bytes > BYTES {
+            while first < at && (at + 1 - first > most / 2 || bytes > BYTES / 2) {
                 bytes -= sizes[first];
                 first += 1;
             }
@@ -146,7 +155,8 @@ impl Model for Sighted {
         }
         Box::pin(async move {
             let (pictures, messages) = (self.pictures.clone(), request.messages.to_vec());
-            let filled = tokio::task::spawn_blocking(move || pictures.filled(messages)).await;
+            let most = most(self.window());
+            let filled = tokio::task::spawn_blocking(move || pictures.filled(messages, most)).await;
             let messages = filled.map_err(|error| Failure::Fatal(error.to_string()))?;
             self.model.ask(&Request { messages: &messages, ..*request }, deltas).await
         })
@@ -185,13 +195,14 @@ mod tests {
     fn the_latest_are_shown_and_the_first_of_them_changes_seldom() {
         let mut changes = 0;
         for count in 0..100 {
-            let first = first_shown(&vec![1; count]);
+            let first = first_shown(&vec![1; count], SHOWN);
             assert!((count - first) <= SHOWN && (first == 0 || count - first >= SHOWN / 2));
-            changes += usize::from(first != first_shown(&vec![1; count + 1]));
+            changes += usize::from(first != first_shown(&vec![1; count + 1], SHOWN));
         }
         assert_eq!(changes, 8);
-        assert_eq!(first_shown(&[BYTES / 2, BYTES / 4, BYTES / 4]), 0);
-        assert_eq!(first_shown(&[BYTES / 2, BYTES / 4, BYTES / 4, 9]), 2);
-        assert_eq!(first_shown(&[1, BYTES * 2]), 1);
+        assert_eq!(first_shown(&[BYTES / 2, BYTES / 4, BYTES / 4], SHOWN), 0);
+        assert_eq!(first_shown(&[BYTES / 2, BYTES / 4, BYTES / 4, 9], SHOWN), 2);
+        assert_eq!(first_shown(&[1, BYTES * 2], SHOWN), 1);
+        assert_eq!([8_192, 32_768, 200_000].map(most), [2, 5, SHOWN]);
     }
 }

@@ -87,6 +87,8 @@ struct Bridge {
     heard: Heard,
     readers: Vec<JoinHandle<()>>,
     seq: u64,
+    /// Its folder for temporary files.
+    _folder: TempDir,
 }
 
 /// Read lines into what was printed until there are no more.
@@ -111,7 +113,9 @@ impl Bridge {
     /// A script with this environment and nothing else.
     fn start(name: &str, environment: &[(&str, &str)]) -> Self {
         let mut command = Command::new(script(name));
-        command.env_clear().env("PATH", PATH).envs(environment.iter().copied());
+        let folder = TempDir::new().expect("a folder");
+        command.env_clear().env("PATH", PATH).env("TMPDIR", folder.path());
+        command.envs(environment.iter().copied());
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the script");
         let heard = Heard::default();
@@ -119,7 +123,7 @@ impl Bridge {
             listen(child.stdout.take().expect("a pipe"), &heard, false),
             listen(child.stderr.take().expect("a pipe"), &heard, true),
         ];
-        Self { stdin: child.stdin.take(), child, heard, readers, seq: 0 }
+        Self { stdin: child.stdin.take(), child, heard, readers, seq: 0, _folder: folder }
     }
 
     /// Say this to it as the host does.
@@ -232,8 +236,6 @@ impl Drop for Bridge {
 fn telegram(server: &Telegram, more: &[(&str, &str)]) -> Bridge {
     let url = server.url();
     let mut environment = vec![("TELEGRAM_API", url.as_str()), ("TELEGRAM_TOKEN", TOKEN)];
-    let folder = TempDir::new().expect("a folder").keep();
-    environment.push(("TMPDIR", folder.to_str().expect("a path")));
     environment.extend([("TELEGRAM_PAUSE", "0.05"), ("TELEGRAM_CONFLICT", "0.05")]);
     environment.extend(more);
     let bridge = Bridge::start("telegram", &environment);
@@ -327,7 +329,8 @@ fn telegram_carries_files_both_ways() {
     let at = folder.path().to_str().expect("a path");
     let ann = json!({"id": 42, "is_bot": false, "first_name": "Ann"});
     let chat = json!({"id": 42, "type": "private"});
-    let (small, large) = (server.file("photos/s.jpg", b"small"), server.file("photos/l.jpg", b"large"));
+    let (small, large) =
+        (server.file("photos/s.jpg", b"small"), server.file("photos/l.jpg", b"large"));
     let photo = json!({"from": ann, "chat": chat, "caption": "look", "photo": [small, large]});
     let first = server.push("message", photo);
     let mut document = server.file("documents/1.bin", b"content");
@@ -355,7 +358,9 @@ fn telegram_carries_files_both_ways() {
     std::fs::write(&picture, b"\x00picture\r\n--\xff").expect("a file");
     std::fs::write(&text, b"text").expect("a file");
     let mut give = |key: &str, text: &str, files: &[&Path]| {
-        bridge.say(json!({"event": "message", "key": key, "chat": "42", "text": text, "files": files}));
+        bridge.say(
+            json!({"event": "message", "key": key, "chat": "42", "text": text, "files": files}),
+        );
         bridge.answer(key)
     };
     assert_eq!(give("a", "Here", &[&picture, &text])["event"], "ack");

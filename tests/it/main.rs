@@ -24,6 +24,7 @@ mod kept;
 mod kills;
 mod listening;
 mod model_server;
+mod pictures;
 mod reach;
 mod real_model;
 mod redteam;

@@ -83,7 +83,9 @@ impl Asked {
         });
         let data = shown.filter_map(|block| match self.wire {
             Wire::Anthropic => block["source"]["data"].as_str().map(str::to_owned),
-            Wire::OpenAi => block["image_url"]["url"].as_str()?.split_once(',').map(|(_, data)| data.to_owned()),
+            Wire::OpenAi => {
+                block["image_url"]["url"].as_str()?.split_once(',').map(|(_, data)| data.to_owned())
+            }
         });
         data.map(|data| STANDARD.decode(data).expect("base64")).collect()
     }

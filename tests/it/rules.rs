@@ -217,7 +217,8 @@ fn openai(headers: &Headers, body: &Value, thoughts: &HashMap<String, Vec<Value>
             let url = text(&part["image_url"]["url"]);
             let data = url.strip_prefix("data:").and_then(|url| url.split_once(";base64,"));
             let fine = role == "user" && part["type"] == "image_url" && data.is_some();
-            faults.unless(fine, format!("{place}: a part that is neither text nor a user's picture"));
+            faults
+                .unless(fine, format!("{place}: a part that is neither text nor a user's picture"));
             let (media, data) = data.unwrap_or_default();
             picture(&place, media, data, &mut faults);
         }
@@ -450,9 +451,7 @@ mod tests {
         let text = |text: &str| json!({"type": "text", "text": text});
         let result = json!({"type": "tool_result", "tool_use_id": "c", "content": "1"});
         let mark = json!({"type": "ephemeral"});
-        let shown = |media: &str, data: &str| {
-            json!({"type": "image", "source": {"type": "base64", "media_type": media, "data": data}})
-        };
+        let shown = |media: &str, data: &str| json!({"type": "image", "source": {"type": "base64", "media_type": media, "data": data}});
         let marked = json!({"type": "text", "text": "a", "cache_control": mark});
         let ask = json!({"role": "user", "content": "hi"});
         check(
@@ -485,9 +484,21 @@ mod tests {
                     "an empty text block in a tool",
                 ),
                 ("/messages/2/content", json!(vec![marked; 5]), "5 cache_control marks"),
-                ("/messages/0/content", json!([shown("image/png", "R0lGODlh")]), "no \"image/png\""),
-                ("/messages/0/content", json!([shown("image/gif", "R0lGOD%h")]), "no \"image/gif\""),
-                ("/messages/0/content", json!([shown("image/svg", "R0lGODlh")]), "no \"image/svg\""),
+                (
+                    "/messages/0/content",
+                    json!([shown("image/png", "R0lGODlh")]),
+                    "no \"image/png\"",
+                ),
+                (
+                    "/messages/0/content",
+                    json!([shown("image/gif", "R0lGOD%h")]),
+                    "no \"image/gif\"",
+                ),
+                (
+                    "/messages/0/content",
+                    json!([shown("image/svg", "R0lGODlh")]),
+                    "no \"image/svg\"",
+                ),
                 (
                     "/messages/2/content/0/content",
                     json!([shown("image/gif", "x")]),
@@ -519,8 +530,16 @@ mod tests {
                 ("/messages/0/role", json!("developer"), "messages.0: \"developer\" stands here"),
                 ("/messages/1/role", json!("system"), "messages.1: \"system\" stands here"),
                 ("/messages/1/content", json!(""), "messages.1: content is empty"),
-                ("/messages/1/content", json!([shown("data:image/png;base64,R0lG")]), "no \"image/png"),
-                ("/messages/1/content", json!([shown("http://h/a.png")]), "neither text nor a user"),
+                (
+                    "/messages/1/content",
+                    json!([shown("data:image/png;base64,R0lG")]),
+                    "no \"image/png",
+                ),
+                (
+                    "/messages/1/content",
+                    json!([shown("http://h/a.png")]),
+                    "neither text nor a user",
+                ),
                 ("/messages/2/tool_calls", json!([]), "messages.2: content is empty"),
                 ("/messages/2/tool_calls", json!([]), "messages.2: tool_calls is empty"),
                 ("/messages/2/tool_calls/1/id", json!("a"), "two calls have the id \"a\""),

@@ -281,7 +281,9 @@ impl Shared {
                 if whole { Ok(json!({"message_id": 1})) } else { bad("file must be non-empty") }
             }
             "getFile" => match asked["file_id"].as_str() {
-                Some(path) if self.lock().files.contains_key(path) => Ok(json!({"file_path": path})),
+                Some(path) if self.lock().files.contains_key(path) => {
+                    Ok(json!({"file_path": path}))
+                }
                 _ => bad("invalid file_id"),
             },
             "sendChatAction" if chat(&self.lock(), asked).is_none() => bad("chat not found"),
