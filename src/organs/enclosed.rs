@@ -168,7 +168,7 @@ impl Host {
         ensure!(files.len() <= FILES, "{} files are too many: {FILES} at a time", files.len());
         let sent = files.iter().map(|path| {
             let shown = path.display();
-            let (_, rest) = beneath(&[folder.clone()], path).with_context(|| {
+            let (_, rest) = beneath(std::slice::from_ref(&folder), path).with_context(|| {
                 format!("{shown} does not lie in the workspace, which is what channels can read; copy it there first")
             })?;
             let stat = Root::open(&folder).and_then(|root| root.stat(&rest));
@@ -225,7 +225,7 @@ impl Host {
         let own = Path::new("services").join(channel);
         for file in files {
             // No part of the way from the scratch folder on may be a link: hands write there.
-            let named = beneath(&[scratch.clone()], Path::new(&file))
+            let named = beneath(std::slice::from_ref(&scratch), Path::new(&file))
                 .filter(|(_, rest)| rest.starts_with(&own))
                 .map(|(folder, rest)| Named::Beneath(folder, rest))
                 .with_context(|| format!("{file} does not lie in its TMPDIR"));
@@ -238,12 +238,12 @@ impl Host {
                 Err(error) => {
                     let why = format!("a file of message {} is refused: {error:#}", message.id);
                     self.always.desk.keeper().into_iter().for_each(|one| one.note(channel, &why));
-                    message.text =
-                        format!("{}\n[a file that came with it could not be taken]", message.text);
+                    let newline = if message.text.is_empty() { "" } else { "\n" };
+                    let told = format!("{newline}[a file that came with it could not be taken]");
+                    message.text.push_str(&told);
                 }
             }
         }
-        message.text = message.text.trim_start().to_owned();
         Ok(())
     }
 
@@ -292,8 +292,8 @@ impl Host {
 pub(super) fn beneath(folders: &[PathBuf], path: &Path) -> Option<(PathBuf, PathBuf)> {
     folders.iter().find_map(|folder| {
         let real = folder.canonicalize().ok();
-        let rest = [Some(folder), real.as_ref()].into_iter().flatten();
-        let rest = rest.filter_map(|folder| path.strip_prefix(folder).ok()).next()?;
+        let mut rest = [Some(folder), real.as_ref()].into_iter().flatten();
+        let rest = rest.find_map(|folder| path.strip_prefix(folder).ok())?;
         Some((folder.clone(), rest.to_owned()))
     })
 }

@@ -74,8 +74,8 @@ fn messages(endpoint: &Endpoint, request: &Request<'_>) -> Value {
                     json!({"role": "tool", "tool_call_id": result.id, "content": output(result)})
                 }));
                 // A result is text here: what it shows stands in a message behind all of them.
-                let shows = results.iter().any(|one| !one.images.is_empty());
-                let label = shows.then(|| Piece::Text(note("From the results above:").into()));
+                let any = results.iter().any(|one| !one.images.is_empty());
+                let label = any.then(|| Piece::Text(note("From the results above:").into()));
                 let shown = results.iter().flat_map(|one| pictures(&one.images, endpoint.sees));
                 let parts: Vec<_> = label.into_iter().chain(shown).chain(parts).collect();
                 if !parts.is_empty() {

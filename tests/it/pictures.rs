@@ -15,7 +15,7 @@ use crate::reply::{Gate, Reply};
 use crate::rules::Wire;
 
 /// What begins like a PNG of this size, which is all that anybody here looks at.
-fn png(width: u32, seed: u8) -> Vec<u8> {
+pub fn png(width: u32, seed: u8) -> Vec<u8> {
     let mut bytes = b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR".to_vec();
     bytes.extend(width.to_be_bytes().into_iter().chain(480_u32.to_be_bytes()));
     bytes.extend([seed; 100]);
@@ -179,7 +179,7 @@ fn files_of_a_task_lie_in_the_inbox_and_in_the_turns_commit() {
         "--format=%an|%(trailers:key=Session)%(trailers:key=Origin)",
         "--name-only",
     ]);
-    let commit = log.split("|").find(|commit| commit.contains("report.pdf")).expect("a commit");
+    let commit = log.split('|').find(|commit| commit.contains("report.pdf")).expect("a commit");
     assert!(
         commit.contains("Session: s")
             && commit.contains("Origin: owner")
