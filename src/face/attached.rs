@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 
 use crate::face::Refusal;
+use crate::face::clean::clean;
 
 /// Signs that may stand behind a path and are none of it.
 const BEHIND: &str = ".,;:!?)]}'\"";
@@ -27,8 +28,16 @@ pub fn given(path: &Path) -> Result<PathBuf> {
     Ok(real)
 }
 
+/// The files that a text names which is typed here, and a line that says so.
+pub fn here(text: &str) -> (Vec<PathBuf>, Option<String>) {
+    let files = mentioned(text, &std::env::current_dir().unwrap_or_default(), &user());
+    let names = files.iter().filter_map(|file| file.file_name()?.to_str()).collect::<Vec<_>>();
+    let line = (!names.is_empty()).then(|| format!("Attached: {}", clean(&names.join(", "))));
+    (files, line)
+}
+
 /// The files that a typed text names, each once.
-pub fn mentioned(text: &str, current: &Path, user: &str) -> Vec<PathBuf> {
+fn mentioned(text: &str, current: &Path, user: &str) -> Vec<PathBuf> {
     let mut found: Vec<PathBuf> = Vec::new();
     for (at, _) in text.match_indices('@').filter(|(at, _)| begins(text, *at)) {
         let rest = &text[at + 1..];
@@ -60,8 +69,32 @@ pub fn typed(path: &str) -> String {
     format!("@\"{path}{end}")
 }
 
+/// What a path may become that was begun in this folder: the last name, and all of it.
+pub fn paths(base: &Path, word: &str) -> Vec<(String, String)> {
+    let (folder, name) = word.split_at(word.rfind('/').map_or(0, |slash| slash + 1));
+    let at = base.join(with_home(folder, &user()));
+    let entries = std::fs::read_dir(at).into_iter().flatten().flatten();
+    let path = |entry: std::fs::DirEntry| {
+        let slash = if entry.path().is_dir() { "/" } else { "" };
+        let found = entry.file_name().into_string().ok()? + slash;
+        let hidden = found.starts_with('.') && !name.starts_with('.');
+        let whole = format!("{folder}{found}");
+        // A name that a terminal must not see is none to be typed.
+        let fits = found.starts_with(name) && !hidden && clean(&found) == found;
+        fits.then_some((found, whole))
+    };
+    let mut found: Vec<_> = entries.filter_map(path).collect();
+    found.sort();
+    found
+}
+
+/// The folder that `~` stands for.
+fn user() -> String {
+    std::env::var("HOME").unwrap_or_default()
+}
+
 /// A path with the user's folder in the place of `~`.
-pub fn with_home(path: &str, user: &str) -> String {
+fn with_home(path: &str, user: &str) -> String {
     match path.strip_prefix('~') {
         Some(rest) if rest.starts_with('/') => format!("{user}{rest}"),
         _ => path.to_owned(),

@@ -7,7 +7,6 @@
 
 use std::borrow::Cow;
 use std::ffi::OsString;
-use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -419,11 +418,12 @@ impl Completer for Assist {
             (command.len(), sessions.into_iter().map(|one| one.name).collect())
         } else if let Some((at, path)) = attached::begun(typed) {
             // What is attached is the owner's, and so is the folder.
-            let mut found = paths(&std::env::current_dir().unwrap_or_default(), path);
-            for pair in &mut found {
-                pair.replacement = attached::typed(&pair.replacement);
-            }
-            return Ok((at, found));
+            let found = attached::paths(&std::env::current_dir().unwrap_or_default(), path);
+            let pair = |(display, path): (String, String)| Pair {
+                display,
+                replacement: attached::typed(&path),
+            };
+            return Ok((at, found.into_iter().map(pair).collect()));
         } else {
             (typed.rfind(char::is_whitespace).map_or(0, |space| space + 1), Vec::new())
         };
@@ -433,28 +433,9 @@ impl Completer for Assist {
         let mut found: Vec<_> = known.into_iter().filter(fits).map(pair).collect();
         if found.is_empty() {
             // Paths in a message are meant as the agent sees them.
-            found = paths(&self.home.workspace(), word);
+            let paths = attached::paths(&self.home.workspace(), word).into_iter();
+            found = paths.map(|(display, replacement)| Pair { display, replacement }).collect();
         }
         Ok((start, found))
     }
-}
-
-/// What a path may become that was begun in this folder.
-fn paths(base: &Path, word: &str) -> Vec<Pair> {
-    let (folder, name) = word.split_at(word.rfind('/').map_or(0, |slash| slash + 1));
-    let user = std::env::var("HOME").unwrap_or_default();
-    let at = base.join(attached::with_home(folder, &user));
-    let entries = std::fs::read_dir(at).into_iter().flatten().flatten();
-    let pair = |entry: std::fs::DirEntry| {
-        let slash = if entry.path().is_dir() { "/" } else { "" };
-        let found = entry.file_name().into_string().ok()? + slash;
-        let hidden = found.starts_with('.') && !name.starts_with('.');
-        let replacement = format!("{folder}{found}");
-        // A name that a terminal must not see is none to be typed.
-        let fits = found.starts_with(name) && !hidden && clean(&found) == found;
-        fits.then_some(Pair { display: found, replacement })
-    };
-    let mut found: Vec<_> = entries.filter_map(pair).collect();
-    found.sort_by(|a, b| a.display.cmp(&b.display));
-    found
 }

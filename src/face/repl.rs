@@ -406,13 +406,8 @@ impl Repl {
         let key = verb::fresh_key();
         let (session, model) = (Some(self.session.clone()), self.model.clone());
         self.mine.push(text.clone());
-        let user = std::env::var("HOME").unwrap_or_default();
-        let folder = std::env::current_dir().unwrap_or_default();
-        let files = attached::mentioned(&text, &folder, &user);
-        if !files.is_empty() {
-            let names = files.iter().filter_map(|file| file.file_name()?.to_str());
-            self.aside(&format!("Attached: {}", clean(&names.collect::<Vec<_>>().join(", "))));
-        }
+        let (files, line) = attached::here(&text);
+        line.into_iter().for_each(|line| self.aside(&line));
         let (steer, branch, only) = (true, None, None);
         self.send(Verb::Run { session, text, key, model, steer, branch, only, files }).await
     }

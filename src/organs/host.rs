@@ -29,7 +29,7 @@ use crate::organs::home::{Home, HostLock};
 use crate::organs::lane::{Lane, lock};
 use crate::organs::line::{Asker, Saying};
 use crate::organs::models::{Catalog, NoModel};
-use crate::organs::pictures::{Pictures, Sighted};
+use crate::organs::pictures::Sighted;
 use crate::organs::prompt::Sources;
 use crate::organs::reach::root::{NOTHING, Reach};
 use crate::organs::report;
@@ -296,8 +296,7 @@ impl Host {
             Verb::Agenda => self.agenda(caller)?,
             Verb::Cancel { id } => self.cancel(caller, id)?,
             Verb::Tell { session, channel, text, files } => {
-                let (session, channel) = (session.as_deref(), channel.as_deref());
-                self.send_words(caller, session, channel, (&text, &files))?
+                self.send_words(caller, (session, channel), &text, &files)?
             }
             Verb::Pair { code, person, only, answers } => {
                 self.pair(&code, person, only.map(|link| *link), answers)?
@@ -412,7 +411,7 @@ impl Host {
             return Ok(model.clone());
         }
         let model = Discreet::over(self.settings.catalog.model(spec).await?, &self.withheld);
-        let model = Sighted::over(model, Pictures::of(self.home()));
+        let model = Sighted::over(model, self.home());
         lock(&self.models).insert(spec.to_owned(), model.clone());
         Ok(model)
     }

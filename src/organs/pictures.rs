@@ -130,9 +130,9 @@ pub struct Sighted {
 }
 
 impl Sighted {
-    /// This model, with pictures from there.
-    pub fn over(model: Arc<dyn Model>, pictures: Pictures) -> Arc<dyn Model> {
-        Arc::new(Self { model, pictures })
+    /// This model, with the pictures of a home.
+    pub fn over(model: Arc<dyn Model>, home: &Home) -> Arc<dyn Model> {
+        Arc::new(Self { model, pictures: Pictures::of(home) })
     }
 }
 

@@ -212,9 +212,9 @@ fn a_tool_call_sends_only_what_it_can_read() {
         "fledgling tell --file /etc/passwd hi 2>&1",
         // Past what the command itself looks at.
         "echo '{\"verb\":\"run\",\"session\":null,\"text\":\"x\",\"key\":\"k1\",\"model\":null,\"steer\":false,\"branch\":null,\"files\":[\"'$HOME'/link\"]}' > $FLEDGLING_DOOR/r1; \
-         mkfifo $FLEDGLING_DOOR/r1.replies; (echo r1 > $FLEDGLING_DOOR/requests) & head -1 $FLEDGLING_DOOR/r1.replies",
+         mkfifo $FLEDGLING_DOOR/r1.replies; exec 5<>$FLEDGLING_DOOR/r1.replies; echo r1 > $FLEDGLING_DOOR/requests; head -1 <&5",
         "echo '{\"verb\":\"run\",\"session\":null,\"text\":\"x\",\"key\":\"k2\",\"model\":null,\"steer\":false,\"branch\":null,\"files\":[\"'$FLEDGLING_HOME'/private.png\"]}' > $FLEDGLING_DOOR/r2; \
-         mkfifo $FLEDGLING_DOOR/r2.replies; (echo r2 > $FLEDGLING_DOOR/requests) & head -1 $FLEDGLING_DOOR/r2.replies",
+         mkfifo $FLEDGLING_DOOR/r2.replies; exec 5<>$FLEDGLING_DOOR/r2.replies; echo r2 > $FLEDGLING_DOOR/requests; head -1 <&5",
     ];
     for command in refused {
         server.queue(Reply::new().bash(command));

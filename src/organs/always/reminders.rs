@@ -107,9 +107,9 @@ impl Host {
     pub(in crate::organs) fn send_words(
         &self,
         caller: &Caller,
-        session: Option<&str>,
-        channel: Option<&str>,
-        (text, files): (&str, &[PathBuf]),
+        (session, channel): (Option<String>, Option<String>),
+        text: &str,
+        files: &[PathBuf],
     ) -> Result<Value> {
         let text = self.withheld.text(text.trim().to_owned());
         ensure!(!text.is_empty() || !files.is_empty(), "there is nothing to tell");
@@ -118,16 +118,16 @@ impl Host {
             Caller::Owner => None,
             Caller::Hand(own) => Some(own.clone()),
         };
-        let from = session.map(str::to_owned).or(by.clone());
+        let from = session.or(by.clone());
         let waiting = self.state.unsent(from.as_deref())?;
         ensure!(
             waiting < UNSENT,
             "{waiting} messages wait for delivery already; `fledgling status` says why they wait"
         );
-        let chat = match (channel, &from) {
+        let chat = match (&channel, &from) {
             (Some(channel), _) => {
                 let mut chats = self.state.chats()?.into_iter();
-                let chat = chats.find(|chat| chat.owner && chat.channel == channel);
+                let chat = chats.find(|chat| chat.owner && chat.channel == *channel);
                 let chat = chat.map(|chat| (chat.channel, chat.id));
                 Some(chat.with_context(|| {
                     format!("you are not paired in the channel {channel}; `fledgling people` lists who is paired where")
