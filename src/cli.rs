@@ -15,8 +15,8 @@ use crate::face::rows::Layout;
 use crate::face::screen::{Place, Screen, write};
 use crate::face::standing::command::Command::Serve;
 use crate::face::{
-    acp, asking, doctor, drill, groups, help, history, policy, recall, repl, report, run, secrets,
-    serve, service, sql, standing, tour, usage, views,
+    acp, asking, attached, doctor, drill, groups, help, history, policy, recall, repl, report, run,
+    secrets, serve, service, sql, standing, tour, usage, views,
 };
 use crate::organs::config::Config;
 use crate::organs::history::ask::Ask;
@@ -104,6 +104,9 @@ enum Command {
         /// Let a new conversation touch only this, for instance "network none" or "write notes"
         #[arg(long, value_name = "WHAT")]
         only: Vec<String>,
+        /// Put this file into the workspace's inbox/, and show it to the model if it is a picture
+        #[arg(long = "file", value_name = "PATH")]
+        files: Vec<PathBuf>,
     },
     /// A recorded conversation with real tools: needs no key and no network
     Tour,
@@ -309,12 +312,14 @@ impl Cli {
         let simple = async |verb| views::once(Link::establish(&settings).await?, verb).await;
         match command {
             None => repl::repl(settings()?, session, json).await,
-            Some(Command::Run { task, branch, only }) => {
+            Some(Command::Run { task, branch, only, files }) => {
                 let user = std::env::home_dir();
                 let only = narrow::parse(&only, &current()?, user.as_deref())
                     .map_err(|error| usage(&error))?;
                 let only = only.map(Box::new);
-                let begin = run::Begin { model: model.clone(), branch, only };
+                let files =
+                    files.iter().map(|file| attached::given(file)).collect::<Result<_>>()?;
+                let begin = run::Begin { model: model.clone(), branch, only, files };
                 run::run(settings, task, session, begin, json).await
             }
             Some(Command::Acp) => acp::acp(settings, session).await,

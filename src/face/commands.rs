@@ -166,7 +166,7 @@ pub fn overview(screen: Screen) -> String {
         let title = group.map(|(title, _)| screen.bold(title) + "\n").unwrap_or_default();
         title + &row(&format!("  {name:9} {what}"), screen.width)
     });
-    let typing = "While a turn runs, what you type steers it. Alt-Enter, or \\ at the end, continues the line.";
+    let typing = "While a turn runs, what you type steers it. Alt-Enter, or \\ at the end, continues the line. @PATH attaches a file.";
     let topics = format!("Topics: {}.", help::topics().join(", "));
     let rest = wrapped(&format!("{topics}\n{typing}"), screen);
     format!("{}\n{rest}", commands.join("\n"))

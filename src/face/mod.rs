@@ -3,6 +3,7 @@
 
 pub mod acp;
 pub mod asking;
+pub mod attached;
 pub mod begun;
 pub mod clean;
 pub mod commands;

@@ -19,7 +19,7 @@ use crate::face::onboard::{Welcome, opening, recall, welcome};
 use crate::face::prompt_line::{PromptLine, Typed};
 use crate::face::screen::{Place, Screen};
 use crate::face::turn_view::{Shown, TurnView, wrapped};
-use crate::face::{commands, help, run, tour, views};
+use crate::face::{attached, commands, help, run, tour, views};
 use crate::kernel::event::Event;
 use crate::organs::home::Home;
 use crate::organs::host::Settings;
@@ -406,9 +406,10 @@ impl Repl {
         let key = verb::fresh_key();
         let (session, model) = (Some(self.session.clone()), self.model.clone());
         self.mine.push(text.clone());
+        let (files, line) = attached::here(&text);
+        line.into_iter().for_each(|line| self.aside(&line));
         let (steer, branch, only) = (true, None, None);
-        self.send(Verb::Run { session, text, key, model, steer, branch, only, files: Vec::new() })
-            .await
+        self.send(Verb::Run { session, text, key, model, steer, branch, only, files }).await
     }
 
     /// Ask for a turn. What happens in it is heard by watching; here only a refusal counts,

@@ -5,6 +5,7 @@
 //! turn is drawn.
 
 use std::io::{BufRead as _, IsTerminal as _, Read as _};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -34,6 +35,8 @@ pub struct Begin {
     pub branch: Option<String>,
     /// What it may do at most.
     pub only: Option<Box<policy::Link>>,
+    /// Files that go with what is said.
+    pub files: Vec<PathBuf>,
 }
 
 /// Run the turn. The number is the exit code.
@@ -44,7 +47,7 @@ pub async fn run(
     begin: Begin,
     json: bool,
 ) -> Result<u8> {
-    let text = task(given)?;
+    let text = task(given, begin.files.is_empty())?;
     let mut link = Link::establish(settings).await?;
     hosting(&link, json)?;
     let code = turn(&mut link, text, session, begin, json).await?;
@@ -114,10 +117,9 @@ async fn turn(
 ) -> Result<u8> {
     let mut output = Output::new(json);
     let key = verb::fresh_key();
-    let Begin { model, branch, only } = begin;
+    let Begin { model, branch, only, files } = begin;
     let (key_of_it, steer) = (key.clone(), false);
-    let verb =
-        Verb::Run { session, text, key: key_of_it, model, steer, branch, only, files: Vec::new() };
+    let verb = Verb::Run { session, text, key: key_of_it, model, steer, branch, only, files };
     loop {
         if let Some(code) = ask(link, verb.clone(), &key, &mut output).await? {
             return Ok(code);
@@ -224,8 +226,9 @@ pub fn interrupted() -> impl Future<Output = ()> + Send {
     }
 }
 
-/// The task: the argument, and standard input below it when there is any.
-fn task(argument: Option<String>) -> Result<String> {
+/// The task: the argument, and standard input below it when there is any. Files may come without
+/// a word.
+fn task(argument: Option<String>, needed: bool) -> Result<String> {
     let mut parts: Vec<String> = argument.into_iter().collect();
     // A task on the command line is enough where nobody pipes anything in; an open pipe
     // that never ends is the caller's wish to be read.
@@ -242,7 +245,7 @@ fn task(argument: Option<String>) -> Result<String> {
         parts.retain(|part| !part.is_empty());
     }
     let task = parts.join("\n\n");
-    if task.trim().is_empty() {
+    if needed && task.trim().is_empty() {
         let why = "nothing to do: give the task as an argument or on standard input";
         return Err(Refusal::usage(why).into());
     }

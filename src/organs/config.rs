@@ -124,6 +124,8 @@ pub struct NamedModel {
     pub window: Option<u64>,
     /// Tokens of one reply at most.
     pub output: Option<u64>,
+    /// Whether it is shown pictures.
+    pub images: Option<bool>,
     /// What it costs.
     pub price: Option<Price>,
     /// Extra headers of each request.

@@ -29,6 +29,7 @@ use crate::organs::home::{Home, HostLock};
 use crate::organs::lane::{Lane, lock};
 use crate::organs::line::{Asker, Saying};
 use crate::organs::models::{Catalog, NoModel};
+use crate::organs::pictures::Sighted;
 use crate::organs::prompt::Sources;
 use crate::organs::reach::root::{NOTHING, Reach};
 use crate::organs::recall::Recall;
@@ -173,8 +174,8 @@ impl Host {
         }
         host.backup_failure().into_iter().for_each(|text| host.notice(text));
         host.recover(alone).await?;
-        let swept = host.settings.home.clone();
-        tokio::task::spawn_blocking(move || sweep::sweep(&swept));
+        let (swept, waiting) = (host.settings.home.clone(), host.state.all_enclosed()?);
+        tokio::task::spawn_blocking(move || sweep::sweep(&swept, waiting));
         Ok(host)
     }
 
@@ -226,8 +227,8 @@ impl Host {
     ) -> Result<()> {
         self.check(caller, &verb)?;
         let value = match verb {
-            Verb::Run { session, text, key, model, steer, branch, only, files: _ } => {
-                let saying = Saying { session, branch, only, text, key, model, steer };
+            Verb::Run { session, text, key, model, steer, branch, only, files } => {
+                let saying = Saying { session, branch, only, text, key, model, steer, files };
                 return self.run(caller, saying, answers).await;
             }
             Verb::History(ask) => self.history(caller, ask, answers).await?,
@@ -295,8 +296,8 @@ impl Host {
             Verb::At { session, when, text } => self.remind_at(caller, session, &when, &text)?,
             Verb::Agenda => self.agenda(caller)?,
             Verb::Cancel { id } => self.cancel(caller, id)?,
-            Verb::Tell { session, channel, text } => {
-                self.send_words(caller, session.as_deref(), channel.as_deref(), &text)?
+            Verb::Tell { session, channel, text, files } => {
+                self.send_words(caller, (session, channel), &text, &files)?
             }
             Verb::Pair { code, person, only, answers } => {
                 self.pair(&code, person, only.map(|link| *link), answers)?
@@ -411,6 +412,7 @@ impl Host {
             return Ok(model.clone());
         }
         let model = Discreet::over(self.settings.catalog.model(spec).await?, &self.withheld);
+        let model = Sighted::over(model, self.home());
         lock(&self.models).insert(spec.to_owned(), model.clone());
         Ok(model)
     }

@@ -18,6 +18,7 @@ use crate::organs::always::budget;
 use crate::organs::always::channels::people;
 use crate::organs::always::outbox;
 use crate::organs::always::schedule::{ledger, reminders};
+use crate::organs::enclosed::{self, Enclosed};
 use crate::organs::reach::asks;
 use crate::organs::usage;
 
@@ -88,6 +89,7 @@ impl State {
             if format == 0 { SCHEMA } else { "" },
             asks::SCHEMA,
             budget::SCHEMA,
+            enclosed::SCHEMA,
             ledger::SCHEMA,
             outbox::SCHEMA,
             people::SCHEMA,
@@ -104,6 +106,14 @@ impl State {
     /// Put a message into its session's inbox. One with the same key is there but once.
     pub fn receive(&self, waiting: &Waiting, session: &str) -> Result<()> {
         receive(&self.connection(), waiting, session).context("cannot write state.db")
+    }
+
+    /// The same with files.
+    pub fn receive_with(&self, waiting: &Waiting, files: &[Enclosed], session: &str) -> Result<()> {
+        self.atomically(|rows| {
+            receive(rows, waiting, session)?;
+            Ok(enclosed::put(rows, &waiting.incoming.key, files)?)
+        })
     }
 
     /// What is written by now survives a power cut, too.

@@ -75,6 +75,9 @@ impl Host {
         }
         let hand = self.hand(&door, &place, name)?;
         self.state.begin(name, turn)?;
+        for incoming in &mut first {
+            self.unpack(&place, name, incoming)?;
+        }
         let mut agent = self.agent(&*model, &hand, &context, interrupt, &mut heard)?;
         let ended = agent.turn(&mut transcript, first).await;
         hand.leave().await;
@@ -146,7 +149,7 @@ impl Host {
             model,
             hands,
             history: hands,
-            inbox: self,
+            inbox: hands,
             context,
             limits: self.limits_of(Some(hands.writer))?.limits(),
             interrupt,

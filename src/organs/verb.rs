@@ -179,6 +179,9 @@ pub enum Verb {
         channel: Option<String>,
         /// The words.
         text: String,
+        /// Files of the workspace that go with them, as absolute paths.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        files: Vec<PathBuf>,
     },
     /// Let somebody talk from a chat.
     Pair {

@@ -312,7 +312,14 @@ fn check_conversation(messages: &[Message]) -> Result<(), String> {
 fn written(request: &Request<'_>) -> String {
     let tools: Vec<_> = request.tools.iter().map(|tool| tool.name).collect();
     let messages = request.messages.iter().map(|message| match message {
-        Message::User { origin, text, .. } => json!({"user": quoted::said(origin, text)}),
+        Message::User { origin, text, images } if images.is_empty() => {
+            json!({"user": quoted::said(origin, text)})
+        }
+        Message::User { origin, text, images } => {
+            let shown =
+                images.iter().map(|one| format!("{} {} {}", one.name, one.media_type, one.hash));
+            json!({"user": quoted::said(origin, text), "images": shown.collect::<Vec<_>>()})
+        }
         Message::Note(text) => json!({"note": text}),
         Message::Assistant(reply) => json!({"assistant": reply.blocks}),
         Message::Results(results) => json!({"results": results}),

@@ -88,6 +88,8 @@ pub struct Bridge {
     heard: Heard,
     readers: Vec<JoinHandle<()>>,
     seq: u64,
+    /// Its folder for temporary files.
+    _folder: TempDir,
 }
 
 /// Read lines into what was printed until there are no more.
@@ -112,7 +114,9 @@ impl Bridge {
     /// A script with this environment and nothing else.
     pub fn start(name: &str, environment: &[(&str, &str)]) -> Self {
         let mut command = Command::new(script(name));
-        command.env_clear().env("PATH", PATH).envs(environment.iter().copied());
+        let folder = TempDir::new().expect("a folder");
+        command.env_clear().env("PATH", PATH).env("TMPDIR", folder.path());
+        command.envs(environment.iter().copied());
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the script");
         let heard = Heard::default();
@@ -120,7 +124,7 @@ impl Bridge {
             listen(child.stdout.take().expect("a pipe"), &heard, false),
             listen(child.stderr.take().expect("a pipe"), &heard, true),
         ];
-        Self { stdin: child.stdin.take(), child, heard, readers, seq: 0 }
+        Self { stdin: child.stdin.take(), child, heard, readers, seq: 0, _folder: folder }
     }
 
     /// Say this to it as the host does.
@@ -295,9 +299,10 @@ fn telegram_delivers_while_it_waits_and_says_what_came_of_it() {
         "reply_to": hi["id"], "files": ["/data/report.pdf"]});
     bridge.say(reply);
     assert_eq!(bridge.answer("a"), json!({"event": "ack", "key": "a"}));
-    let expected = json!({"chat_id": "42", "text": "Hello!\n[file, not sent: report.pdf]",
+    let expected = json!({"chat_id": "42", "text": "Hello!",
         "reply_parameters": {"message_id": 1, "allow_sending_without_reply": true}});
-    assert_eq!(server.sent(1), [expected]);
+    let absent = json!({"chat_id": "42", "text": "[file, not sent: report.pdf]"});
+    assert_eq!(server.sent(2), [expected, absent]);
     assert_eq!(server.calls("sendChatAction", 1)[0].status, 200);
 
     let refused = |status, parameters| Refusal::Said(status, "No", parameters);
@@ -315,6 +320,66 @@ fn telegram_delivers_while_it_waits_and_says_what_came_of_it() {
         assert_eq!((&failed["event"], &failed["retry"]), (&json!("fail"), &json!(false)));
     }
     assert_eq!(bridge.deliver("e", "42", &"x".repeat(4096))["event"], "ack");
+    bridge.end();
+}
+
+#[test]
+fn telegram_carries_files_both_ways() {
+    if !has(&["python3"]) {
+        return;
+    }
+    let (server, folder) = (Telegram::start(), TempDir::new().expect("a folder"));
+    let at = folder.path().to_str().expect("a path");
+    let ann = json!({"id": 42, "is_bot": false, "first_name": "Ann"});
+    let chat = json!({"id": 42, "type": "private"});
+    let (small, large) =
+        (server.file("photos/s.jpg", b"small"), server.file("photos/l.jpg", b"large"));
+    let photo = json!({"from": ann, "chat": chat, "caption": "look", "photo": [small, large]});
+    let first = server.push("message", photo);
+    let mut document = server.file("documents/1.bin", b"content");
+    document["file_name"] = "../a b.pdf".into();
+    let last = server.push("message", json!({"from": ann, "chat": chat, "document": document}));
+    server.refuse("getFile", Refusal::Said(500, "Trouble", Value::Null));
+    let mut bridge = telegram(&server, &[("TMPDIR", at)]);
+    let read = |message: &Value| {
+        let path = message["files"][0].as_str().expect("a path").to_owned();
+        assert!(path.starts_with(at), "{path}");
+        (std::fs::read(&path).expect("a file"), path)
+    };
+    let (one, two) = (bridge.message(), bridge.message());
+    assert_eq!((one["text"].as_str(), two["text"].as_str()), (Some("look"), Some("")));
+    let ((bytes, photo), (content, document)) = (read(&one), read(&two));
+    assert_eq!((bytes, content), (b"large".to_vec(), b"content".to_vec()));
+    assert!(photo.ends_with("/photo.jpg") && document.ends_with("/_a_b.pdf"), "{document}");
+    bridge.ack(&one);
+    bridge.ack(&two);
+    server.confirmed(last.max(first));
+    server.polled();
+    assert!(!Path::new(&photo).exists() && !Path::new(&document).exists());
+
+    let [picture, text] = ["a.png", "b.txt"].map(|name| folder.path().join(name));
+    std::fs::write(&picture, b"\x00picture\r\n--\xff").expect("a file");
+    std::fs::write(&text, b"text").expect("a file");
+    let mut give = |key: &str, text: &str, files: &[&Path]| {
+        bridge.say(
+            json!({"event": "message", "key": key, "chat": "42", "text": text, "files": files}),
+        );
+        bridge.answer(key)
+    };
+    assert_eq!(give("a", "Here", &[&picture, &text])["event"], "ack");
+    assert_eq!(give("a", "Here", &[&picture, &text])["event"], "ack");
+    let (photos, documents) = (server.calls("sendPhoto", 1), server.calls("sendDocument", 1));
+    let expected = json!({"name": "a.png", "bytes": b"\x00picture\r\n--\xff"});
+    assert_eq!((photos.len(), &photos[0].body["photo"]), (1, &expected));
+    assert_eq!((documents.len(), &documents[0].body["chat_id"]), (1, &json!("42")));
+    assert_eq!(server.sent(1).len(), 1);
+    // What had arrived does not come twice, and what is no photo goes as a file.
+    server.refuse("sendDocument", Refusal::Said(502, "Trouble", Value::Null));
+    assert_eq!(give("b", "More", &[&text])["event"], "fail");
+    server.refuse("sendPhoto", Refusal::Said(400, "PHOTO_INVALID_DIMENSIONS", Value::Null));
+    assert_eq!(give("b", "More", &[&text, &picture])["event"], "ack");
+    assert_eq!(server.sent(2).len(), 2);
+    assert_eq!(server.calls("sendDocument", 4).len(), 4);
     bridge.end();
 }
 

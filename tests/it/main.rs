@@ -29,6 +29,7 @@ mod listening;
 mod mail_server;
 mod matrix_server;
 mod model_server;
+mod pictures;
 mod reach;
 mod reach_email;
 mod reach_matrix;

@@ -32,13 +32,14 @@ const HELP: &str = "Write to your agent as you would to a person. While it works
 impl Host {
     /// A message came in. Once this returns it is safe. The person and the session, where it
     /// begins or joins a turn.
-    pub(super) fn hear_message(
+    pub(super) async fn hear_message(
         self: &Arc<Self>,
         channel: &str,
         mut message: Inbound,
         now: i64,
     ) -> Result<Option<(String, String)>> {
         message.text = self.withheld.text(message.text);
+        self.enclose_inbound(channel, &mut message).await?;
         let home = self.home().clone();
         let standing = |name: &str| {
             let path = home.transcript(name);
@@ -71,7 +72,8 @@ impl Host {
             }
             Admitted::Command(speaker, Command::Stop) if self.stop_chat(&speaker)? => Ok(None),
             Admitted::Command(speaker, command) => {
-                let words = matches!(&command, Command::New(text) if !text.is_empty());
+                let words = matches!(&command, Command::New(text)
+                    if !text.is_empty() || !message.enclosed.is_empty());
                 let waits = words.then(|| (speaker.person.clone(), speaker.session.clone()));
                 if words {
                     self.wake(&speaker.session);
