@@ -11,6 +11,7 @@ use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use crate::face::Refusal;
 use crate::face::clean::clean;
 use crate::face::history::command::Folder;
+use crate::face::record::{self, Recorder};
 use crate::face::rows::Layout;
 use crate::face::screen::{Place, Screen, write};
 use crate::face::standing::command::Command::Serve;
@@ -38,6 +39,9 @@ use crate::organs::verb::Verb;
 pub struct Cli {
     #[command(flatten)]
     common: Common,
+    /// Record the conversation in a file, for `fledgling replay`
+    #[arg(long, value_name = "FILE")]
+    record: Option<PathBuf>,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -103,9 +107,16 @@ enum Command {
         /// Let a new conversation touch only this, for instance "network none" or "write notes"
         #[arg(long, value_name = "WHAT")]
         only: Vec<String>,
+        /// Record the turn in a file, for `fledgling replay`
+        #[arg(long, value_name = "FILE")]
+        record: Option<PathBuf>,
     },
     /// A recorded conversation with real tools: needs no key and no network
-    Tour,
+    Tour {
+        /// Record it again, with what the tools answer here
+        #[arg(long, value_name = "FILE")]
+        record: Option<PathBuf>,
+    },
     /// Make the home and its workspace, and say where they are
     Init {
         /// Bring it back to life from a backup
@@ -114,6 +125,14 @@ enum Command {
     },
     #[command(flatten)]
     History(history::command::Command),
+    /// Record a conversation of the past, so that it can be played and replayed
+    Record {
+        /// Which conversation
+        #[arg(value_name = "SESSION")]
+        named: String,
+        /// Where to [default: standard output]
+        file: Option<PathBuf>,
+    },
     /// Push the history to a git remote or a folder
     Backup {
         /// Where to [default: what config.toml says]
@@ -258,7 +277,7 @@ impl Cli {
 
     /// Do what was asked. The number is the exit code.
     pub async fn run(self, keys: Keys) -> Result<u8> {
-        let Self { common, command } = self;
+        let Self { common, command, record } = self;
         let Common { session, model, json, home, safe } = common;
         match command {
             Some(Command::Sql { file, query, values, bare }) => {
@@ -271,9 +290,15 @@ impl Cli {
                 return sql::sql(&file, query.as_deref(), &values, layout, &mut out).map(|()| 0);
             }
             Some(Command::Help { topic }) => return help::show(topic.as_deref()),
-            Some(Command::Tour) => return tour::tour(json).await,
+            Some(Command::Tour { record: file }) => {
+                return tour::tour(json, Recorder::to(file.or(record))?).await;
+            }
             Some(Command::Image { path, limit }) => return image::as_child(&path, limit),
             _ => {}
+        }
+        if record.is_some() && !matches!(command, None | Some(Command::Run { .. })) {
+            let why = "--record goes with a conversation; `fledgling record SESSION FILE` makes a recording of a past one";
+            return Err(Refusal::usage(why).into());
         }
         let home = Home::resolve(home)?;
         let settings = || -> Result<Settings> {
@@ -285,14 +310,18 @@ impl Cli {
         };
         let simple = async |verb| views::once(Link::establish(&settings).await?, verb).await;
         match command {
-            None => repl::repl(settings()?, session, json).await,
-            Some(Command::Run { task, branch, only }) => {
+            None => repl::repl(settings()?, session, json, Recorder::to(record)?).await,
+            Some(Command::Run { task, branch, only, record: file }) => {
                 let user = std::env::home_dir();
                 let only = narrow::parse(&only, &current()?, user.as_deref())
                     .map_err(|error| usage(&error))?;
                 let only = only.map(Box::new);
                 let begin = run::Begin { model: model.clone(), branch, only };
-                run::run(settings, task, session, begin, json).await
+                let recorder = Recorder::to(file.or(record))?;
+                run::run(settings, task, session, begin, (json, recorder)).await
+            }
+            Some(Command::Record { named, file }) => {
+                record::once(Link::establish(settings).await?, named, file).await
             }
             Some(Command::History(command)) => {
                 let ask = command.ask(&Folder::here(&home))?;
@@ -373,7 +402,10 @@ impl Cli {
             }
             Some(Command::Doctor { drill: false }) => doctor::doctor(settings).await,
             Some(
-                Command::Sql { .. } | Command::Help { .. } | Command::Tour | Command::Image { .. },
+                Command::Sql { .. }
+                | Command::Help { .. }
+                | Command::Tour { .. }
+                | Command::Image { .. },
             ) => Ok(0),
         }
     }

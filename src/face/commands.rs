@@ -16,7 +16,7 @@ use crate::organs::reach::item;
 use crate::organs::verb::Verb;
 
 /// The commands, with what each does.
-pub const COMMANDS: [(&str, &str); 32] = [
+pub const COMMANDS: [(&str, &str); 33] = [
     ("/new", "begin another conversation: /new [NAME]"),
     ("/resume", "go back to a conversation: /resume [NAME]"),
     ("/sessions", "list the conversations"),
@@ -33,6 +33,7 @@ pub const COMMANDS: [(&str, &str); 32] = [
     ("/redo", "put back what was taken back last"),
     ("/restore", "files as they were: /restore REV [PATH…]"),
     ("/bisect", "what broke it: /bisect -- COMMAND"),
+    ("/replay", "do answers stay as recorded: /replay FILE"),
     ("/merge", "take over a branch: /merge NAME"),
     ("/drop", "give a branch up: /drop NAME"),
     ("/status", "what runs by itself: jobs, services, channels, budget"),

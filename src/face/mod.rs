@@ -15,6 +15,7 @@ pub mod markdown;
 pub mod onboard;
 pub mod policy;
 pub mod prompt_line;
+pub mod record;
 pub mod repl;
 pub mod rows;
 pub mod run;

@@ -16,8 +16,8 @@ use crate::kernel::event::Event;
 use crate::kernel::interrupt::{Interrupt, interrupt};
 use crate::kernel::session::Session;
 use crate::organs::history::archive::MAIN;
-use crate::organs::history::ask::{Ask, Culprit, Favour, Reason, Shown, Standing, Undone};
-use crate::organs::history::bisect::{self, Search};
+use crate::organs::history::ask::{Ask, Culprit, Favour, Reason, Shown, Standing, Test, Undone};
+use crate::organs::history::bisect::{self, Commanded, Search};
 use crate::organs::history::chronicle::{Chronicle, Entry};
 use crate::organs::history::keeper::Keeper;
 use crate::organs::history::snapshots::Snapshots;
@@ -92,8 +92,15 @@ impl Host {
                 }
                 serde_json::to_value(reasons)?
             }
-            Ask::Bisect { command, good } => {
+            Ask::Bisect { test: Test::Command(command), good } => {
                 serde_json::to_value(self.bisect(caller, command, good, answers).await?)?
+            }
+            Ask::Bisect { test: Test::Recording(recording), good } => serde_json::to_value(
+                self.bisect_recording(caller, &recording, good, answers).await?,
+            )?,
+            Ask::Replay { recording, live, as_it_is } => {
+                let how = (live, as_it_is);
+                serde_json::to_value(self.replay(caller, &recording, how, answers).await?)?
             }
             Ask::Backup { to } => serde_json::to_value(self.back_up(to, answers).await?)?,
             Ask::Merge { branch, favour } => {
@@ -132,7 +139,7 @@ impl Host {
 
     /// The checkout that a request is about, and its branch: a hand's is where its session
     /// works.
-    async fn checkout(&self, caller: &Caller) -> Result<(Arc<Snapshots>, String)> {
+    pub(super) async fn checkout(&self, caller: &Caller) -> Result<(Arc<Snapshots>, String)> {
         let Caller::Hand(session) = caller else {
             return Ok((self.snapshots.clone(), MAIN.to_owned()));
         };
@@ -320,11 +327,12 @@ impl Host {
         self.until_left(answers, move |interrupt| {
             let _writing = writing;
             let chronicle = Chronicle::on(home.path(), &branch)?;
+            let repository = chronicle.repository();
+            let (policy, command) = (&policy, &*command);
             let search = Search {
-                repository: chronicle.repository(),
+                repository,
                 branch: &branch,
-                policy: &policy,
-                command: &command,
+                trial: &Commanded { repository, policy, command, interrupt },
                 good: good.as_deref(),
                 interrupt,
                 logged: &|commit| chronicle.logged(&Entry::read(commit.clone()), false),
@@ -358,7 +366,7 @@ impl Host {
     }
 
     /// Do this on a thread that may block, until the asker goes.
-    async fn until_left<T: Send + 'static>(
+    pub(super) async fn until_left<T: Send + 'static>(
         &self,
         answers: &UnboundedSender<Answer>,
         work: impl FnOnce(&Interrupt) -> Result<T> + Send + 'static,

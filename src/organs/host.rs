@@ -22,15 +22,16 @@ use crate::organs::config::Config;
 use crate::organs::discreet::Discreet;
 use crate::organs::hand_door;
 use crate::organs::hands_lock;
-use crate::organs::history::branch;
 use crate::organs::history::image::Images;
 use crate::organs::history::snapshots::{self, Snapshots};
+use crate::organs::history::{branch, checkout};
 use crate::organs::home::{Home, HostLock};
 use crate::organs::lane::{Lane, lock};
 use crate::organs::line::{Asker, Saying};
 use crate::organs::models::{Catalog, NoModel};
 use crate::organs::prompt::Sources;
 use crate::organs::reach::root::{NOTHING, Reach};
+use crate::organs::replay::played::Played;
 use crate::organs::report;
 use crate::organs::sessions::{self, BadName};
 use crate::organs::state::State;
@@ -113,6 +114,7 @@ impl Host {
         let hands = home.file("hands.lock");
         let (hands, alone) =
             tokio::task::spawn_blocking(move || hands_lock::take(&hands)).await??;
+        checkout::sweep(home.path());
         let state = State::open(&home.file("state.db"))?;
         let (hands, withheld) = (Arc::new(hands), Withheld::default());
         withheld.learn(settings.catalog.secrets())?;
@@ -276,6 +278,7 @@ impl Host {
                 let session = self.subject(caller, session)?;
                 serde_json::to_value(wirelog::read(&self.settings.home.wire(), &session, turn)?)?
             }
+            Verb::Recording { session, from } => self.recording(caller, session, from)?,
             Verb::Usage => {
                 let mut used = self.state.usage()?;
                 used.retain(|one| self.reaches(caller, &one.session));
@@ -409,7 +412,11 @@ impl Host {
         if let Some(model) = lock(&self.models).get(spec) {
             return Ok(model.clone());
         }
-        let model = Discreet::over(self.settings.catalog.model(spec).await?, &self.withheld);
+        let mut model = self.settings.catalog.model(spec).await?;
+        if spec.starts_with("script:") {
+            model = Played::over(model, &self.settings.home);
+        }
+        let model = Discreet::over(model, &self.withheld);
         lock(&self.models).insert(spec.to_owned(), model.clone());
         Ok(model)
     }

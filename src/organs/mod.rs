@@ -26,6 +26,7 @@ pub mod models;
 pub mod prompt;
 pub mod reach;
 pub mod recovery;
+pub mod replay;
 pub mod report;
 pub mod secrets;
 pub mod sessions;

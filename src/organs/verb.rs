@@ -73,6 +73,13 @@ pub enum Verb {
         /// The turn; the latest when none is named.
         turn: Option<u64>,
     },
+    /// What was said and done in a session, so that it can be played and tried again.
+    Recording {
+        /// The session; the latest when none is named.
+        session: Option<String>,
+        /// The first turn that is wanted.
+        from: u64,
+    },
     /// What was used.
     Usage,
     /// The harness as a session sees it.
@@ -246,6 +253,7 @@ impl Verb {
             Self::Run { session, .. }
             | Self::Stop { session }
             | Self::Wire { session, .. }
+            | Self::Recording { session, .. }
             | Self::About { session }
             | Self::At { session, .. }
             | Self::Tell { session, .. }
@@ -298,6 +306,7 @@ impl Verb {
             Self::Watch { session, .. }
             | Self::Stop { session: Some(session) }
             | Self::Wire { session: Some(session), .. }
+            | Self::Recording { session: Some(session), .. }
             | Self::About { session: Some(session) }
             | Self::At { session: Some(session), .. }
             | Self::Tell { session: Some(session), .. }
@@ -305,6 +314,7 @@ impl Verb {
             Self::Run { .. }
             | Self::Stop { .. }
             | Self::Wire { .. }
+            | Self::Recording { .. }
             | Self::About { .. }
             | Self::Policy { .. }
             | Self::Sessions
@@ -386,6 +396,8 @@ mod tests {
             (Verb::End { session: s() }, Needs::Below("s")),
             (Verb::Wire { session: Some(s()), turn: None }, Needs::Reach("s")),
             (Verb::Wire { session: None, turn: Some(1) }, Needs::Filtered),
+            (Verb::Recording { session: Some(s()), from: 1 }, Needs::Reach("s")),
+            (Verb::Recording { session: None, from: 1 }, Needs::Filtered),
             (Verb::Usage, Needs::Filtered),
             (Verb::About { session: Some(s()) }, Needs::Reach("s")),
             (Verb::About { session: None }, Needs::Filtered),
