@@ -365,12 +365,18 @@ impl Host {
         .await
     }
 
+    /// Returns when nothing is tried any more for whoever has gone.
+    pub async fn tried(&self) {
+        drop(self.tries.write().await);
+    }
+
     /// Do this on a thread that may block, until the asker goes.
     pub(super) async fn until_left<T: Send + 'static>(
         &self,
         answers: &UnboundedSender<Answer>,
         work: impl FnOnce(&Interrupt) -> Result<T> + Send + 'static,
     ) -> Result<T> {
+        let _trying = self.tries.read().await;
         let (interrupter, interrupt) = interrupt();
         let work = blocking(move || work(&interrupt));
         tokio::pin!(work);

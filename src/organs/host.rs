@@ -97,6 +97,8 @@ pub struct Host {
     lanes: Mutex<HashMap<String, Arc<Lane>>>,
     notices: Mutex<Vec<String>>,
     phase: Mutex<Phase>,
+    /// Held for reading while something is tried in a folder of its own.
+    pub(super) tries: tokio::sync::RwLock<()>,
     /// Those who said something and wait for what comes of it.
     pub(super) askers: Mutex<Vec<Weak<Asker>>>,
     _lock: HostLock,
@@ -156,6 +158,7 @@ impl Host {
             notices: Mutex::default(),
             phase: Mutex::default(),
             askers: Mutex::default(),
+            tries: tokio::sync::RwLock::default(),
             _lock: held,
         });
         if newborn {

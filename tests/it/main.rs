@@ -29,6 +29,7 @@ mod real_model;
 mod redteam;
 mod reminders;
 mod repl;
+mod replay;
 mod reply;
 mod rules;
 mod schedule;

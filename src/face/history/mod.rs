@@ -91,8 +91,10 @@ async fn tried(link: &Link, verb: Verb) -> Result<Value> {
     let answer = tokio::select! {
         answer = views::answer(&mut answers, aside) => answer?,
         () = interrupted => {
-            answers.close();
-            while answers.recv().await.is_some() {}
+            drop(answers);
+            if let Some(host) = link.host() {
+                host.tried().await;
+            }
             return Err(Refusal { why: "interrupted".to_owned(), exit: exit::INTERRUPTED }.into());
         }
     };

@@ -5,15 +5,24 @@
 //! keeps and after a kill. Knows neither commits nor what is tried.
 
 use std::fs::{self, DirBuilder, Permissions};
+use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
+/// What a folder is for: how its name begins, and how many digits follow.
+type Purpose = (&'static str, usize);
+
 /// Where a search tries a commit.
-pub const BISECT: &str = "bisect-";
-/// Where a recording is replayed.
-pub const REPLAY: &str = "replay-";
+pub const BISECT: Purpose = ("bisect-", 8);
+/// Where a recording is replayed: as long as `workspace`, so that what is cut or set in columns
+/// is so at the same place.
+pub const REPLAY: Purpose = ("replay-", 2);
+/// For temporary files of a replay, as long as `scratch`.
+pub const TEMPORARY: Purpose = ("try-", 3);
+/// For what a replay asks of the host.
+pub const DOOR: Purpose = ("try-", 4);
 
 /// The folder, free of symlinks.
 pub struct Checkout(pub PathBuf);
@@ -21,12 +30,20 @@ pub struct Checkout(pub PathBuf);
 impl Checkout {
     /// A new one. Beside scratch, not in it: another hand could put a link in its place while
     /// it is filled, and commits would be written where that leads.
-    pub fn new(scratch: &Path, purpose: &str) -> Result<Self> {
-        let folder = scratch.with_file_name(format!("{purpose}{:08x}", fastrand::u32(..)));
-        let made = DirBuilder::new().mode(0o700).create(&folder);
-        let context = || format!("cannot create {}", folder.display());
-        made.with_context(context)?;
-        Ok(Self(folder.canonicalize().with_context(context)?))
+    pub fn new(scratch: &Path, (begin, digits): Purpose) -> Result<Self> {
+        loop {
+            let number = fastrand::u64(..1 << (4 * digits));
+            let folder = scratch.with_file_name(format!("{begin}{number:0digits$x}"));
+            let context = || format!("cannot create {}", folder.display());
+            match DirBuilder::new().mode(0o700).create(&folder) {
+                // There are not many such names.
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                made => {
+                    made.with_context(context)?;
+                    return Ok(Self(folder.canonicalize().with_context(context)?));
+                }
+            }
+        }
     }
 }
 
@@ -40,9 +57,9 @@ impl Drop for Checkout {
 pub fn sweep(home: &Path) {
     for entry in fs::read_dir(home).into_iter().flatten().flatten() {
         let name = entry.file_name();
-        let is_ours = [BISECT, REPLAY].iter().any(|purpose| {
-            let rest = name.to_str().and_then(|name| name.strip_prefix(purpose));
-            rest.is_some_and(|rest| rest.len() == 8 && u32::from_str_radix(rest, 16).is_ok())
+        let is_ours = [BISECT, REPLAY, TEMPORARY, DOOR].iter().any(|(begin, digits)| {
+            let rest = name.to_str().and_then(|name| name.strip_prefix(begin));
+            rest.is_some_and(|rest| rest.len() == *digits && u64::from_str_radix(rest, 16).is_ok())
         });
         if is_ours && entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             remove(&entry.path());
@@ -76,16 +93,17 @@ mod tests {
     fn what_a_kill_left_goes_and_nothing_else() {
         let temp = tempfile::tempdir().unwrap();
         let made = |name: &str| fs::create_dir_all(temp.path().join(name)).unwrap();
-        ["bisect-0123abcd/in/it", "replay-00000000", "replay-mine", "scratch"].map(made);
+        let folders = ["bisect-0123abcd/in/it", "replay-0f", "try-012", "try-mine", "scratch"];
+        folders.into_iter().for_each(made);
         let locked = temp.path().join("bisect-0123abcd/in");
         fs::set_permissions(&locked, Permissions::from_mode(0o500)).unwrap();
         let kept = Checkout::new(&temp.path().join("scratch"), REPLAY).unwrap();
-        fs::write(temp.path().join("replay-11111111"), "a file").unwrap();
+        fs::write(temp.path().join("replay-11"), "a file").unwrap();
         drop(kept);
         sweep(temp.path());
         let left = fs::read_dir(temp.path()).unwrap();
         let mut left: Vec<_> = left.map(|entry| entry.unwrap().file_name()).collect();
         left.sort();
-        assert_eq!(left, ["replay-11111111", "replay-mine", "scratch"]);
+        assert_eq!(left, ["replay-11", "scratch", "try-mine"]);
     }
 }

@@ -78,7 +78,7 @@ impl Host {
         self.until_left(answers, move |interrupt| {
             let _writing = writing;
             let chronicle = Chronicle::on(host.home().path(), &branch)?;
-            let equip = |folders: [&Path; 3]| host.for_replay(writer(&caller), live, folders);
+            let equip = |folders: [&Path; 2]| host.for_replay(writer(&caller), live, folders);
             let replayer = Replayer {
                 repository: chronicle.repository(),
                 home: host.home(),
@@ -86,6 +86,7 @@ impl Host {
                 equip: &equip,
                 interrupt,
                 as_it_is,
+                once: live,
             };
             let tree = chronicle.repository().find_tree(tree)?;
             replayer.replay(tree, &mut |text| notice(&heard, text))
@@ -108,7 +109,7 @@ impl Host {
         self.until_left(answers, move |interrupt| {
             let _writing = writing;
             let chronicle = Chronicle::on(host.home().path(), &branch)?;
-            let equip = |folders: [&Path; 3]| host.for_replay(writer(&caller), false, folders);
+            let equip = |folders: [&Path; 2]| host.for_replay(writer(&caller), false, folders);
             let (repository, home, as_it_is) = (chronicle.repository(), host.home(), false);
             let replayer = Replayer {
                 repository,
@@ -117,6 +118,7 @@ impl Host {
                 equip: &equip,
                 interrupt,
                 as_it_is,
+                once: false,
             };
             // Once it was recorded, all was well.
             let good = good.or_else(|| last_commit(&chronicle, &recording));
@@ -134,12 +136,12 @@ impl Host {
         .await
     }
 
-    /// What a hand is given in these folders: workspace, scratch, door.
+    /// What a hand is given in these folders: workspace, door.
     fn for_replay(
         &self,
         session: Option<&str>,
         live: bool,
-        [workspace, _, door]: [&Path; 3],
+        [workspace, door]: [&Path; 2],
     ) -> Result<Policy> {
         let mut policy = self.policy(door, workspace, session)?;
         if live {

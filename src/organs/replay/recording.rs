@@ -322,3 +322,136 @@ impl Planned {
         Step { place: Place { turn, call: number, what }, call, answer: Err(UNKNOWN) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::event::Changes;
+    use crate::kernel::message::{Block, Usage};
+    use crate::wires::script;
+
+    fn user(turn: u64, origin: &str, text: &str) -> Line {
+        let (key, origin) = (String::new(), Origin::from(origin.to_owned()));
+        Line::User { turn, incoming: Incoming { key, origin, text: text.to_owned() } }
+    }
+
+    fn reply(text: &str, calls: &[&str], stop: Stop) -> Line {
+        let calls = calls.iter().map(|id| {
+            let (id, name) = ((*id).to_owned(), "bash".to_owned());
+            Block::Call(Call { id, name, input: json!({"command": "ls"}) })
+        });
+        let opaque = Block::Opaque { wire: "w".to_owned(), value: json!("a thought") };
+        let blocks = [opaque, Block::Text(text.to_owned())].into_iter().chain(calls).collect();
+        Line::Assistant(Assistant { blocks, stop, model: "m".to_owned(), usage: Usage::default() })
+    }
+
+    fn result(id: &str, text: &str) -> Line {
+        let error = text.contains("not") || text.contains("interrupted");
+        Line::Result(CallResult { id: id.to_owned(), text: text.to_owned(), error })
+    }
+
+    fn ended(turn: u64, end: End, why: &str) -> Line {
+        let (changes, usage) = (Changes::default(), Usage::default());
+        Line::TurnEnd { turn, end, why: why.to_owned(), changes, usage }
+    }
+
+    fn recorded(lines: Vec<Line>, from: u64) -> String {
+        let at = "2026-11-21T10:00:00+00:00".to_owned();
+        let entries = lines.into_iter().map(|line| Entry { at: at.clone(), line });
+        let turns = told("s", entries, from);
+        text(&turns.into_iter().flat_map(Told::lines).collect::<Vec<_>>())
+    }
+
+    /// A conversation in which everything happens that can.
+    fn eventful() -> Vec<Line> {
+        let note = |text: &str| Line::Note { text: text.to_owned() };
+        vec![
+            user(1, "owner", "first"),
+            user(1, "owner", "and this"),
+            reply("Well.", &["1", "2"], Stop::End),
+            // Given in another order than called.
+            result("2", "two"),
+            result("1", "one"),
+            note("a remark"),
+            user(1, "owner", "meanwhile"),
+            reply("Done.", &[], Stop::End),
+            ended(1, End::Done, ""),
+            Line::Summary { text: "short".to_owned(), keep: 0 },
+            user(2, "channel:chat/bob", "hello"),
+            reply("", &["3", "4"], Stop::End),
+            result("3", "half\n[interrupted; everything it started was ended]\n"),
+            result("4", "not executed: the turn was stopped"),
+            ended(2, End::Interrupted, "interrupted"),
+            user(3, "owner", "again"),
+            reply("Half a w", &[], Stop::Cut),
+            ended(3, End::Failed, "the stream broke"),
+            user(4, "owner", "and again"),
+            ended(4, End::Failed, "no server"),
+            user(5, "owner", "the last"),
+            reply("", &["5", "6"], Stop::End),
+            result("5", "fine"),
+        ]
+    }
+
+    #[test]
+    fn all_that_can_be_played_is_taken_along_and_plays_in_step() {
+        let text = recorded(eventful(), 1);
+        let lines: Vec<Value> = text
+            .lines()
+            .filter(|line| !line.starts_with("//"))
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        let shown: Vec<_> = lines.iter().filter(|line| line.get("recorded").is_none()).collect();
+        assert_eq!(shown[0], &json!({"owner": "first\n\nand this"}));
+        assert_eq!(shown[1]["calls"][1], json!({"name": "bash", "input": {"command": "ls"}}));
+        assert_eq!(shown[2]["results"][0], json!({"text": "one", "error": false}));
+        assert_eq!(shown[3], &json!({"said": "meanwhile", "by": "owner"}));
+        assert_eq!(shown[5], &json!({"said": "hello", "by": "channel:chat/bob"}));
+        assert_eq!(shown[8]["fail"]["fatal"], "the recorded turn ended here: interrupted");
+        assert_eq!(shown[10], &json!({"text": "Half a w", "cut": true}));
+        assert_eq!(shown[12]["fail"]["fatal"], "the recorded turn ended here: no server");
+        assert!(!text.contains("a thought") && !text.contains("remark"), "{text}");
+        assert_eq!(lines.iter().filter(|line| line.get("recorded").is_some()).count(), 5);
+        // It is a script, in which the owner says what they said.
+        script::Script::parse("f", &text).unwrap();
+        let owner = script::owner_lines(&text);
+        assert_eq!(owner.len(), 4, "{owner:?}");
+    }
+
+    #[test]
+    fn what_was_not_carried_out_to_its_end_is_not_carried_out_again() {
+        let recording = Recording::parse(&recorded(eventful(), 1)).unwrap();
+        let why: Vec<_> = recording.steps().map(|step| step.answer.as_ref().err()).collect();
+        let expected = [
+            None,
+            None,
+            Some("it was interrupted then"),
+            Some("it was not carried out then"),
+            None,
+            Some("its answer was not recorded"),
+        ];
+        assert_eq!(why, expected.each_ref().map(Option::as_ref));
+        let places: Vec<_> =
+            recording.steps().map(|step| (step.place.turn, step.place.call)).collect();
+        assert_eq!(places, [(1, 1), (1, 2), (2, 3), (2, 4), (5, 5), (5, 6)]);
+        let later = Recording::parse(&recorded(eventful(), 3)).unwrap();
+        assert_eq!(later.turns.iter().map(|turn| turn.head.turn).collect::<Vec<_>>(), [3, 4, 5]);
+        assert_eq!(later.steps().count(), 2);
+    }
+
+    #[test]
+    fn what_cannot_be_read_names_its_line() {
+        let head = r#"{"recorded": {"format": 1, "session": "s", "turn": 1, "commit": null}}"#;
+        for (text, why) in [
+            ("", "there is no turn in it"),
+            ("// a\n{\"text\": \"x\"}", "it does not begin as recordings do"),
+            ("nothing", "line 1 of the recording"),
+            (&format!("{head}\n{{\"results\": 3}}"), "line 2 of the recording"),
+            (&head.replace("1,", "2,"), "has format 2, made by a newer fledgling"),
+        ] {
+            let error = format!("{:#}", Recording::parse(text).unwrap_err());
+            assert!(error.contains(why), "{text}: {error}");
+        }
+        assert_eq!(Recording::parse(head).unwrap().steps().count(), 0);
+    }
+}

@@ -20,7 +20,7 @@ use crate::kernel::tool::{Action, Hands as _, Outcome};
 use crate::organs::history::ask::Answered;
 use crate::organs::history::backup::fill;
 use crate::organs::history::beneath::Root;
-use crate::organs::history::checkout::{Checkout, REPLAY};
+use crate::organs::history::checkout::{Checkout, DOOR, REPLAY, TEMPORARY};
 use crate::organs::history::difference::Entry;
 use crate::organs::home::Home;
 use crate::organs::reach::hint;
@@ -30,8 +30,8 @@ use crate::organs::replay::recording::Step;
 /// A path, and what it is to be: nothing, or what a tree has there.
 pub type Patch = (PathBuf, Option<Entry>);
 
-/// How a hand is given what it works with, in these folders: the workspace, scratch, the door.
-pub type Equip<'a> = dyn Fn([&Path; 3]) -> Result<Policy> + 'a;
+/// How a hand is given what it works with, in these folders: the workspace, the door.
+pub type Equip<'a> = dyn Fn([&Path; 2]) -> Result<Policy> + 'a;
 
 /// What a call is answered now.
 #[derive(Debug)]
@@ -47,15 +47,14 @@ pub struct Stage<'a> {
     repository: &'a Repository,
     interrupt: &'a Interrupt,
     root: Root,
-    door: PathBuf,
     policy: Policy,
     hand: Hand,
     runtime: Runtime,
     /// From the recording's words to here, and back.
     here: Places,
     told: Places,
-    // Removed when all above is gone.
-    _folder: Checkout,
+    // Removed when all above is gone: workspace, scratch, door.
+    folders: [Checkout; 3],
 }
 
 impl<'a> Stage<'a> {
@@ -67,16 +66,12 @@ impl<'a> Stage<'a> {
         equip: &Equip<'_>,
         interrupt: &'a Interrupt,
     ) -> Result<Self> {
-        let folder = Checkout::new(&home.scratch(), REPLAY)?;
-        let [workspace, scratch, door] =
-            ["workspace", "scratch", "door"].map(|name| folder.0.join(name));
-        for folder in [&workspace, &scratch, &door] {
-            fs::create_dir(folder)
-                .with_context(|| format!("cannot create {}", folder.display()))?;
-        }
+        let new = |purpose| Checkout::new(&home.scratch(), purpose);
+        let folders = [new(REPLAY)?, new(TEMPORARY)?, new(DOOR)?];
+        let [workspace, scratch, door] = folders.each_ref().map(|folder| folder.0.clone());
         fill(repository, tree, &workspace)?;
-        let mut policy = equip([&workspace, &scratch, &door])?;
-        policy.own = vec![workspace.clone(), scratch.clone(), door.clone()];
+        let mut policy = equip([&workspace, &door])?;
+        policy.own = vec![workspace.clone(), scratch.clone(), door];
         policy.scratch.clone_from(&scratch);
         let temporary = (OsString::from("TMPDIR"), scratch.clone().into_os_string());
         policy.env.retain(|(name, _)| *name != temporary.0);
@@ -93,8 +88,7 @@ impl<'a> Stage<'a> {
             runtime: tokio::runtime::Builder::new_current_thread().enable_all().build()?,
             here: Places::put(here),
             told: Places::named(told),
-            door,
-            _folder: folder,
+            folders,
         })
     }
 
@@ -163,7 +157,8 @@ impl<'a> Stage<'a> {
     /// Whether anything was asked of the host since the last call: whoever asks leaves its
     /// request in the door's folder, and nobody takes it.
     fn take_requests(&self) -> bool {
-        let left: Vec<_> = fs::read_dir(&self.door).into_iter().flatten().flatten().collect();
+        let left: Vec<_> =
+            fs::read_dir(&self.folders[2].0).into_iter().flatten().flatten().collect();
         for entry in &left {
             let _ = fs::remove_file(entry.path());
         }
