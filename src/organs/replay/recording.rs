@@ -332,7 +332,8 @@ mod tests {
 
     fn user(turn: u64, origin: &str, text: &str) -> Line {
         let (key, origin) = (String::new(), Origin::from(origin.to_owned()));
-        Line::User { turn, incoming: Incoming { key, origin, text: text.to_owned() } }
+        let (text, images) = (text.to_owned(), Vec::new());
+        Line::User { turn, incoming: Incoming { key, origin, text, images } }
     }
 
     fn reply(text: &str, calls: &[&str], stop: Stop) -> Line {
@@ -347,7 +348,8 @@ mod tests {
 
     fn result(id: &str, text: &str) -> Line {
         let error = text.contains("not") || text.contains("interrupted");
-        Line::Result(CallResult { id: id.to_owned(), text: text.to_owned(), error })
+        let (id, text, images) = (id.to_owned(), text.to_owned(), Vec::new());
+        Line::Result(CallResult { id, text, error, images })
     }
 
     fn ended(turn: u64, end: End, why: &str) -> Line {
