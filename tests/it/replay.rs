@@ -331,3 +331,42 @@ fn a_conversation_in_the_terminal_is_recorded_turn_by_turn() {
         lines(&file).iter().filter_map(|line| line["owner"].as_str().map(str::to_owned)).collect();
     assert_eq!(owner, ["one", "two"]);
 }
+
+#[test]
+fn where_nothing_is_confined_a_replay_has_to_be_wished() {
+    let world = World::with("confine = \"off\"\n");
+    let file = recorded(&world, "echo hi");
+    let said = world.refuses(&["replay", file.to_str().unwrap()]);
+    assert!(said.contains("nothing is confined here") && said.contains("--live"), "{said}");
+    let ran = replay(&world.home, &file, &["--live"], 0);
+    assert_eq!(ran.stdout, "1 call, all answered as recorded.\n", "{ran}");
+}
+
+/// Conversations with real models, recorded in newborn homes (see `real_model.rs`).
+#[test]
+fn recorded_sessions_of_real_models_replay_without_a_difference() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/recordings");
+    let files: Vec<_> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert!(!files.is_empty());
+    for file in files {
+        let home = Home::new();
+        let ran = replay(&home, &file, &[], 0);
+        assert!(ran.stdout.contains(" calls, all answered as recorded."), "{ran}");
+        // And it plays: the model's own words and calls, on real tools.
+        let model = format!("script:{}", file.display());
+        let owner: Vec<_> = lines(&file)
+            .iter()
+            .filter_map(|line| Some(format!("{}\n", line["owner"].as_str()?)))
+            .collect();
+        let again = home.cwd().join("again.jsonl");
+        let path = again.to_str().unwrap();
+        let run = home.run(&["--session", "again", "--model", &model, "--record", path]);
+        run.stdin(owner.concat()).stdout_any().stderr_any().check();
+        let told = |file: &Path| -> Vec<Value> {
+            let own = |line: &Value| line.get("results").is_some() || line.get("calls").is_some();
+            let lines = lines(file).into_iter().filter(own);
+            lines.map(|line| json!([line["calls"], line["results"]])).collect()
+        };
+        assert_eq!(told(&again), told(&file));
+    }
+}
