@@ -16,8 +16,8 @@ use crate::face::rows::Layout;
 use crate::face::screen::{Place, Screen, write};
 use crate::face::standing::command::Command::Serve;
 use crate::face::{
-    asking, doctor, drill, groups, help, history, policy, repl, run, secrets, serve, service, sql,
-    standing, tour, views,
+    asking, doctor, drill, groups, help, history, policy, repl, report, run, secrets, serve,
+    service, sql, standing, tour, views,
 };
 use crate::organs::config::Config;
 use crate::organs::history::ask::Ask;
@@ -133,6 +133,8 @@ enum Command {
         /// Where to [default: standard output]
         file: Option<PathBuf>,
     },
+    /// Write a page to look at: what changed by whom and why, what it cost, what is to come
+    Report(report::Options),
     /// Push the history to a git remote or a folder
     Backup {
         /// Where to [default: what config.toml says]
@@ -327,6 +329,7 @@ impl Cli {
                 let ask = command.ask(&Folder::here(&home))?;
                 history::once(Link::establish(settings).await?, ask, json).await
             }
+            Some(Command::Report(options)) => report::report(settings, &home, options, json).await,
             Some(Command::Backup { to }) => {
                 let ask = Ask::Backup { to: to.as_deref().map(absolute).transpose()? };
                 history::once(Link::establish(settings).await?, ask, json).await

@@ -17,6 +17,7 @@ pub mod policy;
 pub mod prompt_line;
 pub mod record;
 pub mod repl;
+pub mod report;
 pub mod rows;
 pub mod run;
 pub mod screen;

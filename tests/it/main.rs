@@ -31,6 +31,7 @@ mod reminders;
 mod repl;
 mod replay;
 mod reply;
+mod report;
 mod rules;
 mod schedule;
 mod serve;

@@ -14,8 +14,8 @@ use crate::organs::lane::lock;
 use crate::organs::reach::item::Item;
 use crate::organs::verb::Caller;
 
-/// Slots of a job among which its last run is looked for.
-const SLOTS: usize = 5;
+/// Slots of a job that are told, and among which its last run is looked for.
+const SLOTS: usize = 20;
 
 /// How things stand.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -65,6 +65,20 @@ pub struct JobStatus {
     pub failures: u64,
     /// The end of what it said.
     pub tail: String,
+    /// Its latest runs, the newest first.
+    #[serde(default)]
+    pub runs: Vec<RunStatus>,
+}
+
+/// A run of a job that is over.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct RunStatus {
+    /// The time it was for, as `2026-11-21 09:00`.
+    pub at: String,
+    /// What came of it: `done`, `failed` …
+    pub outcome: String,
+    /// How long it took; none where it never began.
+    pub seconds: Option<i64>,
 }
 
 /// A service.
@@ -103,8 +117,9 @@ impl Host {
         let local =
             |at: jiff::Timestamp| at.to_zoned(clock.zone()).strftime("%Y-%m-%d %H:%M").to_string();
         let jobs = self.state.job_rows(SLOTS)?.into_iter().map(|row| {
-            let last =
-                row.slots.into_iter().find(|slot| !["queued", "running"].contains(&&*slot.state));
+            let mut over = row.slots;
+            over.retain(|slot| !["queued", "running"].contains(&&*slot.state));
+            let last = over.first();
             JobStatus {
                 running: running.contains(&row.job.key),
                 spec: row
@@ -116,10 +131,11 @@ impl Host {
                     .due
                     .map(|due| when::said(&due.to_zoned(clock.zone()), &now))
                     .unwrap_or_default(),
-                missed: last.as_ref().map_or(0, |last| last.missed.into()),
+                missed: last.map_or(0, |last| last.missed.into()),
                 failures: row.failures.into(),
-                tail: last.as_ref().map(|last| last.end.tail.clone()).unwrap_or_default(),
-                last: last.map(|last| (local(last.at), outcome(&last))),
+                tail: last.map(|last| last.end.tail.clone()).unwrap_or_default(),
+                last: last.map(|last| (local(last.at), outcome(last))),
+                runs: over.iter().map(|slot| run(slot, local)).collect(),
                 name: row.job.name,
                 command: row.job.command,
             }
@@ -158,6 +174,12 @@ impl Host {
         );
         Ok(())
     }
+}
+
+fn run(slot: &Slot, local: impl Fn(jiff::Timestamp) -> String) -> RunStatus {
+    let took =
+        slot.began.zip(slot.ended).map(|(began, ended)| ended.as_second() - began.as_second());
+    RunStatus { at: local(slot.at), outcome: outcome(slot), seconds: took }
 }
 
 /// What came of a run, in a word or a few.
