@@ -5,6 +5,7 @@
 //! a turn is drawn.
 
 mod questions;
+mod recorded;
 
 use std::io::IsTerminal as _;
 
@@ -312,25 +313,6 @@ impl Repl {
             }
             _ => {}
         }
-    }
-
-    /// Keep what is recorded up to date.
-    async fn record(&mut self, event: &Event) -> Result<()> {
-        match event {
-            Event::TurnStarted { session, turn, .. } => self.recorder.began(session, *turn),
-            Event::TurnEnded { session, .. } => {
-                if let Some(verb) = self.recorder.wants(session) {
-                    let recorder = self.recorder.clone();
-                    let keep = move |answer: Option<Value>| {
-                        answer.map_or(Ok(()), |answer| recorder.keep(&answer))?;
-                        Ok(String::new())
-                    };
-                    self.beside(verb, keep).await?;
-                }
-            }
-            _ => {}
-        }
-        Ok(())
     }
 
     /// Whether this was said here, which is asked once about each thing said.

@@ -32,6 +32,7 @@ pub mod secrets;
 pub mod sessions;
 pub mod state;
 pub mod sweep;
+pub mod tries;
 pub mod turn;
 pub mod verb;
 pub mod watching;
