@@ -11,6 +11,7 @@ use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use crate::face::Refusal;
 use crate::face::clean::clean;
 use crate::face::history::command::Folder;
+use crate::face::manual::{self, Shell};
 use crate::face::rows::Layout;
 use crate::face::screen::{Place, Screen, write};
 use crate::face::standing::command::Command::Serve;
@@ -60,6 +61,11 @@ WHAT is one of
   secret NAME…            the secret, in a variable of that name
 
 It is kept in config.toml and holds from the next tool call on.";
+
+const COMPLETIONS: &str = "\
+bash  fledgling completions bash > ~/.local/share/bash-completion/completions/fledgling
+zsh   fledgling completions zsh > DIR/_fledgling, where DIR is one of your $fpath
+fish  fledgling completions fish > ~/.config/fish/completions/fledgling.fish";
 
 const ASKS: &str = "\
 WHAT is as for `fledgling allow`, or one of
@@ -220,6 +226,14 @@ enum Command {
         /// Which page [default: the list]
         topic: Option<String>,
     },
+    /// Print what has your shell complete commands, options and topics
+    #[command(after_help = COMPLETIONS)]
+    Completions {
+        /// Which shell
+        shell: Shell,
+    },
+    /// Print the manual page: fledgling man | man -l -
+    Man,
     /// Print an image of a database; without a limit, put the one on standard input back
     #[command(hide = true)]
     Image {
@@ -271,6 +285,10 @@ impl Cli {
                 return sql::sql(&file, query.as_deref(), &values, layout, &mut out).map(|()| 0);
             }
             Some(Command::Help { topic }) => return help::show(topic.as_deref()),
+            Some(Command::Completions { shell }) => {
+                return manual::completions(shell, Self::command());
+            }
+            Some(Command::Man) => return manual::manual(&Self::command()),
             Some(Command::Tour) => return tour::tour(json).await,
             Some(Command::Image { path, limit }) => return image::as_child(&path, limit),
             _ => {}
@@ -373,7 +391,12 @@ impl Cli {
             }
             Some(Command::Doctor { drill: false }) => doctor::doctor(settings).await,
             Some(
-                Command::Sql { .. } | Command::Help { .. } | Command::Tour | Command::Image { .. },
+                Command::Sql { .. }
+                | Command::Help { .. }
+                | Command::Tour
+                | Command::Image { .. }
+                | Command::Completions { .. }
+                | Command::Man,
             ) => Ok(0),
         }
     }
@@ -414,7 +437,7 @@ mod tests {
         listed.sort_unstable();
         there.sort_unstable();
         assert_eq!(listed, there);
-        let begin = "\n\nTalk:\n  run       One turn: the task from the argument,";
+        let begin = "\n\nTalk:\n  run         One turn: the task from the argument,";
         assert!(list.contains(begin), "{list}");
         let narrow = groups::template(&command, 40);
         let mut lines = narrow.lines().skip_while(|line| *line != "Begin:");

@@ -23,6 +23,7 @@ mod hygiene;
 mod kept;
 mod kills;
 mod listening;
+mod manual;
 mod model_server;
 mod reach;
 mod real_model;
