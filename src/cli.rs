@@ -408,7 +408,8 @@ fn items(words: &[String]) -> Result<Vec<Item>> {
 }
 
 fn current() -> Result<PathBuf> {
-    std::env::current_dir().context("the current folder is gone")
+    std::env::current_dir()
+        .context("cannot tell the current folder: it is gone; change to one that exists")
 }
 
 /// What was typed was wrong.

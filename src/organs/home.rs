@@ -38,7 +38,8 @@ impl Home {
         if let Some(path) = path.filter(|path| !path.as_os_str().is_empty()) {
             let shown = path.display().to_string();
             return Ok(Self(
-                std::path::absolute(path).with_context(|| format!("bad home {shown}"))?,
+                std::path::absolute(path)
+                    .with_context(|| format!("cannot make a whole path of the home {shown}"))?,
             ));
         }
         let dirs = directories::ProjectDirs::from("", "", "fledgling")

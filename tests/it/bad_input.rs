@@ -164,7 +164,7 @@ fn a_host_that_does_not_answer_is_not_waited_for_without_end() {
     turn(&home, "hi");
     let lock = File::options().write(true).open(home.path("host.lock")).expect("a lock");
     lock.lock().expect("it is free");
-    let why = ["another process hosts", "host.lock", "end that process and try again"];
+    let why = ["another fledgling runs in", "host.lock", "end it and try again"];
     refused(&home, &["run", "hi"], 1, &why);
     // Nor one that takes the connection and says nothing.
     let _silent = std::os::unix::net::UnixListener::bind(home.path("host.sock")).expect("a socket");

@@ -57,7 +57,10 @@ impl Host {
     pub(in crate::organs) fn check_budget(&self) -> Result<()> {
         let limit = self.settings.config.limits.unattended;
         let left = self.budget_left()?;
-        ensure!(left > 0, "unattended turns have used up their {limit} tokens of today");
+        ensure!(
+            left > 0,
+            "unattended turns have used up their {limit} tokens of today; they go on at midnight, and the owner can set unattended under [limits] in config.toml higher"
+        );
         Ok(())
     }
 

@@ -110,7 +110,7 @@ impl Host {
         text: &str,
     ) -> Result<Value> {
         let text = self.withheld.text(text.trim().to_owned());
-        ensure!(!text.is_empty(), "there is nothing to tell");
+        ensure!(!text.is_empty(), "there is nothing to tell; give the words, or pipe them in");
         let by = match caller {
             Caller::Owner => None,
             Caller::Hand(own) => Some(own.clone()),
