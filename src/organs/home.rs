@@ -198,7 +198,12 @@ impl Home {
 
 fn private(path: &Path) -> Result<()> {
     let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
-    made.with_context(|| format!("cannot create {}; is the home writable?", path.display()))
+    made.with_context(|| {
+        format!(
+            "cannot create {}; name a home that you may write to with --home DIR",
+            path.display()
+        )
+    })
 }
 
 /// Bytes of the door's key.

@@ -75,7 +75,10 @@ impl Chronicle {
         let found = self.repository().revparse_single(rev);
         let found = found.and_then(|object| object.peel_to_commit());
         let unknown = format!("no commit is named {rev:?}; `fledgling log` lists them");
-        found.map_err(|error| anyhow::anyhow!("{unknown}: {}", error.message()))
+        found.map_err(|error| match error.code() {
+            git2::ErrorCode::NotFound => anyhow::anyhow!(unknown),
+            _ => anyhow::anyhow!("{unknown}: {}", error.message()),
+        })
     }
 
     /// All of the branch.
