@@ -169,6 +169,7 @@ async fn turn(host: &Arc<Host>) -> Result<Changes> {
         steer: false,
         branch: None,
         only: None,
+        files: Vec::new(),
     };
     let mut answers = host.ask(Caller::Owner, verb);
     while let Some(answer) = answers.recv().await {

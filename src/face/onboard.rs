@@ -168,7 +168,8 @@ async fn check(catalog: &Catalog, provider: &str) -> Checked {
         Ok(model) => model,
         Err(error) => return Checked::Refused(error.to_string()),
     };
-    let messages = [Message::User { origin: Origin::Owner, text: "Say ok.".to_owned() }];
+    let messages =
+        [Message::User { origin: Origin::Owner, text: "Say ok.".to_owned(), images: Vec::new() }];
     let request = Request { system: "Answer in one word.", tools: &[], messages: &messages };
     // A person who waits decides sooner than the policy of retries.
     let (tell, mut told) = unbounded_channel();

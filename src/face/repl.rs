@@ -409,7 +409,8 @@ impl Repl {
         let (session, model) = (Some(self.session.clone()), self.model.clone());
         self.mine.push(text.clone());
         let (steer, branch, only) = (true, None, None);
-        self.send(Verb::Run { session, text, key, model, steer, branch, only }).await
+        self.send(Verb::Run { session, text, key, model, steer, branch, only, files: Vec::new() })
+            .await
     }
 
     /// Ask for a turn. What happens in it is heard by watching; here only a refusal counts,

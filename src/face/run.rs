@@ -116,7 +116,8 @@ async fn turn(
     let key = verb::fresh_key();
     let Begin { model, branch, only } = begin;
     let (key_of_it, steer) = (key.clone(), false);
-    let verb = Verb::Run { session, text, key: key_of_it, model, steer, branch, only };
+    let verb =
+        Verb::Run { session, text, key: key_of_it, model, steer, branch, only, files: Vec::new() };
     loop {
         if let Some(code) = ask(link, verb.clone(), &key, &mut output).await? {
             return Ok(code);

@@ -125,7 +125,7 @@ impl Tour {
     async fn turn(&self, text: String) -> Result<u8> {
         let (key, session) = (verb::fresh_key(), Some("tour".to_owned()));
         let (model, steer, branch, only) = (None, false, None, None);
-        let verb = Verb::Run { session, text, key, model, steer, branch, only };
+        let verb = Verb::Run { session, text, key, model, steer, branch, only, files: Vec::new() };
         let mut answers = self.host.ask(Caller::Owner, verb);
         let mut output = Output::all_out(self.json);
         while let Some(answer) = answers.recv().await {

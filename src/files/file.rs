@@ -59,7 +59,7 @@ pub fn write(workspace: &Path, path: &Path, content: &[u8]) -> Result<Outcome> {
     let wrote = replace(workspace, path, content)?;
     let (lines, bytes) = (content.split_inclusive(|byte| *byte == b'\n').count(), content.len());
     let text = format!("wrote {} ({lines} lines, {bytes} bytes)", path.display());
-    Ok(Outcome { text, error: false, wrote: vec![wrote] })
+    Ok(Outcome { text, wrote: vec![wrote], ..Outcome::default() })
 }
 
 /// Make these replacements in a file, all or none.
@@ -76,7 +76,7 @@ pub fn edit(workspace: &Path, path: &Path, edits: &[Replacement]) -> Result<Outc
         edit::edit(&content, edits).map_err(|why| anyhow!("cannot edit {shown}: {why}"))?;
     let wrote = replace(workspace, path, &content)?;
     let text = format!("edited {shown}: {} replacements", edits.len());
-    Ok(Outcome { text, error: false, wrote: vec![wrote] })
+    Ok(Outcome { text, wrote: vec![wrote], ..Outcome::default() })
 }
 
 /// Open a regular file for reading. A FIFO's other end is not waited for.

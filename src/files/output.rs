@@ -94,7 +94,7 @@ impl Output {
             let newline = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
             text.push_str(&format!("{newline}[{note}]\n"));
         }
-        Outcome { text, error, wrote: Vec::new() }
+        Outcome { text, error, ..Outcome::default() }
     }
 
     fn shown(self) -> String {

@@ -552,7 +552,7 @@ mod tests {
         let wrote = vec![home.hand.policy.workspace.join("bin/x")];
         let outcome = home.act(Action::Write { path: path.clone(), content: "a\nb\n".to_owned() });
         let text = "wrote bin/x (2 lines, 4 bytes)".to_owned();
-        assert_eq!(outcome, Outcome { text, error: false, wrote });
+        assert_eq!(outcome, Outcome { text, wrote, ..Outcome::default() });
         let outcome = home.act(Action::Read { path, offset: 1, limit: 10 });
         assert_eq!(outcome.text, "a\nb\n");
     }

@@ -38,10 +38,10 @@ impl Conversation {
             Line::User { turn, incoming } => {
                 self.turn = turn;
                 self.open = true;
-                let Incoming { key, origin, text } = incoming;
+                let Incoming { key, origin, text, images } = incoming;
                 self.keys.insert(key);
                 let text = format!("[{}]\n{text}", stamp(&at));
-                self.push(Message::User { origin, text });
+                self.push(Message::User { origin, text, images });
             }
             Line::Assistant(reply) => self.take_reply(reply),
             Line::Result(result) => self.take_result(result),
@@ -104,8 +104,12 @@ impl Conversation {
 
     /// What answers the calls at its end that have no result yet.
     pub fn missing(&self) -> Vec<CallResult> {
-        let missing =
-            |call: Call| CallResult { id: call.id, text: UNRECORDED.to_owned(), error: true };
+        let missing = |call: Call| CallResult {
+            id: call.id,
+            text: UNRECORDED.to_owned(),
+            error: true,
+            images: Vec::new(),
+        };
         self.owed().into_iter().map(missing).collect()
     }
 
@@ -154,9 +158,18 @@ mod tests {
         let thought = Just(Block::Opaque { wire: "w".to_owned(), value: json!({"t": 1}) });
         let stop = prop_oneof![Just(Stop::End), Just(Stop::Cut), Just(Stop::MaxTokens)];
         let reply = (prop::collection::vec(prop_oneof![call, text, thought], 0..4), stop);
-        let result = id().prop_map(|id| CallResult { id, text: "done".to_owned(), error: false });
-        let incoming =
-            Incoming { key: "k".to_owned(), origin: Origin::Owner, text: "t".to_owned() };
+        let result = id().prop_map(|id| CallResult {
+            id,
+            text: "done".to_owned(),
+            error: false,
+            images: Vec::new(),
+        });
+        let incoming = Incoming {
+            key: "k".to_owned(),
+            origin: Origin::Owner,
+            text: "t".to_owned(),
+            images: Vec::new(),
+        };
         prop_oneof![
             Just(Line::User { turn: 1, incoming }),
             reply.prop_map(|(blocks, stop)| {
@@ -208,11 +221,15 @@ mod tests {
     fn a_message_carries_its_time_and_its_origin() {
         let mut conversation = Conversation::default();
         let origin = Origin::Agent("a".to_owned());
-        let incoming =
-            Incoming { key: "k".to_owned(), origin: origin.clone(), text: "hi".to_owned() };
+        let incoming = Incoming {
+            key: "k".to_owned(),
+            origin: origin.clone(),
+            text: "hi".to_owned(),
+            images: Vec::new(),
+        };
         let line = Line::User { turn: 1, incoming };
         conversation.take(Entry { at: "2026-11-21T09:00:05+01:00".to_owned(), line });
         let text = "[2026-11-21 09:00 +01:00]\nhi".to_owned();
-        assert_eq!(conversation.messages, [Message::User { origin, text }]);
+        assert_eq!(conversation.messages, [Message::User { origin, text, images: Vec::new() }]);
     }
 }

@@ -5,6 +5,7 @@
 //! calls is carried as an opaque block and given back untouched to the wire it came from.
 
 use std::fmt;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -48,6 +49,21 @@ impl From<String> for Origin {
     }
 }
 
+/// A picture that goes with a message or a result. Transcripts hold what names it, not its bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Image {
+    /// What it is: `image/png`, `image/jpeg`, `image/gif` or `image/webp`.
+    pub media_type: String,
+    /// What its bytes are kept under.
+    pub hash: String,
+    /// What the file was called, for people and for models that cannot see.
+    #[serde(default)]
+    pub name: String,
+    /// Its bytes, where they are at hand.
+    #[serde(skip)]
+    pub data: Option<Arc<[u8]>>,
+}
+
 /// A message on its way into a session: from an inbox, not yet in the transcript.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Incoming {
@@ -57,6 +73,9 @@ pub struct Incoming {
     pub origin: Origin,
     /// What it says.
     pub text: String,
+    /// What it shows.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub images: Vec<Image>,
 }
 
 /// One entry of a conversation as a model sees it.
@@ -68,6 +87,8 @@ pub enum Message {
         origin: Origin,
         /// What, with the time it was said already in front.
         text: String,
+        /// What they show.
+        images: Vec<Image>,
     },
     /// The agent's reply: finished, or the part of it that arrived.
     Assistant(Assistant),
@@ -160,6 +181,9 @@ pub struct CallResult {
     /// Whether the call failed.
     #[serde(default)]
     pub error: bool,
+    /// What the model is shown.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub images: Vec<Image>,
 }
 
 /// Why a reply ended.
@@ -189,6 +213,17 @@ pub struct Usage {
     pub cache_read: u64,
     /// Input tokens written to the provider's prompt cache.
     pub cache_write: u64,
+    /// What that costs, in millionths of a US dollar, as far as prices are known.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub cost: u64,
+    /// Tokens of which the price is not known.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub unpriced: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 impl Usage {
@@ -204,5 +239,7 @@ impl std::ops::AddAssign for Usage {
         self.output += other.output;
         self.cache_read += other.cache_read;
         self.cache_write += other.cache_write;
+        self.cost += other.cost;
+        self.unpriced += other.unpriced;
     }
 }

@@ -245,7 +245,8 @@ impl Session {
     /// Record the result of a call.
     pub fn record_result(&mut self, owed: Owed, outcome: &Outcome) -> Result<()> {
         let Owed(Call { id, .. }) = owed;
-        let result = CallResult { id, text: outcome.text.clone(), error: outcome.error };
+        let Outcome { text, error, images, .. } = outcome.clone();
+        let result = CallResult { id, text, error, images };
         self.append(Line::Result(result))
     }
 

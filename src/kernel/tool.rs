@@ -13,7 +13,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 
 use crate::kernel::interrupt::Interrupt;
-use crate::kernel::message::Call;
+use crate::kernel::message::{Call, Image};
 use crate::kernel::model::Boxed;
 
 /// Seconds a bash call may run when the model names no other number.
@@ -133,6 +133,8 @@ pub struct Outcome {
     pub text: String,
     /// Whether it failed.
     pub error: bool,
+    /// What the model is shown.
+    pub images: Vec<Image>,
     /// Files a file tool wrote, absolute. What bash wrote is found by looking.
     pub wrote: Vec<PathBuf>,
 }
@@ -140,7 +142,7 @@ pub struct Outcome {
 impl Outcome {
     /// A failure, in words for the model.
     pub fn failed(text: impl Into<String>) -> Self {
-        Self { text: text.into(), error: true, wrote: Vec::new() }
+        Self { text: text.into(), error: true, ..Self::default() }
     }
 }
 

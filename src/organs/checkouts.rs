@@ -232,6 +232,7 @@ mod tests {
             steer: false,
             branch: branch.map(str::to_owned),
             only: None,
+            files: Vec::new(),
         };
         let mut answers = host.ask(Caller::Owner, verb);
         let mut began = String::new();

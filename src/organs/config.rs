@@ -101,7 +101,7 @@ pub struct Price {
 impl Price {
     /// What this costs, in US dollars.
     pub fn of(&self, usage: Usage) -> f64 {
-        let Usage { input, output, cache_read, cache_write } = usage;
+        let Usage { input, output, cache_read, cache_write, .. } = usage;
         let plain = input.saturating_sub(cache_read + cache_write);
         let parts = [
             (plain, self.input),

@@ -222,7 +222,7 @@ impl Host {
     ) -> Result<()> {
         self.check(caller, &verb)?;
         let value = match verb {
-            Verb::Run { session, text, key, model, steer, branch, only } => {
+            Verb::Run { session, text, key, model, steer, branch, only, files: _ } => {
                 let saying = Saying { session, branch, only, text, key, model, steer };
                 return self.run(caller, saying, answers).await;
             }

@@ -125,7 +125,12 @@ impl Host {
             );
             let _ = answers.send(Answer::Event(Event::Notice { text }));
         }
-        let incoming = Incoming { key: key.clone(), origin, text: self.withheld.text(text) };
+        let incoming = Incoming {
+            key: key.clone(),
+            origin,
+            text: self.withheld.text(text),
+            images: Vec::new(),
+        };
         let (lane, mut heard) = self.watch(&session, false)?;
         self.state.receive(&Waiting { incoming, steer, model }, &session)?;
         *lock(&asker.stage) = Stage::Received;

@@ -136,7 +136,8 @@ impl State {
             params![session],
             |row| {
                 let origin = Origin::from(row.get::<_, String>(1)?);
-                let incoming = Incoming { key: row.get(0)?, origin, text: row.get(2)? };
+                let images = Vec::new();
+                let incoming = Incoming { key: row.get(0)?, origin, text: row.get(2)?, images };
                 Ok(Waiting { incoming, steer: row.get(3)?, model: row.get(4)? })
             },
         )
@@ -220,6 +221,7 @@ impl State {
                         output: row.get(5)?,
                         cache_read: row.get(6)?,
                         cache_write: row.get(7)?,
+                        ..Usage::default()
                     },
                 })
             },
@@ -286,7 +288,7 @@ pub(super) fn receive(
     waiting: &Waiting,
     session: &str,
 ) -> rusqlite::Result<()> {
-    let Waiting { incoming: Incoming { key, origin, text }, steer, model } = waiting;
+    let Waiting { incoming: Incoming { key, origin, text, .. }, steer, model } = waiting;
     let sql = "INSERT OR IGNORE INTO inbox (key, session, origin, text, steer, model, at)
         VALUES (?, ?, ?, ?, ?, ?, ?)";
     let row = params![key, session, origin.to_string(), text, steer, model, now()];

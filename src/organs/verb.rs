@@ -4,6 +4,7 @@
 //! authority each needs. Knows neither sockets nor how anything is done.
 
 use std::fmt;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -39,6 +40,10 @@ pub enum Verb {
         /// The link by which a session that begins may do less than the one that asks.
         #[serde(default)]
         only: Option<Box<Link>>,
+        /// Files that go with it, as absolute paths: they are copied into the workspace's
+        /// `inbox/`, and pictures among them are shown to the model.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        files: Vec<PathBuf>,
     },
     /// Everything that happens in a session, until the asker goes. A value comes first:
     /// from then on nothing is missed.
@@ -370,7 +375,7 @@ mod tests {
         let s = || "s".to_owned();
         let run_on = |session, branch| {
             let (text, key, model, steer) = (String::new(), String::new(), None, false);
-            Verb::Run { session, text, key, model, steer, branch, only: None }
+            Verb::Run { session, text, key, model, steer, branch, only: None, files: Vec::new() }
         };
         let run = |session| run_on(session, None);
         for (verb, needs) in [

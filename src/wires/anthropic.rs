@@ -212,7 +212,7 @@ impl Reply {
     /// Counts come at the start and again, corrected, at the end; some servers leave
     /// zeros where they have nothing to say.
     fn count(&mut self, usage: &Value) {
-        let Usage { input, output, cache_read, cache_write } = &mut self.usage;
+        let Usage { input, output, cache_read, cache_write, .. } = &mut self.usage;
         for (count, name) in [
             (input, "input_tokens"),
             (output, "output_tokens"),
@@ -265,11 +265,11 @@ mod tests {
     }
 
     fn user(text: &str) -> Message {
-        Message::User { origin: Origin::Owner, text: text.to_owned() }
+        Message::User { origin: Origin::Owner, text: text.to_owned(), images: Vec::new() }
     }
 
     fn result(id: &str, text: &str, error: bool) -> CallResult {
-        CallResult { id: id.to_owned(), text: text.to_owned(), error }
+        CallResult { id: id.to_owned(), text: text.to_owned(), error, images: Vec::new() }
     }
 
     fn body(system: &str, messages: &[Message]) -> (String, Value) {
@@ -364,7 +364,8 @@ mod tests {
         let id = "2SZjHWPxEZErqHlVE68HhbcPMSbwhL94";
         let expected = call(id, "bash", json!({"command": "echo hi > hello.txt"}));
         assert_eq!((reply.blocks, reply.stop), (vec![expected], Stop::End));
-        let usage = Usage { input: 182, output: 24, cache_read: 68, cache_write: 0 };
+        let usage =
+            Usage { input: 182, output: 24, cache_read: 68, cache_write: 0, ..Usage::default() };
         assert_eq!(reply.usage, usage);
     }
 
@@ -418,7 +419,10 @@ mod tests {
             ]
         );
         assert_eq!(reply.stop, Stop::MaxTokens);
-        assert_eq!(reply.usage, Usage { input: 8, output: 7, cache_read: 0, cache_write: 3 });
+        assert_eq!(
+            reply.usage,
+            Usage { input: 8, output: 7, cache_read: 0, cache_write: 3, ..Usage::default() }
+        );
     }
 
     #[test]

@@ -268,6 +268,7 @@ impl Reply {
                 output: number("/completion_tokens"),
                 cache_read: number("/prompt_tokens_details/cached_tokens"),
                 cache_write: 0,
+                ..Usage::default()
             };
         }
     }
@@ -333,7 +334,8 @@ mod tests {
         let id = "7NsGsle9F14Yumaj6wrRm2lPoXbdyrax";
         let expected = call(id, "bash", json!({"command": "echo hi > hello.txt"}));
         assert_eq!((reply.blocks, reply.stop, heard.as_str()), (vec![expected], Stop::End, ""));
-        let usage = Usage { input: 186, output: 24, cache_read: 6, cache_write: 0 };
+        let usage =
+            Usage { input: 186, output: 24, cache_read: 6, cache_write: 0, ..Usage::default() };
         assert_eq!(reply.usage, usage);
     }
 
@@ -523,11 +525,16 @@ mod tests {
 
     #[test]
     fn a_conversation_written_down() {
-        let user = |text: &str| Message::User { origin: Origin::Owner, text: text.to_owned() };
+        let user = |text: &str| Message::User {
+            origin: Origin::Owner,
+            text: text.to_owned(),
+            images: Vec::new(),
+        };
         let result = |id: &str, text: &str| CallResult {
             id: id.to_owned(),
             text: text.to_owned(),
             error: true,
+            images: Vec::new(),
         };
         let blocks = vec![
             Block::Opaque { wire: "anthropic".to_owned(), value: json!({"type": "thinking"}) },

@@ -259,7 +259,7 @@ impl Expect {
 
 fn said(message: &Message) -> String {
     match message {
-        Message::User { origin, text } => quoted::said(origin, text).into_owned(),
+        Message::User { origin, text, .. } => quoted::said(origin, text).into_owned(),
         Message::Note(text) => text.clone(),
         Message::Assistant(reply) => reply.text(),
         Message::Results(results) => {
@@ -312,7 +312,7 @@ fn check_conversation(messages: &[Message]) -> Result<(), String> {
 fn written(request: &Request<'_>) -> String {
     let tools: Vec<_> = request.tools.iter().map(|tool| tool.name).collect();
     let messages = request.messages.iter().map(|message| match message {
-        Message::User { origin, text } => json!({"user": quoted::said(origin, text)}),
+        Message::User { origin, text, .. } => json!({"user": quoted::said(origin, text)}),
         Message::Note(text) => json!({"note": text}),
         Message::Assistant(reply) => json!({"assistant": reply.blocks}),
         Message::Results(results) => json!({"results": results}),
@@ -342,12 +342,16 @@ mod tests {
 "#;
 
     fn user(text: &str) -> Message {
-        Message::User { origin: Origin::Owner, text: text.to_owned() }
+        Message::User { origin: Origin::Owner, text: text.to_owned(), images: Vec::new() }
     }
 
     fn results(ids: &[&str]) -> Message {
-        let result =
-            |id: &&str| CallResult { id: (*id).to_owned(), text: "out".to_owned(), error: false };
+        let result = |id: &&str| CallResult {
+            id: (*id).to_owned(),
+            text: "out".to_owned(),
+            error: false,
+            images: Vec::new(),
+        };
         Message::Results(ids.iter().map(result).collect())
     }
 

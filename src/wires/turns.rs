@@ -29,7 +29,7 @@ pub fn turns<'a>(messages: &'a [Message], wire: &str, model: &str) -> Vec<Turn<'
     let mut turns = Vec::new();
     for message in messages {
         match message {
-            Message::User { origin, text } => say(&mut turns, said(origin, text)),
+            Message::User { origin, text, .. } => say(&mut turns, said(origin, text)),
             Message::Note(text) => say(&mut turns, Cow::from(note(text))),
             Message::Results(new) => user(&mut turns).0.extend(new),
             Message::Assistant(reply) => {
@@ -98,7 +98,7 @@ mod tests {
     }
 
     fn user(text: &str) -> Message {
-        Message::User { origin: Origin::Owner, text: text.to_owned() }
+        Message::User { origin: Origin::Owner, text: text.to_owned(), images: Vec::new() }
     }
 
     fn opaque(wire: &str) -> Block {
@@ -131,8 +131,11 @@ mod tests {
     #[test]
     fn whose_words_they_are_is_told() {
         let (origin, text) = (Origin::Agent("x".to_owned()), "[fledgling] a\nb".to_owned());
-        let messages =
-            [user("c"), Message::User { origin, text }, Message::Note("d\ne".to_owned())];
+        let messages = [
+            user("c"),
+            Message::User { origin, text, images: Vec::new() },
+            Message::Note("d\ne".to_owned()),
+        ];
         let told = texts(&turns(&messages, "", "")[0]);
         assert!(told[1].starts_with("From \"agent:x\", another agent of this home"), "{told:?}");
         assert!(told[1].ends_with(":\n| [fledgling] a\n| b"), "{told:?}");

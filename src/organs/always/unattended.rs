@@ -132,7 +132,7 @@ impl Host {
     fn unheard(&self, session: &str, why: &str) -> Result<()> {
         let waiting = self.state.waiting(session)?;
         let (mut reminded, mut said) = (Vec::new(), Vec::new());
-        for Waiting { incoming: Incoming { key, origin, text }, .. } in waiting {
+        for Waiting { incoming: Incoming { key, origin, text, .. }, .. } in waiting {
             match origin {
                 Origin::Other(name) if name == REMINDER => reminded.push((key, text)),
                 _ if key.starts_with("in:") => said.push(key),
@@ -205,7 +205,7 @@ impl Host {
         }
         let text = "The program ended in the middle of your turn. What you had finished is kept: go on where you were, and do nothing twice.".to_owned();
         let (key, origin) = (format!("{GO_ON}{attempt}:{session}:{turn}"), Origin::Other(asker));
-        let incoming = Incoming { key, origin, text };
+        let incoming = Incoming { key, origin, text, images: Vec::new() };
         self.state.receive(&Waiting { incoming, steer: true, model: None }, session)?;
         Ok(true)
     }

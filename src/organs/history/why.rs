@@ -240,7 +240,8 @@ mod tests {
 
         fn ask(&mut self, text: &str, begin: bool) {
             let key = format!("{text}{begin}");
-            let incoming = Incoming { key, origin: Origin::Owner, text: text.to_owned() };
+            let incoming =
+                Incoming { key, origin: Origin::Owner, text: text.to_owned(), images: Vec::new() };
             self.session.record_user(incoming, begin).unwrap();
         }
 

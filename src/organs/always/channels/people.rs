@@ -309,7 +309,8 @@ fn decide(
         Some(_) => None,
     };
     if let Some(text) = text {
-        let incoming = Incoming { key: key(channel, id), origin: origin.clone(), text };
+        let incoming =
+            Incoming { key: key(channel, id), origin: origin.clone(), text, images: Vec::new() };
         state::receive(rows, &Waiting { incoming, steer: true, model: None }, &session)?;
     }
     let speaker = Speaker { person, owner, links, group, answers, session, origin };
