@@ -44,7 +44,15 @@ pub fn manual(command: &Command) -> Result<u8> {
 fn completing(shell: Shell, command: Command) -> String {
     // Topics are words like any other; only a wrong one has an answer of its own.
     let topics = |topic: clap::Arg| topic.value_parser(help::topics());
-    let mut command = command.mut_subcommand("help", |help| help.mut_arg("topic", topics));
+    let command = command.mut_subcommand("help", |help| help.mut_arg("topic", topics));
+    // bash would offer what nobody types, too.
+    let shown = command.get_subcommands().filter(|one| !one.is_hide_set());
+    let mut command = Command::default()
+        .name(NAME)
+        .version(env!("CARGO_PKG_VERSION"))
+        .disable_help_subcommand(true)
+        .args(command.get_arguments())
+        .subcommands(shown);
     let mut script = Vec::new();
     match shell {
         Shell::Bash => clap_complete::generate(shells::Bash, &mut command, NAME, &mut script),
@@ -178,7 +186,7 @@ mod tests {
     fn commands_are_completed_in_every_shell_and_topics_where_it_knows_how() {
         for shell in Shell::value_variants() {
             let script = completing(*shell, command());
-            assert!(script.contains("agenda"), "{script}");
+            assert!(script.contains("agenda") && !script.contains("image"), "{script}");
             let topics = script.contains("schedule");
             assert_eq!(topics, !matches!(shell, Shell::Fish), "{script}");
         }

@@ -108,7 +108,12 @@ fn a_home_that_cannot_be_is_named() {
     let file = home.cwd().join("file");
     fs::write(&file, "x").expect("a file");
     let under = file.join("home").display().to_string();
-    refused(&home, &["run", "--home", &under, "hi"], 1, &[&under, "name a home that you may write to"]);
+    refused(
+        &home,
+        &["run", "--home", &under, "hi"],
+        1,
+        &[&under, "name a home that you may write to"],
+    );
     let ran = home.run(&["doctor", "--home", &under]).code(1).stdout_any().check();
     assert!(ran.stdout.contains(&under), "{ran}");
     assert!(ran.stdout.contains("\nBAD  home ") && ran.stdout.contains("none yet"), "{ran}");
