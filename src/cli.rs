@@ -11,6 +11,7 @@ use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use crate::face::Refusal;
 use crate::face::clean::clean;
 use crate::face::history::command::Folder;
+use crate::face::manual::{self, Shell};
 use crate::face::record::{self, Recorder};
 use crate::face::rows::Layout;
 use crate::face::screen::{Place, Screen, write};
@@ -65,6 +66,11 @@ WHAT is one of
   secret NAME…            the secret, in a variable of that name
 
 It is kept in config.toml and holds from the next tool call on.";
+
+const COMPLETIONS: &str = "\
+bash  fledgling completions bash > ~/.local/share/bash-completion/completions/fledgling
+zsh   fledgling completions zsh > DIR/_fledgling, where DIR is one of your $fpath
+fish  fledgling completions fish > ~/.config/fish/completions/fledgling.fish";
 
 const ASKS: &str = "\
 WHAT is as for `fledgling allow`, or one of
@@ -265,6 +271,14 @@ enum Command {
         /// Which page [default: the list]
         topic: Option<String>,
     },
+    /// Print what has your shell complete commands, options and topics
+    #[command(after_help = COMPLETIONS)]
+    Completions {
+        /// Which shell
+        shell: Shell,
+    },
+    /// Print the manual page: fledgling man | man -l -
+    Man,
     /// Print an image of a database; without a limit, put the one on standard input back
     #[command(hide = true)]
     Image {
@@ -316,6 +330,10 @@ impl Cli {
                 return sql::sql(&file, query.as_deref(), &values, layout, &mut out).map(|()| 0);
             }
             Some(Command::Help { topic }) => return help::show(topic.as_deref()),
+            Some(Command::Completions { shell }) => {
+                return manual::completions(shell, Self::command());
+            }
+            Some(Command::Man) => return manual::manual(&Self::command()),
             Some(Command::Tour { record: file }) => {
                 return tour::tour(json, Recorder::to(file.or(record))?).await;
             }
@@ -436,7 +454,9 @@ impl Cli {
                 Command::Sql { .. }
                 | Command::Help { .. }
                 | Command::Tour { .. }
-                | Command::Image { .. },
+                | Command::Image { .. }
+                | Command::Completions { .. }
+                | Command::Man,
             ) => Ok(0),
         }
     }
@@ -448,7 +468,8 @@ fn items(words: &[String]) -> Result<Vec<Item>> {
 }
 
 fn current() -> Result<PathBuf> {
-    std::env::current_dir().context("the current folder is gone")
+    std::env::current_dir()
+        .context("cannot tell the current folder: it is gone; change to one that exists")
 }
 
 /// What was typed was wrong.
@@ -477,7 +498,7 @@ mod tests {
         listed.sort_unstable();
         there.sort_unstable();
         assert_eq!(listed, there);
-        let begin = "\n\nTalk:\n  run       One turn: the task from the argument,";
+        let begin = "\n\nTalk:\n  run         One turn: the task from the argument,";
         assert!(list.contains(begin), "{list}");
         let narrow = groups::template(&command, 40);
         let mut lines = narrow.lines().skip_while(|line| *line != "Begin:");

@@ -59,8 +59,9 @@ pub fn told(asked: &Asked) -> String {
 
 /// `fledgling asks`.
 pub fn list(answer: &Value, screen: Screen) -> Result<String> {
-    let asks: Vec<Asked> =
-        serde_json::from_value(answer.clone()).context("the host's list is odd")?;
+    let asks: Vec<Asked> = serde_json::from_value(answer.clone()).context(
+        "the running fledgling answered in another form than this one knows; end it, and try again",
+    )?;
     if asks.is_empty() {
         return Ok("Nothing was asked for yet.".to_owned());
     }

@@ -110,10 +110,13 @@ pub async fn doctor(settings: impl FnOnce() -> Result<Settings>) -> Result<u8> {
     report("model", model)?;
     match link.host() {
         None => {
-            report("host", Found::Good("another process hosts this home, and answers".to_owned()))?;
+            report(
+                "host",
+                Found::Good("another fledgling runs in this home, and answers".to_owned()),
+            )?;
         }
         Some(host) => {
-            report("host", Found::Good("no other process hosts this home".to_owned()))?;
+            report("host", Found::Good("no other fledgling runs in this home".to_owned()))?;
             for text in host.take_notices() {
                 report("host", Found::Note(text))?;
             }

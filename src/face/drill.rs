@@ -180,7 +180,7 @@ async fn turn(host: &Arc<Host>) -> Result<Changes> {
             _ => {}
         }
     }
-    bail!("the host ended in the middle of the turn")
+    bail!("it ended in the middle of the turn")
 }
 
 fn head(repository: &Repository) -> Result<Oid> {

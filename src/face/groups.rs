@@ -8,7 +8,7 @@ use clap::Command;
 use crate::face::wrap::{Style, Wrap};
 
 /// The groups, and the commands in the order in which somebody new may need them.
-const GROUPS: [(&str, &[&str]); 7] = [
+pub const GROUPS: [(&str, &[&str]); 7] = [
     ("Begin", &["tour", "init", "doctor", "help"]),
     ("Talk", &["run", "acp", "sessions", "recall", "stop", "end"]),
     (
@@ -27,10 +27,10 @@ const GROUPS: [(&str, &[&str]); 7] = [
     ),
     ("Branches and copies", &["merge", "drop", "backup", "git"]),
     ("What it may touch", &["policy", "allow", "deny", "ask", "asks", "answer", "secret"]),
-    ("Look inside", &["self", "usage", "wire", "sql"]),
+    ("Look inside", &["self", "usage", "wire", "sql", "man", "completions"]),
 ];
 /// Columns of the names, with what stands around them.
-const NAMES: usize = 12;
+const NAMES: usize = 14;
 
 /// What `--help` says, with the list of commands in groups.
 pub fn template(command: &Command, width: usize) -> String {
@@ -47,7 +47,7 @@ fn list(command: &Command, width: usize) -> String {
         wrap.end();
         for name in names {
             let about = command.find_subcommand(name).and_then(Command::get_about);
-            wrap.begin(&format!("  {name:<10}"), &" ".repeat(NAMES));
+            wrap.begin(&format!("  {name:<12}"), &" ".repeat(NAMES));
             wrap.push(Style::PLAIN, &about.map(ToString::to_string).unwrap_or_default());
             wrap.end();
         }

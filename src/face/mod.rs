@@ -13,6 +13,7 @@ pub mod groups;
 pub mod help;
 pub mod history;
 pub mod inline;
+pub mod manual;
 pub mod markdown;
 pub mod onboard;
 pub mod policy;

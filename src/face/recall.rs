@@ -54,7 +54,9 @@ pub fn text(answer: &Value, screen: Screen) -> Result<String> {
 }
 
 fn read(answer: &Value) -> Result<Recalled> {
-    Recalled::deserialize(answer).context("the host's answer is odd")
+    Recalled::deserialize(answer).context(
+        "the running fledgling answered in another form than this one knows; end it, and try again",
+    )
 }
 
 fn shown(recalled: &Recalled, screen: Screen) -> String {

@@ -274,7 +274,8 @@ impl Repl {
         self.hosts += 1;
         self.link.again().await?;
         let next = if self.link.host().is_some() { "this terminal" } else { "another process" };
-        let mut lines = vec![format!("The host ended; {next} hosts now.")];
+        let mut lines =
+            vec![format!("The process that ran the turns ended; {next} runs them now.")];
         lines.extend(self.link.take_notices());
         let rest = self.view.finish();
         self.show(rest);
@@ -394,7 +395,8 @@ impl Repl {
                 let (line, screen, asked) = (line.to_owned(), self.screen, verb.clone());
                 return self
                     .beside(verb, move |answer| {
-                        let answer = answer.context("the host ended before it answered")?;
+                        let answer = answer
+                            .context("the running fledgling ended before it answered; try again")?;
                         commands::shown(&line, &asked, &answer, screen)
                     })
                     .await;

@@ -137,12 +137,13 @@ async fn turn(
         }
         if let Some((session, _)) = output.turn {
             anyhow::bail!(
-                "the host ended in the middle of the turn; what was finished is kept: continue with --session {session}"
+                "the fledgling that ran it ended in the middle of the turn; what was finished is kept: continue with --session {session}"
             );
         }
         // The message waits in the inbox under its key: asking again cannot double it.
         link.again().await?;
-        Output::new(json).notice("The host ended; this process hosts now.".to_owned())?;
+        Output::new(json)
+            .notice("The process that ran the turns ended; this one runs them now.".to_owned())?;
         hosting(link, json)?;
     }
 }

@@ -55,7 +55,7 @@ pub async fn serve(settings: impl FnOnce() -> Result<Settings>, json: bool) -> R
             link.warning().into_iter().for_each(|text| warn!("{text}"));
             link.take_notices().into_iter().for_each(|text| info!("{text}"));
         } else {
-            info!(%home, "another process hosts this home; waiting until it ends");
+            info!(%home, "another fledgling runs in this home; waiting until it ends");
         }
         let signal = tokio::select! {
             () = pass_on(&mut heard, own, json) => None,

@@ -158,7 +158,7 @@ impl Tour {
         let ask = history::command::typed(line, &self.home.workspace())?;
         let mut answers = self.host.ask(Caller::Owner, Verb::History(ask.clone()));
         let answer = views::answer(&mut answers, |_| ()).await?;
-        let answer = answer.context("the host ended before it answered")?;
+        let answer = answer.context("the running fledgling ended before it answered; try again")?;
         let text = |screen| history::text(&ask, &answer, Look::slash(screen));
         let shown = if self.json {
             json_line(&json!({ "typed": line, "answer": answer }))?

@@ -179,7 +179,9 @@ impl Group {
 }
 
 fn read(answer: &Value) -> Result<Vec<Used>> {
-    Vec::deserialize(answer).context("the host's answer is odd")
+    Vec::deserialize(answer).context(
+        "the running fledgling answered in another form than this one knows; end it, and try again",
+    )
 }
 
 /// What it cost, as far as that is known.

@@ -32,7 +32,7 @@ pub async fn once(mut link: Link, verb: Verb) -> Result<Value> {
 
 /// Ask one thing.
 pub async fn ask(link: &Link, verb: Verb) -> Result<Value> {
-    aloud(link, verb).await?.context("the host ended before it answered; try again")
+    aloud(link, verb).await?.context("the running fledgling ended before it answered; try again")
 }
 
 /// The answer, and what the host had to say before.
@@ -79,8 +79,9 @@ pub async fn init(link: &Link, home: &Home) -> Result<u8> {
 
 /// A list of conversations.
 pub fn sessions_text(answer: &Value, screen: Screen) -> Result<String> {
-    let list: Vec<Listed> =
-        serde_json::from_value(answer.clone()).context("the host's list is odd")?;
+    let list: Vec<Listed> = serde_json::from_value(answer.clone()).context(
+        "the running fledgling answered in another form than this one knows; end it, and try again",
+    )?;
     let longest = list.iter().map(|one| one.name.len()).max().unwrap_or_default();
     let shown = |one: &Listed| {
         let state = match (one.running, one.ended, &one.parent) {

@@ -103,19 +103,23 @@ impl Kept {
 /// Apply the policy to the calling thread and to all it will start, for good: call it in a
 /// thread of the hand's own, never in one that goes back to a pool.
 pub fn confine(policy: &Policy, kept: &Kept) -> Result<Confined> {
-    give_up_gaining().context("cannot give up gaining privileges")?;
+    give_up_gaining()
+        .context("cannot see to it that a tool call gains no privileges, so nothing was run")?;
     let Chain::Links(links) = &policy.chain else {
         return Ok(Confined { seal: None, _thread: PhantomData });
     };
     let depth = links.len();
     ensure!(depth > 0, "nothing says what it may touch, so nothing was run");
-    ensure!(depth <= DEPTH, "a chain of {depth} agents: at most {DEPTH} can be");
+    ensure!(
+        depth <= DEPTH,
+        "agents that each narrowed the next, {depth} in a row: {DEPTH} are the most"
+    );
     // While a thread is not confined that is started here.
     let grants = |link: &Link| link.write.iter().chain(&policy.own).cloned().collect();
     let broker = kept.starts.then(|| Broker::start(links.iter().map(grants).collect()));
     let broker = broker.transpose().context("cannot start a thread for the call")?;
     let restricted = kept.made(links, policy).and_then(|made| restrict(&made, broker));
-    let seal = restricted.context("cannot confine a tool call, so nothing was run")?;
+    let seal = restricted.context("cannot confine a tool call, so nothing was run; `fledgling doctor` tells what this machine lacks")?;
     Ok(Confined { seal, _thread: PhantomData })
 }
 
@@ -125,10 +129,10 @@ fn restrict(made: &Made, broker: Option<Broker>) -> Result<Option<OwnedFd>> {
     for layer in made.layers.iter() {
         layer.try_clone()?.restrict_self()?;
     }
-    drop_capabilities().context("cannot give up capabilities")?;
+    drop_capabilities().context("cannot take the rights of root from it")?;
     made.filters.iter().try_for_each(|filter| apply_filter(filter))?;
     let served = broker.map_or(Ok(()), Broker::serve_this_thread);
-    served.context("cannot look after modes and owners of files")?;
+    served.context("cannot watch over modes and owners of files")?;
     Ok(seal)
 }
 
@@ -353,7 +357,7 @@ mod tests {
         let (confined, _) = both(vec![link(); DEPTH], || may_read(Path::new("/etc/passwd")));
         assert!(confined);
         let error = confined_error(vec![link(); DEPTH + 1]);
-        assert!(error.contains("at most 14 can be"), "{error}");
+        assert!(error.contains("14 are the most"), "{error}");
         let error = confined_error(Vec::new());
         assert!(error.contains("nothing was run"), "{error}");
     }

@@ -142,7 +142,9 @@ fn in_thread<T: Send + 'static>(
         started.context("cannot start a thread for the call")?;
         // A thread that panics drops the sender.
         let Ok(done) = receiver.await else {
-            bail!("the call failed inside the harness, which is a bug in it")
+            bail!(
+                "the call failed by a mistake of fledgling's own, which is worth a report; try another way"
+            )
         };
         done
     })
@@ -502,7 +504,7 @@ mod tests {
         let mut held = home.held();
         let outcome = home.bash("exec 9>held; echo ready >&9; kill -9 $PPID; exec sleep 1000");
         assert!(outcome.error);
-        assert!(outcome.text.contains("the supervisor of this call was killed"));
+        assert!(outcome.text.contains("what watches over this command was killed"));
         ready(&mut held);
         gone(&mut held);
     }
@@ -510,7 +512,7 @@ mod tests {
     #[test]
     fn a_panic_in_a_hand_is_a_failed_call() {
         let outcome = block_on(in_thread(|| -> Result<()> { panic!("as a test") }));
-        assert!(outcome.unwrap_err().to_string().contains("a bug in it"));
+        assert!(outcome.unwrap_err().to_string().contains("a mistake of fledgling's own"));
     }
 
     /// This test starts itself anew as the host that is to be killed.

@@ -158,7 +158,10 @@ pub fn run(shell: &Shell<'_>, link: Link, output: &mut dyn FnMut(&[u8])) -> Resu
             pass_on();
         }
     }
-    ensure!(complete, "the supervisor of this call was killed; some of it may still run");
+    ensure!(
+        complete,
+        "what watches over this command was killed; parts of the command may still run"
+    );
     Ok(match report.map(c_int::from_ne_bytes) {
         [TOLD, _] if late => End::TimedOut,
         [TOLD, _] => End::Interrupted,

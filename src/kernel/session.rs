@@ -161,7 +161,7 @@ impl Session {
             match line {
                 Ok(Entry { line: Line::Session { format, .. }, .. }) if format > FORMAT => {
                     anyhow::bail!(
-                        "transcript {shown} has format {format}, made by a newer fledgling; this one reads {FORMAT}"
+                        "transcript {shown} has format {format}, made by a newer fledgling; this one reads {FORMAT}: update it, or begin another session"
                     )
                 }
                 Ok(Entry { line: Line::Session { header: found, .. }, .. }) => header = Some(found),

@@ -30,7 +30,9 @@ impl Host {
         }
         match verb.needs() {
             Needs::Filtered => Ok(()),
-            Needs::Owner => anyhow::bail!("only the owner may do that"),
+            Needs::Owner => {
+                anyhow::bail!("only the owner may do that; say what is needed, and they can do it")
+            }
             Needs::Approver(id) => {
                 anyhow::ensure!(
                     self.may_answer(own, id)?,

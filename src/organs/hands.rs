@@ -151,7 +151,7 @@ impl Host {
             return Ok(Vec::new());
         }
         serde_json::from_value(chain).with_context(|| {
-            format!("session {session} begins with a chain that this version does not know")
+            format!("what session {session} may touch was written by another version of fledgling; begin another session")
         })
     }
 }

@@ -38,7 +38,8 @@ impl Home {
         if let Some(path) = path.filter(|path| !path.as_os_str().is_empty()) {
             let shown = path.display().to_string();
             return Ok(Self(
-                std::path::absolute(path).with_context(|| format!("bad home {shown}"))?,
+                std::path::absolute(path)
+                    .with_context(|| format!("cannot make a whole path of the home {shown}"))?,
             ));
         }
         let dirs = directories::ProjectDirs::from("", "", "fledgling")
@@ -203,7 +204,12 @@ impl Home {
 
 fn private(path: &Path) -> Result<()> {
     let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
-    made.with_context(|| format!("cannot create {}; is the home writable?", path.display()))
+    made.with_context(|| {
+        format!(
+            "cannot create {}; name a home that you may write to with --home DIR",
+            path.display()
+        )
+    })
 }
 
 /// Bytes of the door's key.

@@ -71,7 +71,7 @@ pub(super) enum Phase {
 
 /// No last word goes to whoever asked: the next host has it.
 #[derive(Debug, thiserror::Error)]
-#[error("the host ends")]
+#[error("fledgling is about to end; try again when it has")]
 pub(super) struct Ending;
 
 /// The running host.
@@ -272,7 +272,7 @@ impl Host {
             Verb::End { session } => {
                 anyhow::ensure!(
                     !self.lane(&session).busy(),
-                    "session {session} has a turn under way; stop it first"
+                    "session {session} has a turn under way; stop it first, with: fledgling stop {session}"
                 );
                 let path = self.existing(&session)?;
                 let mut transcript = Session::open(&path)?;

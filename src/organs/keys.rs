@@ -86,7 +86,7 @@ pub fn check_name(name: &str) -> Result<()> {
     // It is not repeated: somebody may have typed the value in its place.
     ensure!(
         plain && !name.is_empty() && !name.starts_with(|c: char| c.is_ascii_digit()),
-        "bad name of a secret: letters, digits and underscores, the first no digit, as in GITHUB_TOKEN; hands that are given it find it in an environment variable of that name"
+        "bad name of a secret: letters, digits and underscores, the first no digit, as in GITHUB_TOKEN; commands that are given it find it in an environment variable of that name"
     );
     Ok(())
 }

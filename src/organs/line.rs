@@ -86,7 +86,10 @@ impl Host {
         };
         // Of a host that ends, or of an empty budget, a hand would wait for long.
         if *caller != Caller::Owner {
-            anyhow::ensure!(self.phase() == Phase::Open, "the host ends");
+            anyhow::ensure!(
+                self.phase() == Phase::Open,
+                "fledgling is about to end; try again later"
+            );
             if self.is_unattended(&origin) {
                 self.check_budget()?;
             }
@@ -114,7 +117,10 @@ impl Host {
             self.reaches(caller, &session),
             "session {session} was just started by another; name a new one"
         );
-        anyhow::ensure!(!answers.is_closed(), "whoever said it is gone");
+        anyhow::ensure!(
+            !answers.is_closed(),
+            "whoever said it did not wait for the turn, so it was not begun"
+        );
         if *lock(&asker.stage) == Stage::Withdrawn {
             let why = TAKEN_BACK.to_owned();
             let _ = answers.send(Answer::Refused { why, exit: exit::INTERRUPTED });

@@ -75,7 +75,7 @@ impl Link {
             };
             anyhow::ensure!(
                 started.elapsed() < PATIENCE,
-                "another process hosts {} (it holds host.lock) but its door host.sock does not answer: {why}; end that process and try again",
+                "another fledgling runs in {} (it holds host.lock) and does not answer at host.sock: {why}; end it and try again",
                 home.path().display()
             );
             tokio::time::sleep(PAUSE).await;
@@ -100,7 +100,10 @@ impl Link {
         match self {
             Self::Door(settings) => *self = Self::outside((**settings).clone()).await?,
             Self::Own(..) => {}
-            Self::Hand(folder) => anyhow::bail!("the host behind {} ended", folder.display()),
+            Self::Hand(folder) => anyhow::bail!(
+                "the fledgling behind {} ended, and this command's turn with it",
+                folder.display()
+            ),
         }
         Ok(())
     }

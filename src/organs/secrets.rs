@@ -24,7 +24,7 @@ impl Host {
             ensure!(given || kept, "there is no such secret; `fledgling secret list` names them");
             ensure!(
                 kept,
-                "{name} comes from the environment in which the host was started, and not from secrets.toml; take it out there"
+                "{name} comes from the environment in which fledgling was started, and not from secrets.toml; take it out there"
             );
             self.store(name, None)?;
             return Ok(json!({ "name": name, "given": given }));

@@ -220,7 +220,7 @@ fn what_can_never_be_given_is_refused_at_once() {
         (format!("write {} --why x", link.display()), "is the program's own"),
         ("read /absent --why x".to_owned(), "is not there"),
         ("secret NONE --why x".to_owned(), "there is no secret NONE"),
-        ("network none --why x".to_owned(), "is what everybody has already"),
+        ("network none --why x".to_owned(), "nobody has to ask"),
         ("network 443 --why x".to_owned(), "That is given already"),
         ("read /usr/bin --why x".to_owned(), "That is given already"),
         ("steps 3 --why x".to_owned(), "That is given already"),
@@ -331,7 +331,10 @@ fn an_answer_is_for_one_request_and_by_whoever_may() {
     let other = other.stdout_any().stderr_any().check();
     assert!(other.stdout.contains("request 1 is not session other's to answer"), "{other}");
     assert!(other.stdout.contains("Nothing was asked for yet."), "{other}");
-    assert!(other.stdout.contains("only the owner may do that"), "{other}");
+    assert!(
+        other.stdout.contains("only the owner may do that; say what is needed, and they can do it"),
+        "{other}"
+    );
     assert_eq!(rows(&home)[0]["answer"], Value::Null);
     // The name that was shown is what counts, not what it leads to by now.
     let moved = path.with_extension("moved");

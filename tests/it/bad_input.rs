@@ -108,7 +108,12 @@ fn a_home_that_cannot_be_is_named() {
     let file = home.cwd().join("file");
     fs::write(&file, "x").expect("a file");
     let under = file.join("home").display().to_string();
-    refused(&home, &["run", "--home", &under, "hi"], 1, &[&under, "is the home writable?"]);
+    refused(
+        &home,
+        &["run", "--home", &under, "hi"],
+        1,
+        &[&under, "name a home that you may write to"],
+    );
     let ran = home.run(&["doctor", "--home", &under]).code(1).stdout_any().check();
     assert!(ran.stdout.contains(&under), "{ran}");
     assert!(ran.stdout.contains("\nBAD  home ") && ran.stdout.contains("none yet"), "{ran}");
@@ -164,7 +169,7 @@ fn a_host_that_does_not_answer_is_not_waited_for_without_end() {
     turn(&home, "hi");
     let lock = File::options().write(true).open(home.path("host.lock")).expect("a lock");
     lock.lock().expect("it is free");
-    let why = ["another process hosts", "host.lock", "end that process and try again"];
+    let why = ["another fledgling runs in", "host.lock", "end it and try again"];
     refused(&home, &["run", "hi"], 1, &why);
     // Nor one that takes the connection and says nothing.
     let _silent = std::os::unix::net::UnixListener::bind(home.path("host.sock")).expect("a socket");

@@ -313,7 +313,11 @@ fn a_door_refuses_a_hand_that_asks_for_it_without_the_program() {
     server.queue(Reply::text("Done."));
     turn(&home, "--json", "go", 0);
     let results = server.asked(4)[3].results();
-    assert!(results.iter().all(|one| one.contains("only the owner may do that")), "{results:?}");
+    assert!(
+        results.iter().all(|one| one
+            .contains("only the owner may do that; say what is needed, and they can do it")),
+        "{results:?}"
+    );
     let kept = fs::read_to_string(home.path("secrets.toml")).expect("secrets.toml");
     assert_eq!(kept, format!("DEPLOY = \"{KEPT}\"\n"));
 }

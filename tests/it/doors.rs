@@ -184,7 +184,7 @@ fn a_host_that_is_told_to_leave_begins_no_other_turn() {
     assert_eq!(second.end().status.code(), Some(130));
     let ran = done(third);
     assert_eq!(said(&ran), ["Three."]);
-    assert!(ran.stdout.contains("this process hosts now"), "{ran}");
+    assert!(ran.stdout.contains("this one runs them now"), "{ran}");
     assert_eq!(two.transcript("a").matches("\"third\"").count(), 1);
 }
 
@@ -273,7 +273,7 @@ fn a_killed_host_is_followed_by_whoever_waits_and_nothing_is_answered_twice() {
     host.kill();
     let ran = done(attached);
     assert_eq!(said(&ran), ["I took over."]);
-    assert!(ran.stdout.contains("this process hosts now"), "{ran}");
+    assert!(ran.stdout.contains("this one runs them now"), "{ran}");
     assert!(ran.stdout.contains("Turn 1 of session a was interrupted"), "{ran}");
     two.a.asked(2);
     assert_eq!(last(&two.a).heard().matches("second").count(), 1);
@@ -291,7 +291,7 @@ fn a_turn_that_began_in_a_killed_host_is_not_begun_again() {
     host.kill();
     let ran = attached.end();
     assert_eq!(ran.status.code(), Some(1), "{ran}");
-    let why = "the host ended in the middle of the turn; what was finished is kept: continue with --session b";
+    let why = "the fledgling that ran it ended in the middle of the turn; what was finished is kept: continue with --session b";
     assert!(ran.stderr.contains(why), "{ran}");
     two.b.queue(Reply::text("Going on."));
     let run =
@@ -380,7 +380,14 @@ fn an_agent_is_refused_what_is_not_its_own() {
     assert!(refused[0].contains("session s is the one this command runs in"), "{}", refused[0]);
     assert_eq!(refused[1].matches("session other is out of reach").count(), 5, "{}", refused[1]);
     assert_eq!(refused[1].matches(": 1\n").count(), 5, "{}", refused[1]);
-    assert_eq!(refused[2].matches("only the owner may do that").count(), 3, "{}", refused[2]);
+    assert_eq!(
+        refused[2]
+            .matches("only the owner may do that; say what is needed, and they can do it")
+            .count(),
+        3,
+        "{}",
+        refused[2]
+    );
     assert!(refused[2].contains("session other is out of reach"), "{}", refused[2]);
     assert!(refused[2].contains("bad session name"), "{}", refused[2]);
     assert!(!two.transcript("other").contains("again"));

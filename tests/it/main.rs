@@ -27,6 +27,7 @@ mod kills;
 mod large_files;
 mod listening;
 mod mail_server;
+mod manual;
 mod matrix_server;
 mod model_server;
 mod pictures;

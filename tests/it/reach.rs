@@ -125,7 +125,7 @@ fn what_cannot_be_given_says_why() {
         (&["allow", "read", "/"][..], 1, "with your keys"),
         (&["allow", "write", "../home/sessions"], 1, "is the program's own"),
         (&["allow", "read", "nowhere"], 1, "is not there"),
-        (&["allow", "write", "../home/workspace"], 1, "is given to tool calls as it is"),
+        (&["allow", "write", "../home/workspace"], 1, "in reach of every tool call as it is"),
         (&["deny", "network", "80"], 1, "name those that stay open"),
         (&["allow", "secret", "NONE"], 1, "there is no secret NONE"),
         (&["allow", "network", "70000"], 2, "is neither full, none nor a port"),

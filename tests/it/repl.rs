@@ -473,7 +473,7 @@ fn a_second_terminal_shares_the_conversation_and_takes_over() {
     prompt(&second, "half a li");
     first.send(CTRL_D);
     assert_eq!(first.wait_end().exit_code(), 0);
-    second.wait_text("this terminal hosts now");
+    second.wait_text("this terminal runs them now");
     prompt(&second, "half a li");
     server.queue(Reply::text("To one."));
     say(&mut second, "ne", "To one.");
@@ -610,7 +610,7 @@ fn what_was_said_to_a_host_that_ended_is_said_again() {
         std::thread::yield_now();
     }
     host.kill();
-    terminal.wait_text("this terminal hosts now");
+    terminal.wait_text("this terminal runs them now");
     terminal.wait_text("I heard.");
     assert_eq!(server.asked(2)[1].heard().matches("second").count(), 1);
 }

@@ -100,17 +100,17 @@ fn the_next_waits_and_takes_over() {
     let all = Standing::new();
     let first = all.serve();
     let second = Serving::waiting(&all.home);
-    second.says("another process hosts this home; waiting until it ends");
+    second.says("another fledgling runs in this home; waiting until it ends");
     first.stop();
     second.says("hosts; the schedule");
     // And after a kill.
     let third = Serving::waiting(&all.home);
-    third.says("another process hosts this home");
+    third.says("another fledgling runs in this home");
     second.kill();
     third.says("hosts; the schedule");
     // One that waits is ended by a signal, too.
     let fourth = Serving::waiting(&all.home);
-    fourth.says("another process hosts this home");
+    fourth.says("another fledgling runs in this home");
     fourth.stop();
     assert_eq!(all.act("s", &["echo here"]), ["here\n"]);
     third.stop();
@@ -123,7 +123,7 @@ fn it_takes_over_from_a_terminal_which_runs_the_schedule_meanwhile() {
         .expect("a file");
     let mut terminal = talk(&all.home, &[]);
     let serving = Serving::waiting(&all.home);
-    serving.says("another process hosts this home");
+    serving.says("another fledgling runs in this home");
     all.status_when("the job is in force", |status| status["jobs"][0].is_object());
     all.clock.set("2026-11-21T09:00:00Z");
     terminal.wait_text("it is nine");

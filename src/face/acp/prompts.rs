@@ -234,7 +234,9 @@ impl Acp {
                 }
                 _ if cancelled => self.end(number, Ok("cancelled")),
                 Work::Command { .. } => {
-                    let why = "the host ended before it answered; look what came of it".to_owned();
+                    let why =
+                        "the running fledgling ended before it answered; look what came of it"
+                            .to_owned();
                     self.end(number, Err(why));
                 }
                 Work::Turn { .. } => match self.link.ask(verb).await {

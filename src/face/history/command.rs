@@ -150,7 +150,10 @@ impl Command {
         let within = |path: Option<String>| path.map_or(Ok(None), |path| folder.within(&path));
         Ok(match self {
             Self::Log { limit: 0, .. } => {
-                return Err(Refusal::usage("0 changes are nothing to list").into());
+                return Err(Refusal::usage(
+                    "0 changes are nothing to list; name a number from 1 on",
+                )
+                .into());
             }
             Self::Log { limit, path } => Ask::Log { limit, path: within(path)? },
             Self::Show { rev, path } => Ask::Show { rev, path: within(path)? },
@@ -158,7 +161,7 @@ impl Command {
                 let mut words = revs.into_iter();
                 let (from, to, third) = (words.next(), words.next(), words.next());
                 if third.is_some() && path.is_some() {
-                    return Err(Refusal::usage("diff takes one path at most").into());
+                    return Err(Refusal::usage("diff takes one path at most; leave one out").into());
                 }
                 Ask::Diff { from, to, path: within(path.or(third))? }
             }
@@ -175,7 +178,7 @@ impl Command {
             Self::Why { place, full } => {
                 let (file, line) = file_and_line(&place)?;
                 let Some(file) = folder.within(file)? else {
-                    return Err(Refusal::usage("why tells about a file: name one").into());
+                    return Err(Refusal::usage("why tells about a file, not a folder: name one, for instance `fledgling why crontab`").into());
                 };
                 Ask::Why { file, line, full }
             }
@@ -212,7 +215,9 @@ fn which(what: String) -> Result<Which> {
         return Ok(Which::Commit(what));
     }
     match what.parse() {
-        Ok(0) => Err(Refusal::usage("0 turns are nothing to take back").into()),
+        Ok(0) => {
+            Err(Refusal::usage("0 turns are nothing to take back; name a number from 1 on").into())
+        }
         Ok(count) => Ok(Which::Turns(count)),
         Err(_) => Ok(Which::Commit(what)),
     }
@@ -238,7 +243,9 @@ struct Slash {
 /// What a line of the conversation asks. Paths are typed as the agent sees them.
 pub fn typed(line: &str, workspace: &Path) -> Result<Ask> {
     let words = shell_words::split(line.trim_start_matches('/'));
-    let words = words.map_err(|_| Refusal::usage("a quote is opened and not closed"))?;
+    let words = words.map_err(|_| {
+        Refusal::usage("a quote is opened and not closed; close it, or leave it out")
+    })?;
     let slash = Slash::try_parse_from(words).map_err(|error| refusal(&error))?;
     slash.command.ask(&Folder::of(workspace, workspace))
 }
@@ -376,12 +383,18 @@ mod tests {
 
     #[test]
     fn what_cannot_be_meant_is_refused_in_a_few_words() {
-        assert_eq!(refused("/undo 0"), "0 turns are nothing to take back");
-        assert_eq!(refused("/log -n 0"), "0 changes are nothing to list");
+        assert_eq!(refused("/undo 0"), "0 turns are nothing to take back; name a number from 1 on");
+        assert_eq!(refused("/log -n 0"), "0 changes are nothing to list; name a number from 1 on");
         assert_eq!(refused("/why a:0"), "lines are counted from 1");
-        assert_eq!(refused("/why ."), "why tells about a file: name one");
-        assert_eq!(refused("/why 'a"), "a quote is opened and not closed");
-        assert_eq!(refused("/diff a b c -- d"), "diff takes one path at most");
+        assert_eq!(
+            refused("/why ."),
+            "why tells about a file, not a folder: name one, for instance `fledgling why crontab`"
+        );
+        assert_eq!(
+            refused("/why 'a"),
+            "a quote is opened and not closed; close it, or leave it out"
+        );
+        assert_eq!(refused("/diff a b c -- d"), "diff takes one path at most; leave one out");
         assert_eq!(
             refused("/log ../x"),
             "../x is not in the workspace /h/workspace, and only that has a history"

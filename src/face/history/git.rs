@@ -100,7 +100,9 @@ fn in_hand(
             let _confined = confine(&policy, &Kept::new(true))?;
             Ok(supervisor::run_in_terminal("git", words, variables, None))
         });
-        hand.join().unwrap_or_else(|_| bail!("git failed inside the harness, which is a bug in it"))
+        hand.join().unwrap_or_else(|_| {
+            bail!("git failed by a mistake of fledgling's own, which is worth a report")
+        })
     })
 }
 

@@ -174,7 +174,9 @@ pub fn text(ask: &Ask, answer: &Value, look: Look) -> Result<String> {
 }
 
 fn read<T: DeserializeOwned>(answer: &Value) -> Result<T> {
-    T::deserialize(answer).context("the host's answer is odd; is it another version?")
+    T::deserialize(answer).context(
+        "the running fledgling answered in another form than this one knows; end it, and try again",
+    )
 }
 
 #[cfg(test)]

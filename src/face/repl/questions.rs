@@ -49,7 +49,7 @@ impl Repl {
         }
         let screen = self.screen;
         let next = self.beside(Verb::Answer { id, said }, move |answer| {
-            let answer = answer.context("the host ended before it was answered")?;
+            let answer = answer.context("the running fledgling ended before it was answered; what was asked counts as refused")?;
             Ok(screen.dim(&wrapped(&visible(answer["said"].as_str().unwrap_or_default()), screen)))
         });
         let next = next.await;

@@ -159,7 +159,9 @@ pub async fn changes(link: &Link, days: &Days) -> Result<(Vec<Logged>, bool)> {
 /// Ask for something of this shape.
 pub async fn read<T: DeserializeOwned>(link: &Link, verb: Verb) -> Result<T> {
     let answer = views::ask(link, verb).await?;
-    serde_json::from_value(answer).context("the host's answer is odd; is it another version?")
+    serde_json::from_value(answer).context(
+        "the running fledgling answered in another form than this one knows; end it, and try again",
+    )
 }
 
 #[cfg(test)]

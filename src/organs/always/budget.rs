@@ -83,7 +83,9 @@ impl Host {
     /// See that something is left of it.
     pub(in crate::organs) fn check_budget(&self) -> Result<()> {
         match used_up(self.state.spent(&self.today())?, self.a_day()) {
-            Some((what, _)) => bail!("unattended turns have used up their {what} of today"),
+            Some((what, _)) => bail!(
+                "unattended turns have used up their {what} of today; they go on at midnight, and the owner can set more under [limits] in config.toml"
+            ),
             None => Ok(()),
         }
     }

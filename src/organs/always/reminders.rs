@@ -112,7 +112,10 @@ impl Host {
         files: &[PathBuf],
     ) -> Result<Value> {
         let text = self.withheld.text(text.trim().to_owned());
-        ensure!(!text.is_empty() || !files.is_empty(), "there is nothing to tell");
+        ensure!(
+            !text.is_empty() || !files.is_empty(),
+            "there is nothing to tell; give the words, or pipe them in"
+        );
         let files = self.sendable(caller, files)?;
         let by = match caller {
             Caller::Owner => None,

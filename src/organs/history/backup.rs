@@ -122,7 +122,9 @@ pub fn backup(
     gitdir::check_settings(&store)?;
     let mut git = Git { home, reach, places: Vec::new(), held, interrupt };
     let shown = without_key(to);
-    let commit = gitdir::look(&store)?.refname_to_id(MAIN).context("there is no history yet")?;
+    let commit = gitdir::look(&store)?
+        .refname_to_id(MAIN)
+        .context("there is no history yet; `fledgling init` begins it")?;
     let mut arguments = words(&["push", "--quiet", "--no-verify", "--no-signed"]);
     arguments.insert(0, option("--git-dir=", &store));
     arguments.push("--recurse-submodules=no".into());
@@ -155,7 +157,7 @@ pub fn restore_home(
     let shown = home.path().display();
     home.create_root()?;
     let lock = home.lock()?.with_context(|| {
-        format!("another process hosts {shown}; end it, or name another home with --home DIR")
+        format!("another fledgling runs in {shown}; end it, or name another home with --home DIR")
     })?;
     settle(home.path())?;
     ensure!(
@@ -642,7 +644,7 @@ mod tests {
         locked.create_root().unwrap();
         let _lock = locked.lock().unwrap().unwrap();
         let error = world.restore("locked", &to).unwrap_err().to_string();
-        assert!(error.contains("another process hosts"), "{error}");
+        assert!(error.contains("another fledgling runs in"), "{error}");
     }
 
     #[test]

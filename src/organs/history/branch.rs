@@ -51,7 +51,11 @@ pub fn begin(keeper: &mut Keeper, name: &str) -> Result<()> {
         return Ok(());
     }
     keeper.take_in()?;
-    let head = keeper.archive().head()?.context("there is no history yet")?.id();
+    let head = keeper
+        .archive()
+        .head()?
+        .context("there is no history yet; `fledgling init` begins it")?
+        .id();
     let repository = keeper.archive().repository();
     // Should somebody else have made it meanwhile, it stays as it is.
     repository

@@ -64,7 +64,9 @@ impl Chronicle {
     /// The latest commit of the branch, from which all walks begin.
     pub fn head(&self) -> Result<git2::Commit<'_>> {
         let head = self.repository.find_reference(&self.branch);
-        let head = head.context("the history is empty: nothing has been committed yet")?;
+        let head = head.context(
+            "the history is empty: nothing has been committed yet; `fledgling init` begins it",
+        )?;
         Ok(head.peel_to_commit()?)
     }
 
@@ -73,7 +75,10 @@ impl Chronicle {
         let found = self.repository().revparse_single(rev);
         let found = found.and_then(|object| object.peel_to_commit());
         let unknown = format!("no commit is named {rev:?}; `fledgling log` lists them");
-        found.map_err(|error| anyhow::anyhow!("{unknown}: {}", error.message()))
+        found.map_err(|error| match error.code() {
+            git2::ErrorCode::NotFound => anyhow::anyhow!(unknown),
+            _ => anyhow::anyhow!("{unknown}: {}", error.message()),
+        })
     }
 
     /// All of the branch.
@@ -498,6 +503,9 @@ pub(in crate::organs) mod tests {
     fn an_empty_history_says_so() {
         let written = Written::new();
         let error = written.chronicle().log(1, None).unwrap_err().to_string();
-        assert_eq!(error, "the history is empty: nothing has been committed yet");
+        assert_eq!(
+            error,
+            "the history is empty: nothing has been committed yet; `fledgling init` begins it"
+        );
     }
 }

@@ -80,7 +80,7 @@ impl Job<'_> {
             });
             drop(leash);
             let Ok(ended) = hand.join() else {
-                bail!("the command failed inside the harness, which is a bug in it")
+                bail!("the command failed by a mistake of fledgling's own, which is worth a report")
             };
             ended
         })

@@ -56,7 +56,9 @@ pub fn why(
         in_order(chronicle, by_lines(chronicle, head, &file, wanted, FOLLOWED)?)?
     } else {
         let last = last_change(chronicle, head, &file, FOLLOWED)?;
-        let unknown = || format!("{} was never in the history", file.display());
+        let unknown = || {
+            format!("{} was never in the history; `fledgling log` tells what is", file.display())
+        };
         vec![last.with_context(unknown)?]
     };
     let undone = chronicle.undone(brought.iter().map(|one| one.commit).collect())?;
@@ -392,7 +394,7 @@ mod tests {
         }
         assert_eq!(told.subjects("empty", None), [said("ask 1", 0)]);
         let error = told.why("never", None).unwrap_err().to_string();
-        assert_eq!(error, "never was never in the history");
+        assert_eq!(error, "never was never in the history; `fledgling log` tells what is");
     }
 
     #[test]

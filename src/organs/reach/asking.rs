@@ -104,7 +104,10 @@ impl Host {
         self.check_item(&item)?;
         let links = self.links(Some(session))?;
         if let Item::Network(network) = &mut item {
-            ensure!(*network != Network::None, "no network is what everybody has already");
+            ensure!(
+                *network != Network::None,
+                "to be without a network nobody has to ask; use --only with what you start"
+            );
             let whole = either(network, &self.chain_of(session)?.network());
             if self.has(session, &Item::Network(network.clone()))? {
                 return Ok(Ready::Given(item));
@@ -194,7 +197,8 @@ impl Host {
 
     fn open_ask(&self, id: i64) -> Result<Asked> {
         let asked = self.state.asked(id)?;
-        let asked = asked.with_context(|| format!("there is no request {id}"))?;
+        let asked = asked
+            .with_context(|| format!("there is no request {id}; `fledgling asks` lists them"))?;
         if let Some(answer) = asked.answer {
             bail!("request {id} is over already: {}", answer.word());
         }

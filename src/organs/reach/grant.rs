@@ -83,7 +83,11 @@ impl Host {
         match item {
             Item::Read(path) | Item::Write(path) => {
                 let has = own.any(|folder| path.starts_with(folder));
-                ensure!(!has, "{} is given to tool calls as it is", path.display());
+                ensure!(
+                    !has,
+                    "{} is in reach of every tool call as it is; nothing has to be given",
+                    path.display()
+                );
             }
             _ => {}
         }

@@ -34,8 +34,9 @@ pub fn parse(phrases: &[String], current: &Path, home: Option<&Path>) -> Result<
         tools: None,
     };
     for phrase in phrases {
-        let words =
-            shell_words::split(phrase).with_context(|| format!("cannot read {phrase:?}"))?;
+        let words = shell_words::split(phrase).with_context(|| {
+            format!("cannot tell the words of {phrase:?} apart; does a quote stay open?")
+        })?;
         let (right, rest) = words.split_first().with_context(|| format!("usage: {USAGE}"))?;
         let paths = || -> Result<Vec<PathBuf>> {
             ensure!(!rest.is_empty(), "{right} needs to be told which; usage: {USAGE}");
@@ -47,14 +48,18 @@ pub fn parse(phrases: &[String], current: &Path, home: Option<&Path>) -> Result<
             "write" => link.write = paths()?,
             "network" => link.network = item::network(rest)?,
             "unix" => {
-                ensure!(rest == ["none"], "unix takes nothing but none here");
+                ensure!(rest == ["none"], "here unix can only be taken away: unix none");
                 link.unix = false;
             }
             "secret" => link.secrets = Some(rest.iter().cloned().collect()),
             "tools" => {
                 let known = |name: &String| SPECS.iter().any(|spec| spec.name == name);
                 let odd = rest.iter().find(|name| !known(name));
-                ensure!(odd.is_none(), "there is no tool {:?}", odd.map_or("", String::as_str));
+                ensure!(
+                    odd.is_none(),
+                    "there is no tool {:?}; there are read, write, edit and bash",
+                    odd.map_or("", String::as_str)
+                );
                 link.tools = Some(rest.iter().cloned().collect());
             }
             _ => bail!("{right:?} cannot be narrowed; usage: {USAGE}"),
@@ -80,7 +85,9 @@ pub fn extended(
         chain.len() + 2
     );
     let real = |path: &PathBuf| {
-        path.canonicalize().with_context(|| format!("{} is not there", path.display()))
+        path.canonicalize().with_context(|| {
+            format!("{} is not there; make it first, or name another", path.display())
+        })
     };
     for paths in [&mut link.read, &mut link.write] {
         *paths = paths.iter().map(real).collect::<Result<_>>()?;

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
 use toml_edit::{Array, DocumentMut, Item as Entry, Table, value};
 
@@ -83,33 +83,50 @@ pub fn change(path: &Path, items: &[Item], give: bool) -> Result<HandsSettings> 
     }
     let hands = &mut document["hands"];
     let hands = hands.as_table_like_mut();
-    let hands = hands.with_context(|| format!("`hands` in {shown} is not a table"))?;
+    let hands =
+        hands.with_context(|| format!("`hands` in {shown} is not a table; write it as [hands]"))?;
     for item in items {
-        let (name, entry) = match item {
-            Item::Read(path) => ("read", Some(path.to_str().context("it is not UTF-8")?)),
-            Item::Write(path) => ("write", Some(path.to_str().context("it is not UTF-8")?)),
-            Item::Secret(name) => ("secrets", Some(name.as_str())),
-            Item::Network(network) => {
-                let network = if give { network.clone() } else { less(&before.network, network)? };
-                hands.insert("network", written(&network));
-                continue;
-            }
-            Item::Unix => {
-                hands.insert("unix", value(give));
-                continue;
-            }
-            _ => anyhow::bail!("{item} cannot be given for good; change it in {shown}"),
-        };
+        let (name, entry) =
+            match item {
+                Item::Read(path) => (
+                    "read",
+                    Some(path.to_str().context(
+                        "a path that is not UTF-8 cannot stand in config.toml; rename it",
+                    )?),
+                ),
+                Item::Write(path) => (
+                    "write",
+                    Some(path.to_str().context(
+                        "a path that is not UTF-8 cannot stand in config.toml; rename it",
+                    )?),
+                ),
+                Item::Secret(name) => ("secrets", Some(name.as_str())),
+                Item::Network(network) => {
+                    let network =
+                        if give { network.clone() } else { less(&before.network, network)? };
+                    hands.insert("network", written(&network));
+                    continue;
+                }
+                Item::Unix => {
+                    hands.insert("unix", value(give));
+                    continue;
+                }
+                _ => anyhow::bail!("{item} cannot be given for good; change it in {shown}"),
+            };
         let Some(entry) = entry else { continue };
         let list = hands.entry(name).or_insert_with(|| value(Array::new()));
         let list = list.as_array_mut();
-        let list = list.with_context(|| format!("`{name}` in {shown} is not a list"))?;
+        let list = list.with_context(|| {
+            format!("`{name}` in {shown} is not a list; write it as {name} = [\"…\"]")
+        })?;
         let there = list.iter().position(|one| one.as_str() == Some(entry));
         match (give, there) {
             (true, None) => list.push(entry),
             (false, Some(at)) => drop(list.remove(at)),
             (true, Some(_)) => {}
-            (false, None) => ensure!(false, "{item} was not given in {shown}"),
+            (false, None) => {
+                bail!("{item} was not given in {shown}; `fledgling policy` shows what is");
+            }
         }
     }
     let text = document.to_string();

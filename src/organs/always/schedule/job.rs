@@ -56,9 +56,9 @@ impl Planned {
     pub fn of_row(job: Job, system: &TimeZone) -> Result<Self> {
         let pattern = Pattern::parse(&job.spec)?;
         let zone = match &job.zone {
-            Some(name) => {
-                TimeZone::get(name).with_context(|| format!("there is no zone {name}"))?
-            }
+            Some(name) => TimeZone::get(name).with_context(|| {
+                format!("there is no zone {name}; zones are called like Europe/Berlin")
+            })?,
             None => system.clone(),
         };
         Ok(Self { job, pattern, zone })

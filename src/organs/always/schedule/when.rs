@@ -62,7 +62,10 @@ fn exact(text: &str, now: &Zoned) -> Result<Option<Zoned>> {
         return Ok(Some(at.to_zoned(now.time_zone().clone())));
     }
     let Ok(local) = text.parse::<DateTime>() else { return Ok(None) };
-    local.to_zoned(now.time_zone().clone()).map(Some).context("that is beyond all calendars")
+    local
+        .to_zoned(now.time_zone().clone())
+        .map(Some)
+        .context("that is beyond all calendars; name an earlier time")
 }
 
 fn words(text: &str, now: &Zoned) -> Result<Zoned> {
@@ -73,7 +76,8 @@ fn words(text: &str, now: &Zoned) -> Result<Zoned> {
         let spans = spans(&words[1..]);
         let spans = spans.with_context(|| format!("`{text}` is not understood; {EXAMPLES}"))?;
         let at = spans.into_iter().try_fold(now.clone(), |at, span| at.checked_add(span).ok());
-        return at.with_context(|| format!("`{text}` is beyond all calendars"));
+        return at
+            .with_context(|| format!("`{text}` is beyond all calendars; name an earlier time"));
     }
     // Another zone, at the end.
     let zone = words.last().filter(|word| word.contains('/') || **word == "utc");
@@ -96,7 +100,8 @@ fn words(text: &str, now: &Zoned) -> Result<Zoned> {
             None => bail!("`{text}` is not understood; {EXAMPLES}"),
         }
     };
-    on(day, time, &now).with_context(|| format!("`{text}` is beyond all calendars"))
+    on(day, time, &now)
+        .with_context(|| format!("`{text}` is beyond all calendars; name an earlier time"))
 }
 
 /// A day, as a word said it.

@@ -179,7 +179,7 @@ pub async fn run(
     let (lines, waiting) = mpsc::channel(WAITING);
     let sender = Input { lines, full: Arc::default() };
     let full = sender.full.clone();
-    let from = pipe::Receiver::from_owned_fd(read.into()).context("cannot hear a pipe")?;
+    let from = pipe::Receiver::from_owned_fd(read.into()).context("cannot read from a pipe")?;
     let mut ears = Ears::new(wanted, log, events);
     let mut feeding = Box::pin(feed(pipe::Sender::from_owned_fd(write.into())?, waiting));
 

@@ -45,7 +45,10 @@ impl Host {
         let folder = self.folder(session);
         let path = Path::new("services").join(name);
         let text = std::fs::read(folder.join(&path));
-        let text = text.with_context(|| format!("cannot read {}", path.display()))?;
+        let text = text.with_context(|| {
+            let shown = path.display();
+            format!("cannot read {shown}; a service is a file there, see `fledgling help services`")
+        })?;
         let wanted = self.trial(name, &path, &folder, &String::from_utf8_lossy(&text), session)?;
         // Where nothing is confined, what it changes is at least not the owner's.
         let _writing = self.snapshots.writers().writes(&format!("check:{name}"), true);

@@ -83,7 +83,7 @@ impl Host {
             Author::Owner => None,
             Author::Session(session) => Some(session),
             Author::Unknown => bail!(
-                "nobody knows who wrote it; change it yourself, or have the agent write it again"
+                "the history does not tell who wrote it; save it yourself, or have the agent write it again"
             ),
         };
         let workspace = self.home().workspace();
@@ -179,7 +179,7 @@ impl Host {
     ) -> Result<Value> {
         self.check_overseer(caller)?;
         let keeper = self.always.desk.keeper().context(
-            "no service runs: this host is there for one command only; start `fledgling serve`",
+            "no service runs while there is only this one command; start `fledgling serve`, or leave a conversation open",
         )?;
         let known = keeper.standing().into_iter().find(|one| one.name == name);
         let known = known.with_context(|| {
