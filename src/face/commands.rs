@@ -10,14 +10,14 @@ use crate::face::clean::{clean, line, row};
 use crate::face::history::Look;
 use crate::face::screen::Screen;
 use crate::face::turn_view::{Looked, preview, wrapped};
-use crate::face::{Refusal, asking, help, history, policy, recall, standing, views};
+use crate::face::{Refusal, asking, help, history, policy, recall, standing, usage, views};
 use crate::organs::home::Home;
 use crate::organs::reach::item;
 use crate::organs::recall::Wanted;
 use crate::organs::verb::Verb;
 
 /// The commands, with what each does.
-pub const COMMANDS: [(&str, &str); 33] = [
+pub const COMMANDS: [(&str, &str); 34] = [
     ("/new", "begin another conversation: /new [NAME]"),
     ("/resume", "go back to a conversation: /resume [NAME]"),
     ("/sessions", "list the conversations"),
@@ -35,6 +35,7 @@ pub const COMMANDS: [(&str, &str); 33] = [
     ("/redo", "put back what was taken back last"),
     ("/restore", "files as they were: /restore REV [PATH…]"),
     ("/bisect", "what broke it: /bisect -- COMMAND"),
+    ("/replay", "do answers stay as recorded: /replay FILE"),
     ("/merge", "take over a branch: /merge NAME"),
     ("/drop", "give a branch up: /drop NAME"),
     ("/status", "what runs by itself: jobs, services, channels, budget"),
@@ -45,7 +46,7 @@ pub const COMMANDS: [(&str, &str); 33] = [
     ("/help", "these commands; /help TOPIC for a page"),
     ("/last", "show the latest tool call whole"),
     ("/wire", "what went over the wire: /wire [SESSION] [TURN]"),
-    ("/usage", "tokens used"),
+    ("/usage", "what was used, and its cost: /usage [--by model]"),
     ("/policy", "what tool calls may touch, and who said so"),
     ("/allow", "let them touch more: /allow read|write PATH, …"),
     ("/deny", "take it back: /deny read|write PATH, …"),
@@ -68,7 +69,7 @@ pub fn verb(line: &str, rest: Option<&str>, session: &str, home: &Home) -> Resul
     let command = line.split_whitespace().next().unwrap_or_default();
     Ok(match command {
         "/sessions" | "/resume" => Verb::Sessions,
-        "/usage" => Verb::Usage,
+        "/usage" => usage::typed(rest.unwrap_or_default())?.verb()?,
         "/recall" => {
             let query = rest.context("what is searched? /recall WORDS")?.to_owned();
             Verb::Recall(Wanted { query, session: None, since: None, limit: recall::LIMIT })
@@ -110,14 +111,15 @@ pub fn verb(line: &str, rest: Option<&str>, session: &str, home: &Home) -> Resul
     })
 }
 
-/// The host's answer, as the command that asked for it shows it.
-pub fn shown(command: &str, asked: &Verb, answer: &Value, screen: Screen) -> Result<String> {
+/// The host's answer, as the line that asked for it shows it.
+pub fn shown(line: &str, asked: &Verb, answer: &Value, screen: Screen) -> Result<String> {
+    let (command, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
     if let Verb::History(ask) = asked {
         return history::text(ask, answer, Look::slash(screen));
     }
     let text = match command {
         "/sessions" | "/resume" => views::sessions_text(answer, screen)?,
-        "/usage" => views::usage_text(answer, screen),
+        "/usage" => usage::typed(rest)?.text(answer, screen)?,
         "/model" => clean(answer["model"]["name"].as_str().unwrap_or("no model")),
         "/self" => wrapped(&views::about_text(answer), screen),
         "/wire" => views::wire_text(answer, screen),
@@ -165,7 +167,7 @@ pub fn overview(screen: Screen) -> String {
         let title = group.map(|(title, _)| screen.bold(title) + "\n").unwrap_or_default();
         title + &row(&format!("  {name:9} {what}"), screen.width)
     });
-    let typing = "While a turn runs, what you type steers it. Alt-Enter, or \\ at the end, continues the line.";
+    let typing = "While a turn runs, what you type steers it. Alt-Enter, or \\ at the end, continues the line. @PATH attaches a file.";
     let topics = format!("Topics: {}.", help::topics().join(", "));
     let rest = wrapped(&format!("{topics}\n{typing}"), screen);
     format!("{}\n{rest}", commands.join("\n"))

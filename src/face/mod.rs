@@ -1,7 +1,9 @@
 //! How people reach the agent: a terminal conversation, single turns, lists and pages.
 //! Owns everything that is looked at; decides nothing.
 
+pub mod acp;
 pub mod asking;
+pub mod attached;
 pub mod begun;
 pub mod clean;
 pub mod commands;
@@ -16,7 +18,9 @@ pub mod onboard;
 pub mod policy;
 pub mod prompt_line;
 pub mod recall;
+pub mod record;
 pub mod repl;
+pub mod report;
 pub mod rows;
 pub mod run;
 pub mod screen;
@@ -28,6 +32,7 @@ pub mod standing;
 pub mod tour;
 pub mod tty;
 pub mod turn_view;
+pub mod usage;
 pub mod views;
 pub mod wrap;
 

@@ -23,6 +23,7 @@ use rustyline::{
 };
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
+use crate::face::attached;
 use crate::face::begun::Begun;
 use crate::face::clean::clean;
 use crate::face::screen::{Place, write};
@@ -415,6 +416,14 @@ impl Completer for Assist {
         {
             let sessions = sessions::list(&self.home).unwrap_or_default();
             (command.len(), sessions.into_iter().map(|one| one.name).collect())
+        } else if let Some((at, path)) = attached::begun(typed) {
+            // What is attached is the owner's, and so is the folder.
+            let found = attached::paths(&std::env::current_dir().unwrap_or_default(), path);
+            let pair = |(display, path): (String, String)| Pair {
+                display,
+                replacement: attached::typed(&path),
+            };
+            return Ok((at, found.into_iter().map(pair).collect()));
         } else {
             (typed.rfind(char::is_whitespace).map_or(0, |space| space + 1), Vec::new())
         };
@@ -423,30 +432,10 @@ impl Completer for Assist {
         let fits = |name: &String| name.starts_with(word) && clean(name) == *name;
         let mut found: Vec<_> = known.into_iter().filter(fits).map(pair).collect();
         if found.is_empty() {
-            found = self.paths(word);
+            // Paths in a message are meant as the agent sees them.
+            let paths = attached::paths(&self.home.workspace(), word).into_iter();
+            found = paths.map(|(display, replacement)| Pair { display, replacement }).collect();
         }
         Ok((start, found))
-    }
-}
-
-impl Assist {
-    /// Paths in a message are meant as the agent sees them: from the workspace.
-    fn paths(&self, word: &str) -> Vec<Pair> {
-        let (folder, name) = word.split_at(word.rfind('/').map_or(0, |slash| slash + 1));
-        let user = std::env::var("HOME").unwrap_or_default();
-        let at = self.home.workspace().join(folder.replacen('~', &user, 1));
-        let entries = std::fs::read_dir(at).into_iter().flatten().flatten();
-        let pair = |entry: std::fs::DirEntry| {
-            let slash = if entry.path().is_dir() { "/" } else { "" };
-            let found = entry.file_name().into_string().ok()? + slash;
-            let hidden = found.starts_with('.') && !name.starts_with('.');
-            let replacement = format!("{folder}{found}");
-            // A name that a terminal must not see is none to be typed.
-            let fits = found.starts_with(name) && !hidden && clean(&found) == found;
-            fits.then_some(Pair { display: found, replacement })
-        };
-        let mut found: Vec<_> = entries.filter_map(pair).collect();
-        found.sort_by(|a, b| a.display.cmp(&b.display));
-        found
     }
 }

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, anyhow, ensure};
 
 use crate::files::edit::{self, likeness};
+use crate::files::picture;
 use crate::kernel::interrupt::Interrupt;
 use crate::kernel::tool::{OUTPUT_LIMIT, Outcome, Replacement};
 
@@ -27,7 +28,7 @@ const SNIFFED: usize = 8 << 10;
 /// Percent of likeness from which another file's name is offered for a missing one.
 const ALIKE: usize = 40;
 
-/// Text from line `offset`, at most `limit` lines; or a directory's entries.
+/// Text from line `offset`, at most `limit` lines; a picture; or a directory's entries.
 pub fn read(
     workspace: &Path,
     path: &Path,
@@ -46,12 +47,27 @@ pub fn read(
         let mut reader = BufReader::with_capacity(1 << 16, Stoppable { inner: file, interrupt });
         let failed = || format!("cannot read {shown}");
         let start = reader.fill_buf().with_context(failed)?;
+        if picture::media_type(start).is_some() {
+            return look(path, &mut reader, size);
+        }
         let binary = start.iter().take(SNIFFED).any(|byte| *byte == 0);
         ensure!(!binary, "{shown} is a binary file of {size} bytes; use bash to look into it");
         let window = Window::read(&mut reader, offset, limit, size <= COUNTED);
         window.with_context(failed)?.text(&shown, "empty file")?
     };
     Ok(Outcome { text, ..Outcome::default() })
+}
+
+/// A picture, which is as large as this.
+fn look(path: &Path, reader: &mut impl Read, size: u64) -> Result<Outcome> {
+    let shown = path.display();
+    ensure!(size <= picture::LIMIT as u64, picture::too_large(&shown, size));
+    let mut bytes = Vec::new();
+    // It may grow meanwhile.
+    let read = reader.take(picture::LIMIT as u64 + 1).read_to_end(&mut bytes);
+    read.with_context(|| format!("cannot read {shown}"))?;
+    let (image, text) = picture::picture(&shown, &path.to_string_lossy(), bytes)?;
+    Ok(Outcome { text, images: vec![image], ..Outcome::default() })
 }
 
 /// Create or replace a file, with its parent directories.

@@ -6,5 +6,6 @@
 pub mod edit;
 pub mod file;
 pub mod output;
+pub mod picture;
 pub mod visible;
 pub mod withheld;

@@ -121,7 +121,11 @@ impl Hands for Hand {
         Box::pin(async move {
             let outcome = self.try_act(action, interrupt).await;
             let outcome = outcome.unwrap_or_else(|error| Outcome::failed(format!("{error:#}")));
-            Outcome { text: self.policy.withheld.text(outcome.text), ..outcome }
+            let (withheld, mut images) = (&self.policy.withheld, outcome.images);
+            for image in &mut images {
+                image.name = withheld.text(std::mem::take(&mut image.name));
+            }
+            Outcome { text: withheld.text(outcome.text), images, ..outcome }
         })
     }
 }
@@ -157,7 +161,16 @@ fn carry_out(
     match action {
         Action::Bash { command, timeout } => Ok(bash(policy, confined, &command, timeout, link)),
         Action::Read { path, offset, limit } => {
-            file::read(workspace, &path, offset, limit, stopped)
+            let read = file::read(workspace, &path, offset, limit, stopped)?;
+            // Of a picture nothing can be taken out.
+            let bytes = read.images.iter().filter_map(|image| image.data.as_deref());
+            if let Some(name) = bytes.into_iter().find_map(|bytes| policy.withheld.finds(bytes)) {
+                bail!(
+                    "{} is not shown: the value of the secret {name} stands in it",
+                    path.display()
+                );
+            }
+            Ok(read)
         }
         Action::Write { path, content } => file::write(workspace, &path, content.as_bytes()),
         Action::Edit { path, edits } => file::edit(workspace, &path, &edits),

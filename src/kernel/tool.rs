@@ -55,8 +55,8 @@ pub static SPECS: LazyLock<Vec<Spec>> = LazyLock::new(|| {
         ),
         spec(
             "read",
-            "Read a text file from line offset (default 1), limit lines (default 2000), or \
-             list a directory.",
+            "Read a text file from line offset (default 1), limit lines (default 2000), look \
+             at a picture, or list a directory.",
             json!({"path": text, "offset": number, "limit": number}),
             &["path"],
         ),

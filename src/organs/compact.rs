@@ -8,6 +8,7 @@
 use crate::kernel::border::Summary;
 use crate::kernel::message::{Block, Message, Origin, Usage};
 use crate::kernel::model::{Deltas, Failure, Model, Request};
+use crate::organs::pictures::{TOKENS, most, shows};
 use crate::wires::quoted;
 
 /// A fifth of the window stays as it was said.
@@ -30,7 +31,8 @@ const REQUEST: &str = "Below is the older part of a conversation between an owne
 
 /// Whether a conversation fills more than `fill` percent of a window.
 pub fn full(messages: &[Message], filled: u64, window: u64, fill: u64) -> bool {
-    let estimated = messages.iter().map(size).sum::<u64>() / BYTES_PER_TOKEN;
+    let shown = messages.iter().map(shows).sum::<usize>().min(most(window)) as u64;
+    let estimated = messages.iter().map(size).sum::<u64>() / BYTES_PER_TOKEN + shown * TOKENS;
     // What the provider counted is exact but lacks the latest results.
     filled.max(estimated) * 100 >= window * fill
 }
@@ -143,7 +145,7 @@ fn clip(text: &str, limit: usize) -> String {
 fn tail(messages: &[Message], tokens: u64) -> usize {
     let (mut keep, mut used) = (0, 0);
     for (number, message) in messages.iter().rev().enumerate() {
-        used += size(message) / BYTES_PER_TOKEN;
+        used += size(message) / BYTES_PER_TOKEN + shows(message) as u64 * TOKENS;
         if used > tokens {
             break;
         }

@@ -23,6 +23,7 @@ use crate::organs::hand_door::HandDoor;
 use crate::organs::history::keeper::Keeper;
 use crate::organs::host::Host;
 use crate::organs::lane::lock;
+use crate::organs::pictures::Pictures;
 use crate::organs::reach::hint;
 use crate::organs::reach::item::Item;
 use crate::organs::sessions;
@@ -157,7 +158,7 @@ impl Host {
 
 /// A hand, the calls of which the history knows as times in which it may write.
 pub(super) struct Watched<'a> {
-    host: &'a Host,
+    pub host: &'a Host,
     door: PathBuf,
     hand: Mutex<Arc<Equipped>>,
     pub place: &'a Place,
@@ -241,7 +242,9 @@ impl Hands for Watched<'_> {
                 outcome
             };
             if reads {
-                return act(action).await;
+                let mut read = act(action).await;
+                let kept = Pictures::of(self.host.home()).keep_all(&mut read.images).await;
+                return kept.map_or_else(|error| Outcome::failed(format!("{error:#}")), |()| read);
             }
             if let Some(beside) = &self.beside {
                 // Should it fail, more is suspected than need be.

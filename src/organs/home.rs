@@ -76,6 +76,11 @@ impl Home {
         self.0.join("wire")
     }
 
+    /// What conversations show, each file by its hash.
+    pub fn media(&self) -> PathBuf {
+        self.0.join("media")
+    }
+
     /// The doors of running hands, a folder each.
     pub fn doors(&self) -> PathBuf {
         self.0.join("doors")
@@ -124,7 +129,8 @@ impl Home {
     /// Make what is missing. Whether the workspace is newborn.
     pub fn create(&self) -> Result<bool> {
         backup::settle(&self.0)?;
-        for path in [self.sessions(), self.wire(), self.doors(), self.program(), self.scratch()] {
+        let (media, program) = (self.media(), self.program());
+        for path in [self.sessions(), self.wire(), media, self.doors(), program, self.scratch()] {
             private(&path)?;
         }
         let workspace = self.workspace();

@@ -22,16 +22,18 @@ use crate::organs::config::Config;
 use crate::organs::discreet::Discreet;
 use crate::organs::hand_door;
 use crate::organs::hands_lock;
-use crate::organs::history::branch;
 use crate::organs::history::image::Images;
 use crate::organs::history::snapshots::{self, Snapshots};
+use crate::organs::history::{branch, checkout};
 use crate::organs::home::{Home, HostLock};
 use crate::organs::lane::{Lane, lock};
 use crate::organs::line::{Asker, Saying};
 use crate::organs::models::{Catalog, NoModel};
+use crate::organs::pictures::Sighted;
 use crate::organs::prompt::Sources;
 use crate::organs::reach::root::{NOTHING, Reach};
 use crate::organs::recall::Recall;
+use crate::organs::replay::played::Played;
 use crate::organs::report;
 use crate::organs::sessions::{self, BadName};
 use crate::organs::state::State;
@@ -99,6 +101,8 @@ pub struct Host {
     lanes: Mutex<HashMap<String, Arc<Lane>>>,
     notices: Mutex<Vec<String>>,
     phase: Mutex<Phase>,
+    /// Held for reading while something is tried in a folder of its own.
+    pub(super) tries: tokio::sync::RwLock<()>,
     /// Those who said something and wait for what comes of it.
     pub(super) askers: Mutex<Vec<Weak<Asker>>>,
     _lock: HostLock,
@@ -116,6 +120,7 @@ impl Host {
         let hands = home.file("hands.lock");
         let (hands, alone) =
             tokio::task::spawn_blocking(move || hands_lock::take(&hands)).await??;
+        checkout::sweep(home.path());
         let state = State::open(&home.file("state.db"))?;
         let (hands, withheld) = (Arc::new(hands), Withheld::default());
         withheld.learn(settings.catalog.secrets())?;
@@ -158,6 +163,7 @@ impl Host {
             notices: Mutex::default(),
             phase: Mutex::default(),
             askers: Mutex::default(),
+            tries: tokio::sync::RwLock::default(),
             _lock: held,
         });
         if newborn {
@@ -173,8 +179,8 @@ impl Host {
         }
         host.backup_failure().into_iter().for_each(|text| host.notice(text));
         host.recover(alone).await?;
-        let swept = host.settings.home.clone();
-        tokio::task::spawn_blocking(move || sweep::sweep(&swept));
+        let (swept, waiting) = (host.settings.home.clone(), host.state.all_enclosed()?);
+        tokio::task::spawn_blocking(move || sweep::sweep(&swept, waiting));
         Ok(host)
     }
 
@@ -226,8 +232,8 @@ impl Host {
     ) -> Result<()> {
         self.check(caller, &verb)?;
         let value = match verb {
-            Verb::Run { session, text, key, model, steer, branch, only, files: _ } => {
-                let saying = Saying { session, branch, only, text, key, model, steer };
+            Verb::Run { session, text, key, model, steer, branch, only, files } => {
+                let saying = Saying { session, branch, only, text, key, model, steer, files };
                 return self.run(caller, saying, answers).await;
             }
             Verb::History(ask) => self.history(caller, ask, answers).await?,
@@ -280,11 +286,8 @@ impl Host {
                 let session = self.subject(caller, session)?;
                 serde_json::to_value(wirelog::read(&self.settings.home.wire(), &session, turn)?)?
             }
-            Verb::Usage => {
-                let mut used = self.state.usage()?;
-                used.retain(|one| self.reaches(caller, &one.session));
-                serde_json::to_value(used)?
-            }
+            Verb::Recording { session, from } => self.recording(caller, session, from)?,
+            Verb::Usage { since, days } => self.usage(caller, since, days)?,
             Verb::Recall(wanted) => serde_json::to_value(self.recall(caller, wanted).await?)?,
             Verb::About { session } => {
                 let session = self.subject(caller, session).ok();
@@ -299,8 +302,8 @@ impl Host {
             Verb::At { session, when, text } => self.remind_at(caller, session, &when, &text)?,
             Verb::Agenda => self.agenda(caller)?,
             Verb::Cancel { id } => self.cancel(caller, id)?,
-            Verb::Tell { session, channel, text } => {
-                self.send_words(caller, session.as_deref(), channel.as_deref(), &text)?
+            Verb::Tell { session, channel, text, files } => {
+                self.send_words(caller, (session, channel), &text, &files)?
             }
             Verb::Pair { code, person, only, answers } => {
                 self.pair(&code, person, only.map(|link| *link), answers)?
@@ -414,7 +417,11 @@ impl Host {
         if let Some(model) = lock(&self.models).get(spec) {
             return Ok(model.clone());
         }
-        let model = Discreet::over(self.settings.catalog.model(spec).await?, &self.withheld);
+        let mut model = self.settings.catalog.model(spec).await?;
+        if spec.starts_with("script:") {
+            model = Played::over(model, &self.settings.home);
+        }
+        let model = Sighted::over(Discreet::over(model, &self.withheld), self.home());
         lock(&self.models).insert(spec.to_owned(), model.clone());
         Ok(model)
     }

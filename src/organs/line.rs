@@ -4,6 +4,7 @@
 //! of one session come one after the other, and a message that may steer joins the turn
 //! under way. Knows neither doors nor how a turn is run.
 
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, Weak};
 
 use anyhow::Result;
@@ -13,6 +14,7 @@ use crate::guard::policy::Link;
 use crate::kernel::border::Inbox;
 use crate::kernel::event::{End, Event};
 use crate::kernel::message::{Incoming, Origin};
+use crate::organs::hands::Watched;
 use crate::organs::host::{Ending, Host, Phase};
 use crate::organs::lane::{Heard, Lane, What, lock};
 use crate::organs::state::Waiting;
@@ -33,6 +35,7 @@ pub(super) struct Saying {
     pub key: String,
     pub model: Option<String>,
     pub steer: bool,
+    pub files: Vec<PathBuf>,
 }
 
 /// Somebody who said something and waits for what comes of it.
@@ -75,7 +78,7 @@ impl Host {
         saying: Saying,
         answers: &UnboundedSender<Answer>,
     ) -> Result<()> {
-        let Saying { session, branch, only, text, key, model, steer } = saying;
+        let Saying { session, branch, only, text, key, model, steer, files } = saying;
         let asker = self.admit(&key, session.clone());
         let (parent, origin) = match caller {
             Caller::Owner => (None, Origin::Owner),
@@ -93,6 +96,10 @@ impl Host {
             let talk = talk.transpose()?.flatten();
             anyhow::ensure!(talk.is_none(), "that name is a chat's; choose another one");
         }
+        // What waits already has its files.
+        let files = if self.state.is_waiting(&key)? { Vec::new() } else { files };
+        let files = self.enclose(self.named(caller, &files)?).await?;
+        let files = files.into_iter().collect::<Result<Vec<_>>>()?;
         let session = self
             .create_session(
                 session,
@@ -126,7 +133,7 @@ impl Host {
             images: Vec::new(),
         };
         let (lane, mut heard) = self.watch(&session, false)?;
-        self.state.receive(&Waiting { incoming, steer, model }, &session)?;
+        self.state.receive_with(&Waiting { incoming, steer, model }, &files, &session)?;
         *lock(&asker.stage) = Stage::Received;
         if !(steer && lane.busy()) {
             let host = self.clone();
@@ -299,17 +306,21 @@ fn next_batch(mut waiting: Vec<Waiting>) -> Vec<Waiting> {
     waiting
 }
 
-impl Inbox for Host {
+impl Inbox for Watched<'_> {
     fn steering(&self, session: &str) -> Result<Vec<Incoming>> {
         // A turn that is told to stop takes nothing more along.
-        if self.lane(session).is_stopping() {
+        if self.host.lane(session).is_stopping() {
             return Ok(Vec::new());
         }
-        let waiting = self.state.waiting(session)?.into_iter();
-        Ok(waiting.take_while(|one| one.steer).map(|one| one.incoming).collect())
+        let waiting = self.host.state.waiting(session)?.into_iter();
+        let mut steering: Vec<_> =
+            waiting.take_while(|one| one.steer).map(|one| one.incoming).collect();
+        let mut unpacked = steering.iter_mut();
+        unpacked.try_for_each(|one| self.host.unpack(self.place, session, one))?;
+        Ok(steering)
     }
 
     fn taken(&self, key: &str) -> Result<()> {
-        self.state.taken(key)
+        self.host.state.taken(key)
     }
 }

@@ -9,10 +9,12 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use anyhow::Result;
+use serde_json::Value;
 
 use crate::kernel::model::Model;
 use crate::organs::config::{Config, NamedModel, Wire};
 use crate::organs::keys::Keys;
+use crate::organs::prices::{Known, Priced};
 use crate::wires::{self, Endpoint, OutputField};
 
 /// A provider that needs no settings.
@@ -32,6 +34,8 @@ pub struct Provider {
     output: Option<u64>,
     /// What this provider calls the limit of output tokens.
     output_field: OutputField,
+    /// Whether its models are shown pictures, where nobody says otherwise.
+    sees: bool,
 }
 
 /// The providers, in the order in which they are tried. The default models were current
@@ -47,6 +51,7 @@ pub const PROVIDERS: [Provider; 5] = [
         window: 200_000,
         output: Some(16_000),
         output_field: OutputField::MaxTokens,
+        sees: true,
     },
     Provider {
         name: "openai",
@@ -58,6 +63,7 @@ pub const PROVIDERS: [Provider; 5] = [
         window: 272_000,
         output: None,
         output_field: OutputField::MaxCompletionTokens,
+        sees: true,
     },
     Provider {
         name: "openrouter",
@@ -69,6 +75,7 @@ pub const PROVIDERS: [Provider; 5] = [
         window: 128_000,
         output: None,
         output_field: OutputField::MaxTokens,
+        sees: true,
     },
     Provider { name: "ollama", base_url: "http://127.0.0.1:11434/v1", ..LOCAL },
     Provider { name: "llamacpp", base_url: "http://127.0.0.1:8080/v1", ..LOCAL },
@@ -85,6 +92,7 @@ const LOCAL: Provider = Provider {
     window: OWN_WINDOW,
     output: None,
     output_field: OutputField::MaxTokens,
+    sees: false,
 };
 
 /// Tokens that a server of the owner's own is taken to hold when it does not say: what the
@@ -225,9 +233,20 @@ impl Catalog {
         wires::http::refuses_strangers(&url, ASK).await
     }
 
+    /// What is known of the price of a model, by the name that it gives itself.
+    pub fn price(&self, name: &str) -> Known {
+        Known::of(&self.config, name)
+    }
+
     /// The model of this name: `PROVIDER:NAME`, `PROVIDER`, a name of config.toml, or
-    /// `script:FILE`.
+    /// `script:FILE`. Its replies say what they cost.
     pub async fn model(&self, spec: &str) -> Result<Arc<dyn Model>, NoModel> {
+        let model = self.found(spec).await?;
+        let price = self.price(model.name());
+        Ok(Priced::over(model, price))
+    }
+
+    async fn found(&self, spec: &str) -> Result<Arc<dyn Model>, NoModel> {
         if let Some(file) = spec.strip_prefix("script:") {
             let text = std::fs::read_to_string(file)
                 .map_err(|error| unusable(format!("cannot read the script {file}: {error}")))?;
@@ -272,6 +291,8 @@ impl Catalog {
             } else {
                 provider.output_field
             },
+            // What speaks Chat Completions elsewhere may well see nothing, and refuse to look.
+            sees: named.images.unwrap_or(named.wire == Wire::Anthropic || named.base_url.is_none()),
         };
         Ok((named.wire, endpoint))
     }
@@ -314,8 +335,10 @@ impl Catalog {
             }
             (model, _) => model.to_owned(),
         };
-        let context = if own { context_of_llamacpp(&root).await } else { None };
+        let props = if own { props_of_llamacpp(&root).await } else { None }.unwrap_or_default();
+        let context = props.pointer("/default_generation_settings/n_ctx").and_then(Value::as_u64);
         let window = context.unwrap_or(if own { OWN_WINDOW } else { provider.window });
+        let sees = props.pointer("/modalities/vision").and_then(Value::as_bool);
         let spec = format!("{name}:{model}");
         Ok((
             provider.wire,
@@ -330,6 +353,7 @@ impl Catalog {
                 window,
                 output: provider.output,
                 output_field: provider.output_field,
+                sees: sees.unwrap_or(provider.sees),
             },
         ))
     }
@@ -361,8 +385,7 @@ async fn listed(base_url: &str, timeout: Duration) -> Option<String> {
     list.pointer("/data/0/id")?.as_str().map(str::to_owned)
 }
 
-/// llama.cpp tells how much context it was started with.
-async fn context_of_llamacpp(root: &str) -> Option<u64> {
-    let props = wires::http::get(&format!("{root}/props"), PROBE).await?;
-    props.pointer("/default_generation_settings/n_ctx")?.as_u64()
+/// llama.cpp tells how much context it was started with, and whether it was given eyes.
+async fn props_of_llamacpp(root: &str) -> Option<Value> {
+    wires::http::get(&format!("{root}/props"), PROBE).await
 }

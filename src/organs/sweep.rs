@@ -1,12 +1,13 @@
-//! Takes away what nobody looks at any more: whole outputs of old tool calls, and what went
-//! over the wire in conversations long past.
+//! Takes away what nobody looks at any more: whole outputs of old tool calls, what went over the
+//! wire in conversations long past, and pictures that no conversation names.
 //!
 //! Owns how much of it is kept. Deletes nothing else, and nothing through a symlink: hands
-//! can write in scratch. Knows no transcripts; those stay for good.
+//! can write in scratch. Of transcripts, which stay for good, it knows how they name a picture.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
-use std::fs;
+use std::fs::{self, File};
+use std::io::{self, BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -21,6 +22,15 @@ const OUTPUT_AGE: Duration = DAY.saturating_mul(14);
 /// A wire log is looked into while its conversation goes on, and a little longer.
 const WIRE_AGE: Duration = DAY.saturating_mul(30);
 
+/// What is kept for a message is named by a transcript soon, and what was read at once. All
+/// transcripts are looked through as often.
+const MEDIA_AGE: Duration = DAY.saturating_mul(7);
+/// A file that says when they were.
+const LOOKED: &str = ".looked";
+/// How a transcript names a picture, and the length of its name.
+const NAMES: &[u8] = b"\"hash\":\"";
+const HASH: usize = 40;
+
 /// Files with one stem: a log and the one put aside before it.
 #[derive(Default)]
 struct Group {
@@ -29,9 +39,52 @@ struct Group {
     written: Option<SystemTime>,
 }
 
-/// Sweep a home. Blocks. What cannot be deleted is left to the next start.
-pub fn sweep(home: &Home) {
+/// Sweep a home, of which messages that wait have these pictures and files. Blocks. What cannot
+/// be deleted is left to the next start.
+pub fn sweep(home: &Home, waiting: Vec<String>) {
     sweep_within(home, KEPT, SystemTime::now());
+    // Where a transcript cannot be read, nothing is known.
+    let _ = sweep_media(home, waiting, SystemTime::now());
+}
+
+fn sweep_media(home: &Home, waiting: Vec<String>, now: SystemTime) -> io::Result<()> {
+    let (folder, looked) = (home.media(), home.media().join(LOOKED));
+    if looked.exists() && !aged(&looked, now) {
+        return Ok(());
+    }
+    let entries = fs::read_dir(&folder)?.flatten().map(|entry| entry.path());
+    let aged: Vec<_> = entries.filter(|path| *path != looked && aged(path, now)).collect();
+    if !aged.is_empty() {
+        let named = named(home, waiting)?;
+        let is_named = |path: &Path| path.file_name().is_some_and(|name| named.contains(name));
+        aged.iter().filter(|path| !is_named(path)).for_each(|path| _ = fs::remove_file(path));
+    }
+    fs::write(looked, "")
+}
+
+fn aged(path: &Path, now: SystemTime) -> bool {
+    old(fs::metadata(path).and_then(|file| file.modified()).ok(), MEDIA_AGE, now)
+}
+
+/// What some transcript or message names.
+fn named(home: &Home, waiting: Vec<String>) -> io::Result<BTreeSet<OsString>> {
+    let mut named: BTreeSet<_> = waiting.into_iter().map(OsString::from).collect();
+    for entry in fs::read_dir(home.sessions())? {
+        let path = entry?.path();
+        if path.extension().is_none_or(|extension| extension != "jsonl") {
+            continue;
+        }
+        let mut reader = BufReader::new(File::open(path)?);
+        let mut line = Vec::new();
+        while reader.read_until(b'\n', &mut line)? > 0 {
+            for at in memchr::memmem::find_iter(&line, NAMES) {
+                let hash = line.get(at + NAMES.len()..at + NAMES.len() + HASH);
+                named.extend(hash.map(|hash| String::from_utf8_lossy(hash).into_owned().into()));
+            }
+            line.clear();
+        }
+    }
+    Ok(named)
 }
 
 fn sweep_within(home: &Home, kept: u64, now: SystemTime) {
@@ -131,5 +184,38 @@ mod tests {
         std::os::unix::fs::symlink(temp.path().join("elsewhere"), link).unwrap();
         sweep_within(&home, 0, now);
         assert_eq!(left("elsewhere"), ["bash-1.txt", "mine.txt"]);
+    }
+
+    #[test]
+    fn a_picture_stays_as_long_as_something_names_it() {
+        let temp = tempfile::tempdir().unwrap();
+        let home = Home::resolve(Some(temp.path().to_owned())).unwrap();
+        fs::create_dir_all(home.media()).unwrap();
+        fs::create_dir_all(home.sessions()).unwrap();
+        let now = SystemTime::now();
+        let hash = |letter: &str| letter.repeat(HASH);
+        for (name, days) in [(hash("a"), 9), (hash("b"), 9), (hash("c"), 9), (hash("d"), 1)] {
+            let path = home.media().join(name);
+            fs::write(&path, "x").unwrap();
+            let file = File::options().write(true).open(&path).unwrap();
+            file.set_modified(now - DAY * days).unwrap();
+        }
+        let line = format!("{{\"images\":[{{\"hash\":\"{}\"}}]}}\n", hash("a"));
+        fs::write(home.transcript("s"), line).unwrap();
+        let left = || {
+            let entries = fs::read_dir(home.media()).unwrap().flatten();
+            let names = entries.map(|entry| entry.file_name().into_string().unwrap());
+            let mut names: Vec<_> = names.filter(|name| name != LOOKED).collect();
+            names.sort();
+            names
+        };
+        sweep_media(&home, vec![hash("b")], now).unwrap();
+        assert_eq!(left(), [hash("a"), hash("b"), hash("d")]);
+        // Not again before a week has passed.
+        fs::remove_file(home.transcript("s")).unwrap();
+        sweep_media(&home, Vec::new(), now).unwrap();
+        assert_eq!(left().len(), 3);
+        sweep_media(&home, Vec::new(), now + DAY * 8).unwrap();
+        assert_eq!(left(), [""; 0]);
     }
 }

@@ -75,6 +75,9 @@ impl Host {
         }
         let hand = self.hand(&door, &place, name)?;
         self.state.begin(name, turn)?;
+        for incoming in &mut first {
+            self.unpack(&place, name, incoming)?;
+        }
         let mut agent = self.agent(&*model, &hand, &context, interrupt, &mut heard)?;
         let ended = agent.turn(&mut transcript, first).await;
         hand.leave().await;
@@ -84,7 +87,8 @@ impl Host {
             let note = self.guard_memory(&whose, trailers).await;
             note.map_or(Ok(()), |note| transcript.record_note(&note))?;
         }
-        self.state.used(name, turn, &origin, model.name(), heard.usage)?;
+        self.state.used((name, turn), (&origin, unattended), model.name(), heard.usage)?;
+        self.say_unpriced(unattended, model.name(), heard.usage);
         if heard.joined {
             self.pass_on(name, turn)?;
         }
@@ -118,7 +122,8 @@ impl Host {
         let counted = match &compacted {
             // Only the owner may ask for it.
             Ok(Ok(usage)) if *usage != Usage::default() => {
-                self.state.used(name, transcript.turn(), &Origin::Owner, model.name(), *usage)
+                let turn = (name, transcript.turn());
+                self.state.used(turn, (&Origin::Owner, false), model.name(), *usage)
             }
             _ => Ok(()),
         };
@@ -144,7 +149,7 @@ impl Host {
             model,
             hands,
             history: hands,
-            inbox: self,
+            inbox: hands,
             context,
             limits: self.limits_of(Some(hands.writer))?.limits(),
             interrupt,

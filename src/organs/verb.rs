@@ -79,8 +79,22 @@ pub enum Verb {
         /// The turn; the latest when none is named.
         turn: Option<u64>,
     },
+    /// What was said and done in a session, so that it can be played and tried again.
+    Recording {
+        /// The session; the latest when none is named.
+        session: Option<String>,
+        /// The first turn that is wanted.
+        from: u64,
+    },
     /// What was used.
-    Usage,
+    Usage {
+        /// From this day on, as `2026-11-21`.
+        #[serde(default)]
+        since: Option<String>,
+        /// In so many days, today the last of them.
+        #[serde(default)]
+        days: Option<u64>,
+    },
     /// What was said in past conversations.
     Recall(Wanted),
     /// The harness as a session sees it.
@@ -172,6 +186,9 @@ pub enum Verb {
         channel: Option<String>,
         /// The words.
         text: String,
+        /// Files of the workspace that go with them, as absolute paths.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        files: Vec<PathBuf>,
     },
     /// Let somebody talk from a chat.
     Pair {
@@ -254,6 +271,7 @@ impl Verb {
             Self::Run { session, .. }
             | Self::Stop { session }
             | Self::Wire { session, .. }
+            | Self::Recording { session, .. }
             | Self::About { session }
             | Self::At { session, .. }
             | Self::Tell { session, .. }
@@ -265,7 +283,7 @@ impl Verb {
             | Self::Choose { session, .. } => Some(session),
             Self::TakeBack { .. }
             | Self::Sessions
-            | Self::Usage
+            | Self::Usage { .. }
             | Self::Grant { .. }
             | Self::Secret { .. }
             | Self::Secrets
@@ -307,6 +325,7 @@ impl Verb {
             Self::Watch { session, .. }
             | Self::Stop { session: Some(session) }
             | Self::Wire { session: Some(session), .. }
+            | Self::Recording { session: Some(session), .. }
             | Self::About { session: Some(session) }
             | Self::At { session: Some(session), .. }
             | Self::Tell { session: Some(session), .. }
@@ -315,10 +334,11 @@ impl Verb {
             Self::Run { .. }
             | Self::Stop { .. }
             | Self::Wire { .. }
+            | Self::Recording { .. }
             | Self::About { .. }
             | Self::Policy { .. }
             | Self::Sessions
-            | Self::Usage
+            | Self::Usage { .. }
             | Self::Ask { .. }
             | Self::Asks
             | Self::At { .. }
@@ -398,7 +418,9 @@ mod tests {
             (Verb::End { session: s() }, Needs::Below("s")),
             (Verb::Wire { session: Some(s()), turn: None }, Needs::Reach("s")),
             (Verb::Wire { session: None, turn: Some(1) }, Needs::Filtered),
-            (Verb::Usage, Needs::Filtered),
+            (Verb::Recording { session: Some(s()), from: 1 }, Needs::Reach("s")),
+            (Verb::Recording { session: None, from: 1 }, Needs::Filtered),
+            (Verb::Usage { since: None, days: None }, Needs::Filtered),
             (recall(Some(s())), Needs::Reach("s")),
             (recall(None), Needs::Filtered),
             (Verb::About { session: Some(s()) }, Needs::Reach("s")),
@@ -454,5 +476,7 @@ mod tests {
         // What an older program says has no branch.
         let run = r#"{"verb":"run","session":null,"text":"","key":"","model":null,"steer":false}"#;
         assert!(matches!(serde_json::from_str(run).unwrap(), Verb::Run { branch: None, .. }));
+        let usage = serde_json::from_str(r#"{"verb":"usage"}"#).unwrap();
+        assert!(matches!(usage, Verb::Usage { since: None, days: None }));
     }
 }

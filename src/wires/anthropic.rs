@@ -10,9 +10,10 @@ use crate::kernel::model::{Delta, Deltas, Failure, Request};
 use crate::kernel::tool::Spec;
 use crate::wires::Endpoint;
 use crate::wires::fault::Fault;
+use crate::wires::picture::base64;
 use crate::wires::protocol::{self, Partial, Protocol, append, arguments, cut, identify};
 use crate::wires::sse::Event;
-use crate::wires::turns::{Turn, output, turns};
+use crate::wires::turns::{Piece, Turn, output, pictures, turns};
 
 /// Whose opaque blocks are whose.
 const WIRE: &str = "anthropic";
@@ -59,11 +60,11 @@ impl Protocol for Anthropic {
 
 fn messages(endpoint: &Endpoint, messages: &[Message]) -> Value {
     let mut written = Vec::new();
-    for turn in turns(messages, WIRE, &endpoint.spec) {
+    for turn in turns(messages, WIRE, &endpoint.spec, endpoint.sees) {
         let (role, mut content): (_, Vec<Value>) = match turn {
-            Turn::User { results, texts } => {
-                let texts = texts.iter().map(|text| json!({"type": "text", "text": text}));
-                ("user", results.into_iter().map(result).chain(texts).collect())
+            Turn::User { results, parts } => {
+                let results = results.into_iter().map(|one| result(one, endpoint.sees));
+                ("user", results.chain(parts.iter().map(part)).collect())
             }
             Turn::Assistant(blocks) => ("assistant", blocks.into_iter().map(block).collect()),
         };
@@ -92,9 +93,22 @@ fn is_thought(block: &Value) -> bool {
     matches!(block["type"].as_str(), Some("thinking" | "redacted_thinking"))
 }
 
-fn result(result: &CallResult) -> Value {
+fn part(part: &Piece<'_>) -> Value {
+    match part {
+        Piece::Text(text) => json!({"type": "text", "text": text}),
+        Piece::Picture(image, bytes) => json!({"type": "image", "source":
+            {"type": "base64", "media_type": image.media_type, "data": base64(bytes)}}),
+    }
+}
+
+fn result(result: &CallResult, sees: bool) -> Value {
     let mut block =
         json!({"type": "tool_result", "tool_use_id": legal(&result.id), "content": output(result)});
+    if !result.images.is_empty() {
+        let text = json!({"type": "text", "text": output(result)});
+        let shown = pictures(&result.images, sees).map(|one| part(&one));
+        block["content"] = std::iter::once(text).chain(shown).collect();
+    }
     if result.error {
         block["is_error"] = json!(true);
     }

@@ -25,6 +25,21 @@ const OVERFLOW: [&str; 9] = [
     "input token count",
 ];
 
+/// Words by which servers say that a model takes no pictures, or not this one.
+const PICTURES: [&str; 8] = [
+    "image input",
+    "image_url",
+    "image content",
+    "images are",
+    "could not process image",
+    "support image",
+    "multimodal",
+    "mmproj",
+];
+
+/// What the owner can do about it.
+const NO_PICTURES: &str = "; what it is shown may be the reason: `images = false` under [models.NAME] in config.toml has pictures described to it instead";
+
 /// Parts of the names by which servers call, within a stream, what will pass.
 const PASSING: [&str; 6] =
     ["overloaded", "rate_limit", "api_error", "server_error", "timeout", "unavailable"];
@@ -59,7 +74,11 @@ impl Fault {
     /// What it means for the request to `url`.
     pub fn failure(self, url: &str) -> Failure {
         let Self { status, said, retry_after } = self;
+        let lower = said.to_lowercase();
+        let pictures = matches!(status, 400 | 404 | 415 | 422 | 500 | 501)
+            && PICTURES.iter().any(|words| lower.contains(words));
         let hint = match status {
+            _ if pictures => NO_PICTURES,
             300..=399 => "; redirects are not followed with a key in hand: correct the base URL",
             401 | 403 => "; check the key",
             404 => "; unknown model or wrong base URL",
@@ -67,8 +86,9 @@ impl Fault {
         };
         let colon = if said.is_empty() { "" } else { ": " };
         let message = format!("{url} answered {status}{colon}{said}{hint}");
-        let said = said.to_lowercase();
+        let said = lower;
         match status {
+            _ if pictures => Failure::Fatal(message),
             413 => Failure::Overflow(message),
             400 | 422 | 500 if OVERFLOW.iter().any(|words| said.contains(words)) => {
                 Failure::Overflow(message)
@@ -154,6 +174,8 @@ mod tests {
             (400, router, "overflow", "maximum context length is 8"),
             (400, r#"{"error":{"message":"prompt is too long: 9 tokens"}}"#, "overflow", "9"),
             (413, "", "overflow", "413"),
+            (500, "image input is not supported - hint: provide the mmproj", "fatal", "images = f"),
+            (404, "No endpoints found that support image input", "fatal", "images = false"),
             (429, "slow down", "transient", "429: slow down"),
             (429, quota, "fatal", "no money"),
             (408, "", "transient", "408"),

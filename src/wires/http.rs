@@ -16,10 +16,11 @@ use reqwest::{Client, Response, Url, redirect};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::time::timeout;
 
-use crate::kernel::message::Assistant;
+use crate::kernel::message::{Assistant, Message};
 use crate::kernel::model::{Boxed, Delta, Deltas, Failure, Model, Request};
 use crate::wires::Endpoint;
 use crate::wires::fault::{self, Fault};
+use crate::wires::picture::recorded;
 use crate::wires::protocol::{Partial, Protocol};
 use crate::wires::sse::{Decoder, Event};
 
@@ -66,9 +67,14 @@ impl<P: Protocol> Remote<P> {
         Ok(self.peer.get_or_init(|| peer))
     }
 
-    async fn exchange(&self, body: String, deltas: Deltas<'_>) -> Result<Assistant, Failure> {
+    async fn exchange(
+        &self,
+        body: String,
+        messages: &[Message],
+        deltas: Deltas<'_>,
+    ) -> Result<Assistant, Failure> {
         let peer = self.peer()?;
-        deltas(Delta::Sent(&body));
+        deltas(Delta::Sent(&recorded(&body, messages)));
         let request = peer.client.post(peer.url.clone()).headers(peer.headers.clone());
         let response = request.body(body).send().await.map_err(|error| peer.lost(&error))?;
         if !response.status().is_success() {
@@ -112,7 +118,7 @@ impl<P: Protocol> Model for Remote<P> {
         request: &'a Request<'a>,
         deltas: Deltas<'a>,
     ) -> Boxed<'a, Result<Assistant, Failure>> {
-        Box::pin(self.exchange(P::body(&self.endpoint, request), deltas))
+        Box::pin(self.exchange(P::body(&self.endpoint, request), request.messages, deltas))
     }
 }
 

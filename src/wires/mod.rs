@@ -8,6 +8,7 @@ mod anthropic;
 mod fault;
 pub mod http;
 mod openai;
+mod picture;
 mod protocol;
 pub mod quoted;
 mod retry;
@@ -45,6 +46,8 @@ pub struct Endpoint {
     pub output: Option<u64>,
     /// What the limit of the output is called (`OpenAI` only).
     pub output_field: OutputField,
+    /// Whether it is shown pictures; else it is told of them.
+    pub sees: bool,
 }
 
 /// `OpenAI`'s own reasoning models take only the newer name, many other servers only the
@@ -99,6 +102,7 @@ mod tests {
             window: 1,
             output: None,
             output_field: OutputField::default(),
+            sees: true,
         };
         assert_eq!(format!("{endpoint:?}"), "Endpoint { spec: \"openai:gpt\", .. }");
     }

@@ -12,9 +12,11 @@ use crate::kernel::message::{Assistant, Block, Call, Stop, Usage};
 use crate::kernel::model::{Delta, Deltas, Failure, Request};
 use crate::kernel::tool::Spec;
 use crate::wires::fault::Fault;
+use crate::wires::picture::base64;
 use crate::wires::protocol::{self, Partial, Protocol, append, arguments, cut, identify};
+use crate::wires::quoted::note;
 use crate::wires::sse::Event;
-use crate::wires::turns::{Turn, output, turns};
+use crate::wires::turns::{Piece, Turn, output, pictures, turns};
 use crate::wires::{Endpoint, OutputField};
 
 /// Whose opaque blocks are whose. Here each is an object of fields of the assistant's
@@ -65,20 +67,47 @@ fn messages(endpoint: &Endpoint, request: &Request<'_>) -> Value {
     if !request.system.trim().is_empty() {
         written.push(json!({"role": "system", "content": request.system}));
     }
-    for turn in turns(request.messages, WIRE, &endpoint.spec) {
+    for turn in turns(request.messages, WIRE, &endpoint.spec, endpoint.sees) {
         match turn {
-            Turn::User { results, texts } => {
-                written.extend(results.into_iter().map(|result| {
+            Turn::User { results, parts } => {
+                written.extend(results.iter().map(|result| {
                     json!({"role": "tool", "tool_call_id": result.id, "content": output(result)})
                 }));
-                if !texts.is_empty() {
-                    written.push(json!({"role": "user", "content": texts.join("\n\n")}));
+                // A result is text here: what it shows stands in a message behind all of them.
+                let any = results.iter().any(|one| !one.images.is_empty());
+                let label = any.then(|| Piece::Text(note("From the results above:").into()));
+                let shown = results.iter().flat_map(|one| pictures(&one.images, endpoint.sees));
+                let parts: Vec<_> = label.into_iter().chain(shown).chain(parts).collect();
+                if !parts.is_empty() {
+                    written.push(json!({"role": "user", "content": content(&parts)}));
                 }
             }
             Turn::Assistant(blocks) => written.push(assistant(&blocks)),
         }
     }
     Value::Array(written)
+}
+
+/// One text, or a list where there are pictures: not all servers take lists.
+fn content(parts: &[Piece<'_>]) -> Value {
+    let texts: Vec<_> = parts
+        .iter()
+        .filter_map(|part| match part {
+            Piece::Text(text) => Some(text.as_ref()),
+            Piece::Picture(..) => None,
+        })
+        .collect();
+    if texts.len() == parts.len() {
+        return json!(texts.join("\n\n"));
+    }
+    let part = |part: &Piece<'_>| match part {
+        Piece::Text(text) => json!({"type": "text", "text": text}),
+        Piece::Picture(image, bytes) => {
+            let url = format!("data:{};base64,{}", image.media_type, base64(bytes));
+            json!({"type": "image_url", "image_url": {"url": url}})
+        }
+    };
+    parts.iter().map(part).collect()
 }
 
 fn assistant(blocks: &[&Block]) -> Value {
@@ -267,8 +296,10 @@ impl Reply {
                 input: number("/prompt_tokens"),
                 output: number("/completion_tokens"),
                 cache_read: number("/prompt_tokens_details/cached_tokens"),
-                cache_write: 0,
-                ..Usage::default()
+                cache_write: number("/prompt_tokens_details/cache_write_tokens"),
+                // OpenRouter says what it charged, in dollars.
+                cost: (usage["cost"].as_f64().unwrap_or_default() * 1e6).ceil() as u64,
+                unpriced: 0,
             };
         }
     }
@@ -521,6 +552,12 @@ mod tests {
         let (reply, _) = replay_chunks::<Reply>(&[used(1), used(2)]);
         assert_eq!(reply.unwrap().usage.total(), 7);
         assert_eq!(replay_chunks::<Reply>(&[end("stop")]).0.unwrap().usage, Usage::default());
+        let said = |cost: Value| {
+            let chunk = json!({"choices": [], "usage": {"prompt_tokens": 5, "cost": cost}});
+            replay_chunks::<Reply>(&[end("stop"), chunk]).0.unwrap().usage.cost
+        };
+        let costs = [json!(0.012_345_1), json!(-1), json!("x"), json!({"total": 1})];
+        assert_eq!(costs.map(said), [12_346, 0, 0, 0]);
     }
 
     #[test]

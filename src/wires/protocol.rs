@@ -132,6 +132,7 @@ pub mod tests {
             window: 1000,
             output: None,
             output_field: OutputField::default(),
+            sees: true,
         }
     }
 

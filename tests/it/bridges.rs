@@ -18,6 +18,7 @@ use tempfile::TempDir;
 
 use crate::BOUND;
 use crate::telegram_server::{BOT, Refusal, TOKEN, Telegram};
+use crate::{mail_server, matrix_server};
 
 /// Where tools are looked for: those of the system alone, nothing of somebody's own.
 pub const PATH: &str = "/usr/local/bin:/usr/bin:/bin:/usr/sbin";
@@ -81,12 +82,14 @@ struct Printed {
 type Heard = Arc<(Mutex<Printed>, Condvar)>;
 
 /// A running script.
-struct Bridge {
+pub struct Bridge {
     child: Child,
     stdin: Option<ChildStdin>,
     heard: Heard,
     readers: Vec<JoinHandle<()>>,
     seq: u64,
+    /// Its folder for temporary files.
+    _folder: TempDir,
 }
 
 /// Read lines into what was printed until there are no more.
@@ -109,9 +112,11 @@ fn listen(from: impl Read + Send + 'static, heard: &Heard, errors: bool) -> Join
 
 impl Bridge {
     /// A script with this environment and nothing else.
-    fn start(name: &str, environment: &[(&str, &str)]) -> Self {
+    pub fn start(name: &str, environment: &[(&str, &str)]) -> Self {
         let mut command = Command::new(script(name));
-        command.env_clear().env("PATH", PATH).envs(environment.iter().copied());
+        let folder = TempDir::new().expect("a folder");
+        command.env_clear().env("PATH", PATH).env("TMPDIR", folder.path());
+        command.envs(environment.iter().copied());
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the script");
         let heard = Heard::default();
@@ -119,11 +124,11 @@ impl Bridge {
             listen(child.stdout.take().expect("a pipe"), &heard, false),
             listen(child.stderr.take().expect("a pipe"), &heard, true),
         ];
-        Self { stdin: child.stdin.take(), child, heard, readers, seq: 0 }
+        Self { stdin: child.stdin.take(), child, heard, readers, seq: 0, _folder: folder }
     }
 
     /// Say this to it as the host does.
-    fn say(&mut self, mut event: Value) {
+    pub fn say(&mut self, mut event: Value) {
         self.seq += 1;
         event["seq"] = self.seq.into();
         let stdin = self.stdin.as_mut().expect("it is open");
@@ -131,28 +136,28 @@ impl Bridge {
     }
 
     /// Acknowledge a message that came.
-    fn ack(&mut self, message: &Value) {
+    pub fn ack(&mut self, message: &Value) {
         self.say(json!({"event": "ack", "id": message["id"]}));
     }
 
     /// Give it something to deliver: what it says to that.
-    fn deliver(&mut self, key: &str, chat: &str, text: &str) -> Value {
+    pub fn deliver(&mut self, key: &str, chat: &str, text: &str) -> Value {
         self.say(json!({"event": "message", "key": key, "chat": chat, "text": text}));
         self.answer(key)
     }
 
     /// What it says to what was given to it with this key.
-    fn answer(&self, key: &str) -> Value {
+    pub fn answer(&self, key: &str) -> Value {
         self.event(key, |event| event["key"] == key)
     }
 
     /// The next message it brings.
-    fn message(&self) -> Value {
+    pub fn message(&self) -> Value {
         self.event("a message", |event| event.get("text").is_some())
     }
 
     /// Wait for a line, and take it.
-    fn event(&self, what: &str, which: impl Fn(&Value) -> bool) -> Value {
+    pub fn event(&self, what: &str, which: impl Fn(&Value) -> bool) -> Value {
         let mut at = None;
         let mut printed = self.wait(what, |printed| {
             at = printed.events.iter().position(&which);
@@ -162,12 +167,12 @@ impl Bridge {
     }
 
     /// Wait until this stands in its stderr.
-    fn complains(&self, of: &str) -> String {
+    pub fn complains(&self, of: &str) -> String {
         self.wait(of, |printed| printed.errors.contains(of)).errors.clone()
     }
 
     /// Its lines that nobody took.
-    fn left(&self) -> Vec<Value> {
+    pub fn left(&self) -> Vec<Value> {
         self.heard.0.lock().expect("no panic").events.clone()
     }
 
@@ -188,7 +193,7 @@ impl Bridge {
     }
 
     /// Wait until it ended by itself: how, and what it printed.
-    fn ended(mut self) -> (ExitStatus, String) {
+    pub fn ended(mut self) -> (ExitStatus, String) {
         for reader in self.readers.drain(..) {
             reader.join().expect("a reader");
         }
@@ -198,14 +203,14 @@ impl Bridge {
     }
 
     /// Close its stdin and wait until it ended.
-    fn end(mut self) {
+    pub fn end(mut self) {
         self.stdin = None;
         let (status, all) = self.ended();
         assert!(status.success(), "{status}: {all}");
     }
 
     /// End it at once, as `kill -9` does.
-    fn kill(mut self) {
+    pub fn kill(mut self) {
         self.child.kill().expect("it runs");
         let (status, all) = self.ended();
         assert_eq!(status.signal(), Some(9), "{all}");
@@ -221,7 +226,9 @@ impl Drop for Bridge {
         }
         if !std::thread::panicking() {
             let printed = self.heard.0.lock().expect("no panic");
-            for secret in [TOKEN, HOOK] {
+            for secret in
+                [TOKEN, HOOK, matrix_server::TOKEN, mail_server::PASSWORD, mail_server::SECRET]
+            {
                 assert!(!printed.all.contains(secret), "a secret was printed:\n{}", printed.all);
             }
         }
@@ -292,9 +299,10 @@ fn telegram_delivers_while_it_waits_and_says_what_came_of_it() {
         "reply_to": hi["id"], "files": ["/data/report.pdf"]});
     bridge.say(reply);
     assert_eq!(bridge.answer("a"), json!({"event": "ack", "key": "a"}));
-    let expected = json!({"chat_id": "42", "text": "Hello!\n[file, not sent: report.pdf]",
+    let expected = json!({"chat_id": "42", "text": "Hello!",
         "reply_parameters": {"message_id": 1, "allow_sending_without_reply": true}});
-    assert_eq!(server.sent(1), [expected]);
+    let absent = json!({"chat_id": "42", "text": "[file, not sent: report.pdf]"});
+    assert_eq!(server.sent(2), [expected, absent]);
     assert_eq!(server.calls("sendChatAction", 1)[0].status, 200);
 
     let refused = |status, parameters| Refusal::Said(status, "No", parameters);
@@ -312,6 +320,66 @@ fn telegram_delivers_while_it_waits_and_says_what_came_of_it() {
         assert_eq!((&failed["event"], &failed["retry"]), (&json!("fail"), &json!(false)));
     }
     assert_eq!(bridge.deliver("e", "42", &"x".repeat(4096))["event"], "ack");
+    bridge.end();
+}
+
+#[test]
+fn telegram_carries_files_both_ways() {
+    if !has(&["python3"]) {
+        return;
+    }
+    let (server, folder) = (Telegram::start(), TempDir::new().expect("a folder"));
+    let at = folder.path().to_str().expect("a path");
+    let ann = json!({"id": 42, "is_bot": false, "first_name": "Ann"});
+    let chat = json!({"id": 42, "type": "private"});
+    let (small, large) =
+        (server.file("photos/s.jpg", b"small"), server.file("photos/l.jpg", b"large"));
+    let photo = json!({"from": ann, "chat": chat, "caption": "look", "photo": [small, large]});
+    let first = server.push("message", photo);
+    let mut document = server.file("documents/1.bin", b"content");
+    document["file_name"] = "../a b.pdf".into();
+    let last = server.push("message", json!({"from": ann, "chat": chat, "document": document}));
+    server.refuse("getFile", Refusal::Said(500, "Trouble", Value::Null));
+    let mut bridge = telegram(&server, &[("TMPDIR", at)]);
+    let read = |message: &Value| {
+        let path = message["files"][0].as_str().expect("a path").to_owned();
+        assert!(path.starts_with(at), "{path}");
+        (std::fs::read(&path).expect("a file"), path)
+    };
+    let (one, two) = (bridge.message(), bridge.message());
+    assert_eq!((one["text"].as_str(), two["text"].as_str()), (Some("look"), Some("")));
+    let ((bytes, photo), (content, document)) = (read(&one), read(&two));
+    assert_eq!((bytes, content), (b"large".to_vec(), b"content".to_vec()));
+    assert!(photo.ends_with("/photo.jpg") && document.ends_with("/_a_b.pdf"), "{document}");
+    bridge.ack(&one);
+    bridge.ack(&two);
+    server.confirmed(last.max(first));
+    server.polled();
+    assert!(!Path::new(&photo).exists() && !Path::new(&document).exists());
+
+    let [picture, text] = ["a.png", "b.txt"].map(|name| folder.path().join(name));
+    std::fs::write(&picture, b"\x00picture\r\n--\xff").expect("a file");
+    std::fs::write(&text, b"text").expect("a file");
+    let mut give = |key: &str, text: &str, files: &[&Path]| {
+        bridge.say(
+            json!({"event": "message", "key": key, "chat": "42", "text": text, "files": files}),
+        );
+        bridge.answer(key)
+    };
+    assert_eq!(give("a", "Here", &[&picture, &text])["event"], "ack");
+    assert_eq!(give("a", "Here", &[&picture, &text])["event"], "ack");
+    let (photos, documents) = (server.calls("sendPhoto", 1), server.calls("sendDocument", 1));
+    let expected = json!({"name": "a.png", "bytes": b"\x00picture\r\n--\xff"});
+    assert_eq!((photos.len(), &photos[0].body["photo"]), (1, &expected));
+    assert_eq!((documents.len(), &documents[0].body["chat_id"]), (1, &json!("42")));
+    assert_eq!(server.sent(1).len(), 1);
+    // What had arrived does not come twice, and what is no photo goes as a file.
+    server.refuse("sendDocument", Refusal::Said(502, "Trouble", Value::Null));
+    assert_eq!(give("b", "More", &[&text])["event"], "fail");
+    server.refuse("sendPhoto", Refusal::Said(400, "PHOTO_INVALID_DIMENSIONS", Value::Null));
+    assert_eq!(give("b", "More", &[&text, &picture])["event"], "ack");
+    assert_eq!(server.sent(2).len(), 2);
+    assert_eq!(server.calls("sendDocument", 4).len(), 4);
     bridge.end();
 }
 

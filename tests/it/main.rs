@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+mod acp;
 mod always_torture;
 mod asks;
 mod backups;
@@ -13,6 +14,7 @@ mod budget;
 mod canary;
 mod channels;
 mod chat;
+mod cost;
 mod databases;
 mod doors;
 mod everyday;
@@ -24,14 +26,21 @@ mod kept;
 mod kills;
 mod large_files;
 mod listening;
+mod mail_server;
+mod matrix_server;
 mod model_server;
+mod pictures;
 mod reach;
+mod reach_email;
+mod reach_matrix;
 mod real_model;
 mod recall;
 mod redteam;
 mod reminders;
 mod repl;
+mod replay;
 mod reply;
+mod report;
 mod rules;
 mod schedule;
 mod serve;

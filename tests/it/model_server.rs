@@ -12,6 +12,8 @@ use axum::Router;
 use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::{Request, State};
 use axum::response::Response;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use crate::BOUND;
@@ -69,6 +71,23 @@ impl Asked {
     pub fn heard(&self) -> String {
         let said = self.said().into_iter();
         said.filter(|(role, _)| role == "user").map(|(_, text)| text + "\n").collect()
+    }
+
+    /// The bytes of all pictures in it, in order.
+    pub fn pictures(&self) -> Vec<Vec<u8>> {
+        let messages = self.body["messages"].as_array().into_iter().flatten();
+        let blocks = messages.flat_map(|message| blocks(&message["content"]));
+        let shown = blocks.flat_map(|block| match block["type"].as_str() {
+            Some("tool_result") => self::blocks(&block["content"]),
+            _ => vec![block],
+        });
+        let data = shown.filter_map(|block| match self.wire {
+            Wire::Anthropic => block["source"]["data"].as_str().map(str::to_owned),
+            Wire::OpenAi => {
+                block["image_url"]["url"].as_str()?.split_once(',').map(|(_, data)| data.to_owned())
+            }
+        });
+        data.map(|data| STANDARD.decode(data).expect("base64")).collect()
     }
 
     /// The results of all calls in it, in order.

@@ -6,6 +6,8 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
 /// Header names in lower case, with their values.
@@ -109,6 +111,15 @@ fn anthropic(headers: &Headers, body: &Value, thoughts: &HashMap<String, Vec<Val
             let blank = text(&block["text"]).trim().is_empty();
             faults.unless(!blank, format!("{place}: a text block is empty"));
         }
+        for block in &blocks {
+            let inner = list(&block["content"]).iter().filter(|_| block["type"] == "tool_result");
+            for block in inner.chain([block]).filter(|block| block["type"] == "image") {
+                let (source, fine) = (&block["source"], message["role"] == "user");
+                faults.unless(fine, format!("{place}: a reply has a picture"));
+                faults.unless(source["type"] == "base64", format!("{place}: a source of no type"));
+                picture(&place, text(&source["media_type"]), text(&source["data"]), &mut faults);
+            }
+        }
         answered(&place, &blocks, &std::mem::take(&mut owed), &mut faults);
         owed = of_kind(&blocks, "tool_use").map(|block| text(&block["id"]).to_owned()).collect();
         for block in of_kind(&blocks, "tool_use") {
@@ -202,6 +213,15 @@ fn openai(headers: &Headers, body: &Value, thoughts: &HashMap<String, Vec<Value>
             continue;
         }
         faults.unless(owed.is_empty(), format!("{place}: before it, no tool message for {owed:?}"));
+        for part in list(&message["content"]).iter().filter(|part| part["type"] != "text") {
+            let url = text(&part["image_url"]["url"]);
+            let data = url.strip_prefix("data:").and_then(|url| url.split_once(";base64,"));
+            let fine = role == "user" && part["type"] == "image_url" && data.is_some();
+            faults
+                .unless(fine, format!("{place}: a part that is neither text nor a user's picture"));
+            let (media, data) = data.unwrap_or_default();
+            picture(&place, media, data, &mut faults);
+        }
         let calls = list(&message["tool_calls"]);
         let said = blocks(&message["content"]);
         let said = !said.is_empty() && said.iter().all(|part| part["text"] != "");
@@ -225,6 +245,20 @@ fn openai(headers: &Headers, body: &Value, thoughts: &HashMap<String, Vec<Value>
     let used = messages.iter().any(|message| message.get("tool_calls").is_some());
     faults.unless(!used || !list(&body["tools"]).is_empty(), "tool calls, but no tools");
     faults
+}
+
+/// A picture is one of four kinds, is what it says it is, and is not too large.
+fn picture(place: &str, media: &str, data: &str, faults: &mut Faults) {
+    let bytes = STANDARD.decode(data).unwrap_or_default();
+    let begins = match media {
+        "image/png" => bytes.starts_with(b"\x89PNG"),
+        "image/jpeg" => bytes.starts_with(b"\xff\xd8\xff"),
+        "image/gif" => bytes.starts_with(b"GIF8"),
+        "image/webp" => bytes.starts_with(b"RIFF"),
+        _ => false,
+    };
+    faults.unless(begins, format!("{place}: a picture that is no {media:?} in base64"));
+    faults.unless(data.len() <= 5_000_000, format!("{place}: a picture of more than 5 MB"));
 }
 
 fn tools<'a>(
@@ -417,6 +451,7 @@ mod tests {
         let text = |text: &str| json!({"type": "text", "text": text});
         let result = json!({"type": "tool_result", "tool_use_id": "c", "content": "1"});
         let mark = json!({"type": "ephemeral"});
+        let shown = |media: &str, data: &str| json!({"type": "image", "source": {"type": "base64", "media_type": media, "data": data}});
         let marked = json!({"type": "text", "text": "a", "cache_control": mark});
         let ask = json!({"role": "user", "content": "hi"});
         check(
@@ -450,6 +485,27 @@ mod tests {
                 ),
                 ("/messages/2/content", json!(vec![marked; 5]), "5 cache_control marks"),
                 (
+                    "/messages/0/content",
+                    json!([shown("image/png", "R0lGODlh")]),
+                    "no \"image/png\"",
+                ),
+                (
+                    "/messages/0/content",
+                    json!([shown("image/gif", "R0lGOD%h")]),
+                    "no \"image/gif\"",
+                ),
+                (
+                    "/messages/0/content",
+                    json!([shown("image/svg", "R0lGODlh")]),
+                    "no \"image/svg\"",
+                ),
+                (
+                    "/messages/2/content/0/content",
+                    json!([shown("image/gif", "x")]),
+                    "messages.2: a picture that is no",
+                ),
+                ("/messages/1/content/0", shown("image/gif", "R0lGODlh"), "a reply has a picture"),
+                (
                     "/messages",
                     json!([ask, {"role": "assistant", "content": "x"}]),
                     "no user at the",
@@ -463,6 +519,7 @@ mod tests {
 
     #[test]
     fn chat_completions_api() {
+        let shown = |url: &str| json!({"type": "image_url", "image_url": {"url": url}});
         let ask = json!({"role": "user", "content": "hi"});
         check(
             Wire::OpenAi,
@@ -473,6 +530,16 @@ mod tests {
                 ("/messages/0/role", json!("developer"), "messages.0: \"developer\" stands here"),
                 ("/messages/1/role", json!("system"), "messages.1: \"system\" stands here"),
                 ("/messages/1/content", json!(""), "messages.1: content is empty"),
+                (
+                    "/messages/1/content",
+                    json!([shown("data:image/png;base64,R0lG")]),
+                    "no \"image/png",
+                ),
+                (
+                    "/messages/1/content",
+                    json!([shown("http://h/a.png")]),
+                    "neither text nor a user",
+                ),
                 ("/messages/2/tool_calls", json!([]), "messages.2: content is empty"),
                 ("/messages/2/tool_calls", json!([]), "messages.2: tool_calls is empty"),
                 ("/messages/2/tool_calls/1/id", json!("a"), "two calls have the id \"a\""),

@@ -10,6 +10,7 @@ use crate::bridges::{HOOK, Ngircd, PATH, has, http, script};
 use crate::chat::{install, pair, serve, stop};
 use crate::home::{Home, Process};
 use crate::model_server::Server;
+use crate::pictures::png;
 use crate::reply::{Gate, Reply};
 use crate::standing::until;
 use crate::telegram_server::{Refusal, TOKEN, Telegram};
@@ -19,7 +20,7 @@ const ME: i64 = 42;
 
 /// A home with a shipped channel, whose settings are changed like this, and with its
 /// secret, if it has one.
-fn home(
+pub fn home(
     server: &Server,
     name: &str,
     settings: &[(&str, &str)],
@@ -115,6 +116,34 @@ fn telegram_lets_the_owner_in_and_carries_words_through_failures() {
     stop(host);
     let logged = fs::read_to_string(home.path("logs/telegram.log")).expect("a log");
     assert!(!logged.contains(TOKEN) && logged.contains("409"), "{logged}");
+}
+
+#[test]
+fn telegram_shows_a_photo_to_the_model_and_sends_one_back() {
+    if !has(&["python3"]) {
+        return;
+    }
+    let (server, telegram) = (Server::start().serves_several(), Telegram::start());
+    let home = with_telegram(&server, &telegram);
+    let host = paired(&home, &telegram);
+    let photo = png(640, 7);
+    let file = telegram.file("photos/1.png", &photo);
+    let from = json!({"id": ME, "is_bot": false, "first_name": "Ann"});
+    let chat = json!({"id": ME, "type": "private"});
+    let send = "fledgling tell --file inbox/*-photo.png Here";
+    server.queue(Reply::new().bash(send)).queue(Reply::text("A duck."));
+    let message = json!({"from": from, "chat": chat, "photo": [file], "caption": "What is it?"});
+    telegram.confirmed(telegram.push("message", message));
+    assert_eq!([told(&telegram, 3), told(&telegram, 4)], ["Here", "A duck."]);
+    let asked = server.asked(2)[0].clone();
+    assert_eq!(asked.pictures(), [photo.clone()]);
+    assert!(asked.heard().contains("What is it?\n[file: inbox/"), "{}", asked.heard());
+    let sent = telegram.calls("sendPhoto", 1)[0].body["photo"]["bytes"].clone();
+    assert_eq!(sent, json!(photo));
+    stop(host);
+    // What the host had was not kept by the service.
+    let left = fs::read_dir(home.path("scratch/services/telegram/received"));
+    assert_eq!(left.into_iter().flatten().count(), 0);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //! until a higher offset confirms it, a poll waits, of two polls the older one is ended,
 //! and what is sent has to fit. It records every call, and refuses what a test tells it to.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -47,6 +47,8 @@ struct Inner {
     polling: bool,
     refusals: VecDeque<(String, Refusal)>,
     calls: Vec<Call>,
+    /// Files of people, by the path under which they are fetched.
+    files: BTreeMap<String, Vec<u8>>,
 }
 
 /// A call, as it arrived and as it was answered.
@@ -98,6 +100,12 @@ impl Telegram {
         drop(state);
         self.shared.changed.notify_waiters();
         id
+    }
+
+    /// A file that somebody attaches: what stands for it in a message.
+    pub fn file(&self, path: &str, bytes: &[u8]) -> Value {
+        self.shared.lock().files.insert(path.to_owned(), bytes.to_vec());
+        json!({"file_id": path, "file_size": bytes.len()})
     }
 
     /// The next call of a method that is not refused for another reason fails like this.
@@ -264,6 +272,20 @@ impl Shared {
             "getMe" => Ok(json!({"id": 123_456_789, "is_bot": true, "username": BOT})),
             "getUpdates" => self.updates(asked).await,
             "sendMessage" => self.send(asked),
+            "sendPhoto" | "sendDocument" if chat(&self.lock(), asked).is_none() => {
+                bad("chat not found")
+            }
+            "sendPhoto" | "sendDocument" => {
+                let field = if method == "sendPhoto" { "photo" } else { "document" };
+                let whole = asked[field]["bytes"].as_array().is_some_and(|all| !all.is_empty());
+                if whole { Ok(json!({"message_id": 1})) } else { bad("file must be non-empty") }
+            }
+            "getFile" => match asked["file_id"].as_str() {
+                Some(path) if self.lock().files.contains_key(path) => {
+                    Ok(json!({"file_path": path}))
+                }
+                _ => bad("invalid file_id"),
+            },
             "sendChatAction" if chat(&self.lock(), asked).is_none() => bad("chat not found"),
             "sendChatAction" => Ok(true.into()),
             _ => Err((404, "Not Found".to_owned(), Value::Null)),
@@ -281,11 +303,21 @@ fn chat(state: &Inner, asked: &Value) -> Option<i64> {
 async fn serve(State(shared): State<Arc<Shared>>, request: Request) -> Response {
     let (head, body) = request.into_parts();
     let raw = to_bytes(body, usize::MAX).await.unwrap_or_default();
+    if let Some(path) = head.uri.path().strip_prefix(&format!("/file/bot{TOKEN}/")) {
+        let found = shared.lock().files.get(path).cloned();
+        let status = if found.is_some() { 200 } else { 404 };
+        let response = Response::builder().status(status);
+        return response.body(Body::from(found.unwrap_or_default())).expect("a status");
+    }
     let Some(method) = head.uri.path().strip_prefix(&format!("/bot{TOKEN}/")).map(str::to_owned)
     else {
         return respond(Err((401, "Unauthorized".to_owned(), Value::Null)));
     };
-    let body = serde_json::from_slice(&raw).unwrap_or(Value::Null);
+    let kind = head.headers.get("content-type").and_then(|kind| kind.to_str().ok());
+    let body = match kind.and_then(|kind| kind.strip_prefix("multipart/form-data; boundary=")) {
+        Some(line) => form(&raw, line),
+        None => serde_json::from_slice(&raw).unwrap_or(Value::Null),
+    };
     let at = {
         let mut state = shared.lock();
         state.calls.push(Call { method: method.clone(), body: body.clone(), status: 0 });
@@ -295,6 +327,25 @@ async fn serve(State(shared): State<Arc<Shared>>, request: Request) -> Response 
     shared.lock().calls[at].status = answer.as_ref().map_or_else(|(status, ..)| *status, |_| 200);
     shared.happened.notify_all();
     respond(answer)
+}
+
+/// The fields of a form: texts, and files with their names.
+fn form(raw: &[u8], line: &str) -> Value {
+    let position = |text: &[u8], part: &[u8]| text.windows(part.len()).position(|at| at == part);
+    let (mut fields, mut rest) = (json!({}), raw);
+    let line = format!("--{line}");
+    while let Some(at) = position(rest, line.as_bytes()) {
+        rest = &rest[at + line.len()..];
+        let end = position(rest, format!("\r\n{line}").as_bytes());
+        let (Some(head), Some(end)) = (position(rest, b"\r\n\r\n"), end) else { break };
+        let (names, content) = (String::from_utf8_lossy(&rest[..head]), &rest[head + 4..end]);
+        let quoted: Vec<_> = names.split('"').collect();
+        fields[quoted[1]] = match quoted.get(3) {
+            Some(name) => json!({"name": name, "bytes": content}),
+            None => String::from_utf8_lossy(content).into_owned().into(),
+        };
+    }
+    fields
 }
 
 fn respond(answer: Answer) -> Response {

@@ -3,14 +3,14 @@
 //! Owns their words, what each asks of the host, and which view shows the answer. Asks nobody.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use clap::Subcommand;
 use serde_json::Value;
 
 use super::{agenda, people, services, status};
-use crate::face::views;
+use crate::face::{attached, views};
 use crate::organs::reach::narrow;
 use crate::organs::verb::{Verb, exit};
 
@@ -38,11 +38,14 @@ pub enum Command {
         #[command(subcommand)]
         command: Option<AgendaCommand>,
     },
-    /// Send words to the owner: to their chat or terminal, or kept until they are there
+    /// Send words or files to the owner: to their chat or terminal, or kept until they are there
     Tell {
         /// The channel to use
         #[arg(long, value_name = "NAME")]
         channel: Option<String>,
+        /// Send this file of the workspace
+        #[arg(long = "file", value_name = "PATH")]
+        files: Vec<PathBuf>,
         /// The words [default: from standard input]
         #[arg(value_name = "TEXT")]
         text: Vec<String>,
@@ -114,12 +117,16 @@ impl Command {
             }
             Self::Agenda { command: None } => Verb::Agenda,
             Self::Agenda { command: Some(AgendaCommand::Rm { id }) } => Verb::Cancel { id: *id },
-            Self::Tell { channel, text } => {
+            Self::Tell { channel, text, files } => {
                 let text = match text.as_slice() {
+                    // Files need no words.
+                    [] if !files.is_empty() => String::new(),
                     [] => io::read_to_string(io::stdin()).context("cannot read standard input")?,
                     words => words.join(" "),
                 };
-                Verb::Tell { session, channel: channel.clone(), text }
+                let files =
+                    files.iter().map(|file| attached::given(file)).collect::<Result<_>>()?;
+                Verb::Tell { session, channel: channel.clone(), text, files }
             }
             Self::Pair { code, person, only, answers } => {
                 let only = narrow::parse(only, current, std::env::home_dir().as_deref())?;

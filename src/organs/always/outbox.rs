@@ -55,6 +55,15 @@ pub struct Letter {
     pub files: Vec<String>,
 }
 
+impl Letter {
+    /// What a terminal shows, which carries no files.
+    pub fn shown(&self) -> String {
+        let files = self.files.iter().map(|file| format!("[file: {file}]"));
+        let words = Some(self.text.clone()).filter(|text| !text.is_empty());
+        words.into_iter().chain(files).collect::<Vec<_>>().join("\n")
+    }
+}
+
 /// A letter that is the next of its chat.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Due {

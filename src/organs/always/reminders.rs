@@ -3,6 +3,8 @@
 //! Owns whose reminder it is, what is said back, and that undo takes reminders along. When they
 //! are due, the ledger knows.
 
+use std::path::PathBuf;
+
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
@@ -105,26 +107,27 @@ impl Host {
     pub(in crate::organs) fn send_words(
         &self,
         caller: &Caller,
-        session: Option<&str>,
-        channel: Option<&str>,
+        (session, channel): (Option<String>, Option<String>),
         text: &str,
+        files: &[PathBuf],
     ) -> Result<Value> {
         let text = self.withheld.text(text.trim().to_owned());
-        ensure!(!text.is_empty(), "there is nothing to tell");
+        ensure!(!text.is_empty() || !files.is_empty(), "there is nothing to tell");
+        let files = self.sendable(caller, files)?;
         let by = match caller {
             Caller::Owner => None,
             Caller::Hand(own) => Some(own.clone()),
         };
-        let from = session.map(str::to_owned).or(by.clone());
+        let from = session.or(by.clone());
         let waiting = self.state.unsent(from.as_deref())?;
         ensure!(
             waiting < UNSENT,
             "{waiting} messages wait for delivery already; `fledgling status` says why they wait"
         );
-        let chat = match (channel, &from) {
+        let chat = match (&channel, &from) {
             (Some(channel), _) => {
                 let mut chats = self.state.chats()?.into_iter();
-                let chat = chats.find(|chat| chat.owner && chat.channel == channel);
+                let chat = chats.find(|chat| chat.owner && chat.channel == *channel);
                 let chat = chat.map(|chat| (chat.channel, chat.id));
                 Some(chat.with_context(|| {
                     format!("you are not paired in the channel {channel}; `fledgling people` lists who is paired where")
@@ -144,11 +147,11 @@ impl Host {
         );
         let to_owner = chat.is_none();
         let text = match &from {
-            Some(from) if to_owner && narrowed => format!("[{from}] {text}"),
+            Some(from) if to_owner && narrowed => format!("[{from}] {text}").trim_end().to_owned(),
             _ => text,
         };
         let key = format!("tell:{}", crate::organs::verb::fresh_key());
-        let letter = Letter { key, session: from, to: chat, text, ..Letter::default() };
+        let letter = Letter { key, session: from, to: chat, text, files, ..Letter::default() };
         self.post(&letter)?;
         let said = match (&letter.to, self.settings.resident) {
             (Some((channel, _)), true) => format!("It goes out through {channel}."),
@@ -194,7 +197,8 @@ impl Host {
         let mut told = Vec::new();
         for letter in self.state.for_terminal()? {
             self.state.shown(&letter.key)?;
-            told.push(self.happening(Kind::Tell, &letter.session.unwrap_or_default(), letter.text));
+            let (about, text) = (letter.session.clone().unwrap_or_default(), letter.shown());
+            told.push(self.happening(Kind::Tell, &about, text));
         }
         Ok(told)
     }
@@ -214,7 +218,7 @@ impl Host {
         if new && letter.to.is_none() {
             let about = letter.session.clone().unwrap_or_default();
             let shown = self.always.background.is_shown();
-            self.happened(kind, &about, &letter.text);
+            self.happened(kind, &about, &letter.shown());
             if shown && self.state.owner_chat()?.is_none() {
                 self.state.shown(&letter.key)?;
             }

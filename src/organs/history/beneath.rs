@@ -113,6 +113,21 @@ impl Root {
         })
     }
 
+    /// Make a file with this content, and the folders on the way to it: whole, or not at all
+    /// where anything has that name.
+    pub fn create(&self, path: &Path, content: &[u8]) -> io::Result<()> {
+        let (folder, name) = (self.make_folder(path.parent())?, name_of(path)?);
+        let (at, temporary) = (folder.as_raw_fd(), name_of(Path::new(&self.temporary))?);
+        let mut file = open_at(&folder, &temporary, O_WRONLY | O_CREAT | O_EXCL, 0o666)?;
+        let done = file.write_all(content).and_then(|()| {
+            // SAFETY: both names end in NUL.
+            checked(unsafe { libc::linkat(at, temporary.as_ptr(), at, name.as_ptr(), 0) })
+        });
+        // SAFETY: the name ends in NUL.
+        unsafe { libc::unlinkat(at, temporary.as_ptr(), 0) };
+        done
+    }
+
     /// Make a path a symlink, and the folders on the way to it.
     pub fn link(&self, path: &Path, target: &[u8]) -> io::Result<()> {
         let (folder, target) = (self.make_folder(path.parent())?, CString::new(target)?);

@@ -7,6 +7,8 @@
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use crate::organs::enclosed::Enclosed;
+
 /// Characters of a message that are taken in.
 const TEXT: usize = 64_000;
 /// Bytes an id may have: it becomes part of a key.
@@ -84,8 +86,10 @@ pub struct Inbound {
     pub group: bool,
     /// The message it answers.
     pub reply_to: Option<String>,
-    /// Files that came with it.
+    /// Files that came with it, by their paths.
     pub files: Vec<String>,
+    /// Those of them that are kept.
+    pub enclosed: Vec<Enclosed>,
 }
 
 /// What a service is given.
@@ -201,6 +205,7 @@ fn message(object: &Map<String, Value>) -> Result<Inbound, String> {
         group: object.get("group").and_then(Value::as_bool).unwrap_or_default(),
         reply_to: optional("reply_to")?,
         files,
+        enclosed: Vec::new(),
     })
 }
 

@@ -125,11 +125,11 @@ impl Host {
             tokio::select! {
                 event = events.recv() => {
                     let Some(event) = event else { return };
-                    self.report(&mut counters, event);
+                    self.report(&mut counters, event).await;
                     // What has come meanwhile waits for the disk together.
                     for _ in 0..BATCH {
                         let Ok(event) = events.try_recv() else { break };
-                        self.report(&mut counters, event);
+                        self.report(&mut counters, event).await;
                     }
                     self.acknowledge(&mut counters);
                     // However much a service says at once, it is given what it is told.
@@ -168,7 +168,7 @@ impl Host {
         }
     }
 
-    fn report(self: &Arc<Self>, counters: &mut BTreeMap<String, Counter>, event: Event) {
+    async fn report(self: &Arc<Self>, counters: &mut BTreeMap<String, Counter>, event: Event) {
         let now = self.always.clock.now().as_second();
         match event {
             Event::Started { name, blob, sender } => {
@@ -193,9 +193,8 @@ impl Host {
             }
             Event::Quarantined { name, why } => self.tell_quarantine(&name, &why),
             Event::Line { name, line, room } => {
-                if let Some(counter) = counters.get_mut(&name)
-                    && let Err(error) = self.take_line(&name, (&line, room), counter, now)
-                {
+                let Some(counter) = counters.get_mut(&name) else { return };
+                if let Err(error) = self.take_line(&name, (&line, room), counter, now).await {
                     self.fault(Kind::Channel, &name, &format!("{error:#}"));
                     // Its input ends with this, and so does it: what was not acknowledged
                     // comes again in its next run.
@@ -213,7 +212,7 @@ impl Host {
     }
 
     /// A service printed a line.
-    fn take_line(
+    async fn take_line(
         self: &Arc<Self>,
         name: &str,
         (line, room): (&str, Room),
@@ -236,7 +235,7 @@ impl Host {
             Heard::Message(message) => {
                 let chat = message.chat.clone();
                 let text: String = message.text.chars().take(SHOWN).collect();
-                let session = self.hear_message(name, message.clone(), now)?;
+                let session = self.hear_message(name, message.clone(), now).await?;
                 counter.taken.push_back((message.id.clone(), room));
                 if let Some((person, session)) = session {
                     let text = text.lines().next().unwrap_or_default();
@@ -306,7 +305,7 @@ impl Host {
         }
         let text = format!(
             "A message could not be delivered through {channel} and is given up ({error}):\n{}",
-            letter.text
+            letter.shown()
         );
         self.tell_owner(&format!("dead-letter:{}", letter.key), Kind::Channel, &text);
     }

@@ -13,6 +13,7 @@ use crate::kernel::message::{Incoming, Origin};
 use crate::organs::always::channels::commands::Command;
 use crate::organs::always::channels::contract::Inbound;
 use crate::organs::always::channels::pairing;
+use crate::organs::enclosed;
 use crate::organs::state::{self, State, Waiting};
 
 /// Beside the tables that a predecessor knows: it leaves them alone. Times are seconds of Unix.
@@ -143,6 +144,15 @@ impl State {
         standing: &dyn Fn(&str) -> Standing,
     ) -> Result<Admitted> {
         self.atomically(|rows| decide(rows, channel, message, now, standing))
+    }
+
+    /// Whether a message is new and from somebody who is paired, so that what comes with it is
+    /// worth keeping.
+    pub fn is_welcome(&self, channel: &str, message: &Inbound) -> Result<bool> {
+        let sql = "SELECT EXISTS (SELECT 1 FROM people WHERE channel = ?1 AND sender = ?2)
+            AND NOT EXISTS (SELECT 1 FROM received WHERE channel = ?1 AND id = ?3)";
+        let row = params![channel, message.from, message.id];
+        self.connection().query_row(sql, row, |row| row.get(0)).context("cannot read state.db")
     }
 
     /// The channel, chat and id of a message, by its key in the inbox: where an answer to it
@@ -304,27 +314,23 @@ fn decide(
         format!("channel:{channel}/{person}")
     });
     let text = match &command {
-        None => Some(words(message)),
-        Some(Command::New(text)) => Some(text.clone()).filter(|text| !text.is_empty()),
+        None => Some(message.text.clone()),
+        Some(Command::New(text)) => {
+            Some(text.clone()).filter(|text| !text.is_empty() || !message.enclosed.is_empty())
+        }
         Some(_) => None,
     };
     if let Some(text) = text {
         let incoming =
             Incoming { key: key(channel, id), origin: origin.clone(), text, images: Vec::new() };
         state::receive(rows, &Waiting { incoming, steer: true, model: None }, &session)?;
+        enclosed::put(rows, &key(channel, id), &message.enclosed)?;
     }
     let speaker = Speaker { person, owner, links, group, answers, session, origin };
     Ok(match command {
         Some(command) => Admitted::Command(speaker, command),
         None => Admitted::Said(speaker),
     })
-}
-
-/// What a message says, with the files that came with it.
-fn words(message: &Inbound) -> String {
-    let files = message.files.iter().map(|file| format!("[file: {file}]"));
-    let text = Some(message.text.clone()).filter(|text| !text.is_empty());
-    text.into_iter().chain(files).collect::<Vec<_>>().join("\n")
 }
 
 /// What the sessions of a chat are called.

@@ -8,6 +8,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::organs::always::channels::pairing::{As, Whom};
+use crate::organs::enclosed::Enclosed;
 
 fn open() -> (tempfile::TempDir, State) {
     let folder = tempfile::tempdir().unwrap();
@@ -129,13 +130,18 @@ fn the_owner_and_others_have_sessions_and_origins_of_their_own() {
     let why = state.pair(&code, taken, 100).unwrap_err().to_string();
     assert!(why.contains("is another person"), "{why}");
     state.pair(&code, person("Bob"), 100).unwrap();
-    let message = Inbound { files: vec!["/tmp/a.jpg".into()], ..said("1", "7", "look") };
+    let file = || Enclosed { name: "a.jpg".into(), hash: "h".into(), shown: None };
+    let message = Inbound { enclosed: vec![file()], ..said("1", "7", "look") };
+    assert!(state.is_welcome("telegram", &message).unwrap());
+    assert!(!state.is_welcome("telegram", &said("1", "10", "look")).unwrap());
     let first = speaker(admit(&state, &message));
     assert_eq!((first.session.as_str(), first.owner, first.group), ("telegram", true, false));
     assert_eq!(first.origin.to_string(), "channel:telegram");
     let waiting = &state.waiting("telegram").unwrap()[0];
     assert_eq!((waiting.incoming.key.as_str(), waiting.steer), ("in:telegram:1", true));
-    assert_eq!(waiting.incoming.text, "look\n[file: /tmp/a.jpg]");
+    assert_eq!(waiting.incoming.text, "look");
+    assert_eq!(state.enclosed("in:telegram:1").unwrap(), [file()]);
+    assert!(!state.is_welcome("telegram", &message).unwrap());
     let second = speaker(admit(&state, &said("2", "8", "hi")));
     assert_eq!((second.session.as_str(), second.links.as_deref()), ("telegram-Ann", Some("[]")));
     assert_eq!(second.origin.to_string(), "channel:telegram/Ann");

@@ -17,6 +17,7 @@ use crate::organs::always::channels::people::{Admitted, Speaker, Standing, key};
 use crate::organs::always::outbox::Letter;
 use crate::organs::history::ask::{Ask, Undone, Which};
 use crate::organs::host::Host;
+use crate::organs::prices::Dollars;
 use crate::organs::reach::asks::Said;
 use crate::organs::sessions;
 use crate::organs::verb::{Caller, Verb};
@@ -31,13 +32,14 @@ const HELP: &str = "Write to your agent as you would to a person. While it works
 impl Host {
     /// A message came in. Once this returns it is safe. The person and the session, where it
     /// begins or joins a turn.
-    pub(super) fn hear_message(
+    pub(super) async fn hear_message(
         self: &Arc<Self>,
         channel: &str,
         mut message: Inbound,
         now: i64,
     ) -> Result<Option<(String, String)>> {
         message.text = self.withheld.text(message.text);
+        self.enclose_inbound(channel, &mut message).await?;
         let home = self.home().clone();
         let standing = |name: &str| {
             let path = home.transcript(name);
@@ -70,7 +72,8 @@ impl Host {
             }
             Admitted::Command(speaker, Command::Stop) if self.stop_chat(&speaker)? => Ok(None),
             Admitted::Command(speaker, command) => {
-                let words = matches!(&command, Command::New(text) if !text.is_empty());
+                let words = matches!(&command, Command::New(text)
+                    if !text.is_empty() || !message.enclosed.is_empty());
                 let waits = words.then(|| (speaker.person.clone(), speaker.session.clone()));
                 if words {
                     self.wake(&speaker.session);
@@ -178,7 +181,9 @@ impl Host {
         lines.push(format!("Services: {}", services.collect::<Vec<_>>().join(", ")));
         lines.push(format!("Reminders: {}", status.reminders));
         let (used, limit) = status.budget;
-        lines.push(format!("Unattended tokens today: {used} of {limit}"));
+        let (cost, most) = status.budget_cost;
+        let (cost, most) = (Dollars(cost), Dollars(most));
+        lines.push(format!("Unattended tokens today: {used} of {limit} ({cost} of {most})"));
         lines.extend(
             status.errors.last().map(|last| format!("Last error: {} {}", last.at, last.text)),
         );
