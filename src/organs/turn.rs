@@ -83,8 +83,8 @@ impl Host {
         hand.leave().await;
         if guarded && place.folder == self.settings.home.workspace() {
             let trailers = vec![("Session", name.to_owned()), ("Turn", turn.to_string())];
-            let doer = format!("turn {turn} of session {name}, which {origin} began,");
-            let note = self.guard_memory(&doer, trailers).await;
+            let whose = format!("turn {turn} of session {name}, which {origin} began,");
+            let note = self.guard_memory(&whose, trailers).await;
             note.map_or(Ok(()), |note| transcript.record_note(&note))?;
         }
         self.state.used((name, turn), (&origin, unattended), model.name(), heard.usage)?;

@@ -71,7 +71,9 @@ fn a_large_file_is_asked_about_piece_by_piece_whatever_ends_it() {
     let map = format!("{PIECES} map data.db -j 2 \"Where is the needle?\"");
     server.queue(Reply::new().call("bash", json!({"command": map, "timeout": 600})));
     (0..6).for_each(|_| _ = server.queue(Reply::text("NOTHING")));
-    gates.iter().for_each(|gate| _ = server.queue(Reply::new().wait(gate).and("too late")));
+    for gate in &gates {
+        server.queue(Reply::new().wait(gate).and("too late"));
+    }
     let running = home.spawn(&["run", "--session", "main", "ask them all"]);
     gates.iter().for_each(Gate::reached);
     running.kill();

@@ -112,13 +112,11 @@ fn capitalised(text: &str) -> String {
 /// Whether what has this origin is done for somebody who sees it: the owner, in a terminal or
 /// a chat of theirs; the host itself; or an agent that works for a session.
 fn is_attended(origin: &str) -> bool {
-    match origin.strip_prefix(CHANNEL) {
-        Some(chat) => !chat.contains('/'),
-        None => {
-            let agent = origin.strip_prefix("agent:");
-            matches!(origin, "owner" | "fledgling") || agent.is_some_and(|of| !of.contains(':'))
-        }
+    if let Some(chat) = origin.strip_prefix(CHANNEL) {
+        return !chat.contains('/');
     }
+    let agent = origin.strip_prefix("agent:");
+    matches!(origin, "owner" | "fledgling") || agent.is_some_and(|of| !of.contains(':'))
 }
 
 /// The trees that are compared.
@@ -146,13 +144,12 @@ impl Compared {
                     compared.before.push(tree.id());
                     break;
                 }
-                Some(_) => {}
                 None if is_it(&entry) => {
                     let Some(parent) = parent.filter(|_| changed) else { return Ok(None) };
                     compared = Some(Self { theirs: tree.id(), before: vec![parent.id()] });
                 }
                 None if number >= LATEST => break,
-                None => {}
+                _ => {}
             }
         }
         Ok(compared)
