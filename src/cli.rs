@@ -15,8 +15,8 @@ use crate::face::rows::Layout;
 use crate::face::screen::{Place, Screen, write};
 use crate::face::standing::command::Command::Serve;
 use crate::face::{
-    asking, attached, doctor, drill, groups, help, history, policy, repl, run, secrets, serve,
-    service, sql, standing, tour, views,
+    acp, asking, attached, doctor, drill, groups, help, history, policy, recall, repl, report, run,
+    secrets, serve, service, sql, standing, tour, usage, views,
 };
 use crate::organs::config::Config;
 use crate::organs::history::ask::Ask;
@@ -29,6 +29,7 @@ use crate::organs::models::Catalog;
 use crate::organs::reach::asks::Said;
 use crate::organs::reach::item::{self, Item};
 use crate::organs::reach::narrow;
+use crate::organs::recall::Wanted;
 use crate::organs::verb::Verb;
 
 /// A thin agent that grows into yours: it acts with bash and files in a workspace of its
@@ -109,6 +110,11 @@ enum Command {
     },
     /// A recorded conversation with real tools: needs no key and no network
     Tour,
+    /// Talk with an editor, which starts this: the Agent Client Protocol on standard input
+    #[command(
+        after_help = "How Zed, JetBrains, Neovim and Emacs are set up: fledgling help editors"
+    )]
+    Acp,
     /// Make the home and its workspace, and say where they are
     Init {
         /// Bring it back to life from a backup
@@ -117,6 +123,8 @@ enum Command {
     },
     #[command(flatten)]
     History(history::command::Command),
+    /// Write a page to look at: what changed by whom and why, what it cost, what is to come
+    Report(report::Options),
     /// Push the history to a git remote or a folder
     Backup {
         /// Where to [default: what config.toml says]
@@ -178,6 +186,18 @@ enum Command {
     Standing(standing::command::Command),
     /// List the conversations
     Sessions,
+    /// Search what was said in past conversations
+    #[command(after_help = recall::HELP)]
+    Recall {
+        /// Words, "phrases", beginnings* [default: everything that was said]
+        query: Vec<String>,
+        /// Only since this day: 2026-11-21, today, yesterday, or 7d for seven days ago
+        #[arg(long, value_name = "DAY")]
+        since: Option<String>,
+        /// The most messages
+        #[arg(long, value_name = "N", default_value_t = recall::LIMIT)]
+        limit: usize,
+    },
     /// End a conversation for good; its transcript stays
     End {
         /// Name of the conversation
@@ -199,8 +219,11 @@ enum Command {
         /// Which turn [default: the latest]
         turn: Option<u64>,
     },
-    /// Show the tokens used, by day, conversation and model
-    Usage,
+    /// Show what was used and what it cost, by day, conversation, origin or model
+    Usage {
+        #[command(flatten)]
+        asked: usage::Asked,
+    },
     /// Show what the agent is told of itself: paths, limits, rights, model
     #[command(name = "self")]
     About,
@@ -299,10 +322,12 @@ impl Cli {
                 let begin = run::Begin { model: model.clone(), branch, only, files };
                 run::run(settings, task, session, begin, json).await
             }
+            Some(Command::Acp) => acp::acp(settings, session).await,
             Some(Command::History(command)) => {
                 let ask = command.ask(&Folder::here(&home))?;
                 history::once(Link::establish(settings).await?, ask, json).await
             }
+            Some(Command::Report(options)) => report::report(settings, &home, options, json).await,
             Some(Command::Backup { to }) => {
                 let ask = Ask::Backup { to: to.as_deref().map(absolute).transpose()? };
                 history::once(Link::establish(settings).await?, ask, json).await
@@ -349,6 +374,10 @@ impl Cli {
             Some(Command::Sessions) => {
                 views::print(&simple(Verb::Sessions).await?, json, views::sessions_text)
             }
+            Some(Command::Recall { query, since, limit }) => {
+                let wanted = Wanted { query: query.join(" "), session, since, limit };
+                recall::show(&simple(Verb::Recall(wanted)).await?, json)
+            }
             Some(Command::End { named: session }) => {
                 views::ended(&simple(Verb::End { session }).await?)
             }
@@ -368,10 +397,7 @@ impl Cli {
                 let answer = simple(Verb::Wire { session, turn }).await?;
                 views::print(&answer, json, |answer, screen| Ok(views::wire_text(answer, screen)))
             }
-            Some(Command::Usage) => {
-                let answer = simple(Verb::Usage).await?;
-                views::print(&answer, json, |answer, screen| Ok(views::usage_text(answer, screen)))
-            }
+            Some(Command::Usage { asked }) => asked.print(&simple(asked.verb()?).await?, json),
             Some(Command::About) => {
                 let answer = simple(Verb::About { session }).await?;
                 views::print(&answer, json, |answer, _| Ok(views::about_text(answer)))

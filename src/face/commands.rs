@@ -10,16 +10,18 @@ use crate::face::clean::{clean, line, row};
 use crate::face::history::Look;
 use crate::face::screen::Screen;
 use crate::face::turn_view::{Looked, preview, wrapped};
-use crate::face::{Refusal, asking, help, history, policy, standing, views};
+use crate::face::{Refusal, asking, help, history, policy, recall, standing, usage, views};
 use crate::organs::home::Home;
 use crate::organs::reach::item;
+use crate::organs::recall::Wanted;
 use crate::organs::verb::Verb;
 
 /// The commands, with what each does.
-pub const COMMANDS: [(&str, &str); 32] = [
+pub const COMMANDS: [(&str, &str); 33] = [
     ("/new", "begin another conversation: /new [NAME]"),
     ("/resume", "go back to a conversation: /resume [NAME]"),
     ("/sessions", "list the conversations"),
+    ("/recall", "search past conversations: /recall WORDS"),
     ("/model", "show the model, or choose one: /model [SPEC]"),
     ("/edit", "write a message in $EDITOR"),
     ("/compact", "summarise the conversation to make room"),
@@ -43,7 +45,7 @@ pub const COMMANDS: [(&str, &str); 32] = [
     ("/help", "these commands; /help TOPIC for a page"),
     ("/last", "show the latest tool call whole"),
     ("/wire", "what went over the wire: /wire [SESSION] [TURN]"),
-    ("/usage", "tokens used"),
+    ("/usage", "what was used, and its cost: /usage [--by model]"),
     ("/policy", "what tool calls may touch, and who said so"),
     ("/allow", "let them touch more: /allow read|write PATH, …"),
     ("/deny", "take it back: /deny read|write PATH, …"),
@@ -66,7 +68,11 @@ pub fn verb(line: &str, rest: Option<&str>, session: &str, home: &Home) -> Resul
     let command = line.split_whitespace().next().unwrap_or_default();
     Ok(match command {
         "/sessions" | "/resume" => Verb::Sessions,
-        "/usage" => Verb::Usage,
+        "/usage" => usage::typed(rest.unwrap_or_default())?.verb()?,
+        "/recall" => {
+            let query = rest.context("what is searched? /recall WORDS")?.to_owned();
+            Verb::Recall(Wanted { query, session: None, since: None, limit: recall::LIMIT })
+        }
         "/asks" => Verb::Asks,
         "/status" => Verb::Status,
         "/agenda" => Verb::Agenda,
@@ -104,17 +110,19 @@ pub fn verb(line: &str, rest: Option<&str>, session: &str, home: &Home) -> Resul
     })
 }
 
-/// The host's answer, as the command that asked for it shows it.
-pub fn shown(command: &str, asked: &Verb, answer: &Value, screen: Screen) -> Result<String> {
+/// The host's answer, as the line that asked for it shows it.
+pub fn shown(line: &str, asked: &Verb, answer: &Value, screen: Screen) -> Result<String> {
+    let (command, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
     if let Verb::History(ask) = asked {
         return history::text(ask, answer, Look::slash(screen));
     }
     let text = match command {
         "/sessions" | "/resume" => views::sessions_text(answer, screen)?,
-        "/usage" => views::usage_text(answer, screen),
+        "/usage" => usage::typed(rest)?.text(answer, screen)?,
         "/model" => clean(answer["model"]["name"].as_str().unwrap_or("no model")),
         "/self" => wrapped(&views::about_text(answer), screen),
         "/wire" => views::wire_text(answer, screen),
+        "/recall" => recall::text(answer, screen)?,
         "/asks" => asking::list(answer, screen)?,
         "/status" => standing::status(answer, screen)?,
         "/agenda" => standing::agenda(answer, screen),

@@ -10,7 +10,7 @@ use crate::face::wrap::{Style, Wrap};
 /// The groups, and the commands in the order in which somebody new may need them.
 const GROUPS: [(&str, &[&str]); 7] = [
     ("Begin", &["tour", "init", "doctor", "help"]),
-    ("Talk", &["run", "sessions", "stop", "end"]),
+    ("Talk", &["run", "acp", "sessions", "recall", "stop", "end"]),
     (
         "On its own, and from chats",
         &[
@@ -20,7 +20,7 @@ const GROUPS: [(&str, &[&str]); 7] = [
     ),
     (
         "See and undo what it did",
-        &["log", "show", "diff", "why", "undo", "redo", "restore", "bisect"],
+        &["log", "show", "diff", "why", "undo", "redo", "restore", "bisect", "report"],
     ),
     ("Branches and copies", &["merge", "drop", "backup", "git"]),
     ("What it may touch", &["policy", "allow", "deny", "ask", "asks", "answer", "secret"]),

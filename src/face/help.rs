@@ -15,8 +15,11 @@ use crate::files::edit::likeness;
 static PAGES: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/src/face/help");
 static EXAMPLES: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/examples");
 /// The shipped channels: how each is set up, and its script; shown as they are.
-const CHANNELS: [&str; 6] =
-    ["irc", "irc-script", "telegram", "telegram-script", "webhook", "webhook-script"];
+#[rustfmt::skip]
+const CHANNELS: [&str; 10] = [
+    "email", "email-script", "irc", "irc-script", "matrix", "matrix-script",
+    "telegram", "telegram-script", "webhook", "webhook-script",
+];
 /// How the topics of scripts end.
 const SCRIPT: &str = "-script";
 /// Columns of a topic in the list.
@@ -150,7 +153,7 @@ mod tests {
         for topic in [
             "asking", "channels", "config", "context", "door", "history", "layout", "memory",
             "models", "safety", "schedule", "scripts", "secrets", "services", "sessions", "skills",
-            "sql", "tools",
+            "sql", "tools", "usage",
         ] {
             assert!(pages().contains(&topic), "{topic}");
         }

@@ -1,6 +1,7 @@
 //! How people reach the agent: a terminal conversation, single turns, lists and pages.
 //! Owns everything that is looked at; decides nothing.
 
+pub mod acp;
 pub mod asking;
 pub mod attached;
 pub mod begun;
@@ -16,7 +17,9 @@ pub mod markdown;
 pub mod onboard;
 pub mod policy;
 pub mod prompt_line;
+pub mod recall;
 pub mod repl;
+pub mod report;
 pub mod rows;
 pub mod run;
 pub mod screen;
@@ -28,6 +31,7 @@ pub mod standing;
 pub mod tour;
 pub mod tty;
 pub mod turn_view;
+pub mod usage;
 pub mod views;
 pub mod wrap;
 

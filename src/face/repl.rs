@@ -376,11 +376,11 @@ impl Repl {
             _ => {
                 // A summary takes as long as a turn, and can be stopped so.
                 let verb = commands::verb(line, rest, &self.session, &self.home)?;
-                let (command, screen, asked) = (command.to_owned(), self.screen, verb.clone());
+                let (line, screen, asked) = (line.to_owned(), self.screen, verb.clone());
                 return self
                     .beside(verb, move |answer| {
                         let answer = answer.context("the host ended before it answered")?;
-                        commands::shown(&command, &asked, &answer, screen)
+                        commands::shown(&line, &asked, &answer, screen)
                     })
                     .await;
             }

@@ -15,6 +15,7 @@ use crate::face::screen::Screen;
 use crate::face::turn_view::{count, plural, wrapped};
 use crate::organs::always::background::{Happening, Kind};
 use crate::organs::always::status::{JobStatus, ServiceStatus, Status};
+use crate::organs::prices::Dollars;
 
 /// Lines of a job's output that are shown.
 const TAIL: usize = 3;
@@ -73,11 +74,17 @@ pub fn status(answer: &Value, screen: Screen) -> Result<String> {
     });
     section("Channels", channels.collect());
     let (used, limit) = status.budget;
-    let percent = (used * 100).checked_div(limit).unwrap_or(100);
-    section(
-        "Budget of unattended turns",
-        vec![format!("  {} of {} tokens today ({percent} %)", count(used), count(limit))],
-    );
+    let percent = |used: u64, limit: u64| (used * 100).checked_div(limit).unwrap_or(100);
+    let tokens = percent(used, limit);
+    let (cost, most) = status.budget_cost;
+    let mut budget =
+        vec![format!("  {} of {} tokens today ({tokens} %)", count(used), count(limit))];
+    // What costs nothing needs no budget.
+    if cost > 0 {
+        let percent = percent(cost, most);
+        budget.push(format!("  {} of {} today ({percent} %)", Dollars(cost), Dollars(most)));
+    }
+    section("Budget of unattended turns", budget);
     let errors = status
         .errors
         .iter()

@@ -17,6 +17,7 @@ use crate::face::markdown::Markdown;
 use crate::face::screen::Screen;
 use crate::kernel::event::{Changes, End, Event};
 use crate::kernel::message::Usage;
+use crate::organs::prices::Dollars;
 
 /// A call that runs longer than this is worth a line of its own, and so is a wait for the
 /// model.
@@ -223,7 +224,7 @@ fn reason<'a>(tool: &str, text: &'a str) -> &'a str {
     noted.or_else(|| text.lines().next()).unwrap_or_default()
 }
 
-/// `3 files +40 −2 · 12 s · 4.1k tokens`.
+/// `3 files +40 −2 · 12 s · 4.1k tokens · $0.02`.
 fn last_line(changes: &Changes, usage: Usage, time: Duration) -> String {
     let mut parts = Vec::new();
     if changes.files > 0 {
@@ -235,7 +236,14 @@ fn last_line(changes: &Changes, usage: Usage, time: Duration) -> String {
     }
     parts.push(seconds(time));
     parts.push(format!("{} tokens", count(usage.total())));
+    // What costs nothing, and what nobody knows the price of, says nothing.
+    parts.extend((usage.cost > 0).then(|| cost(usage)));
     parts.join(" · ")
+}
+
+/// What was paid: `$0.02`, and `$0.02+` where the price of a part of it is not known.
+pub fn cost(usage: Usage) -> String {
+    format!("{}{}", Dollars(usage.cost), if usage.unpriced > 0 { "+" } else { "" })
 }
 
 /// So many of something.
@@ -343,5 +351,16 @@ mod tests {
         let shown = |added| last_line(&changes(added), Usage::default(), Duration::ZERO);
         assert_eq!(shown(0), "1 file · 0.0 s · 0 tokens");
         assert_eq!(shown(1), "1 file +1 −0 · 0.0 s · 0 tokens");
+    }
+
+    #[test]
+    fn what_it_cost_is_told_where_it_is_known() {
+        let shown = |cost, unpriced| {
+            let usage = Usage { input: 4_100, cost, unpriced, ..Usage::default() };
+            last_line(&Changes::default(), usage, Duration::ZERO)
+        };
+        assert_eq!(shown(0, 4_100), "0.0 s · 4.1k tokens");
+        assert_eq!(shown(20_000, 0), "0.0 s · 4.1k tokens · $0.02");
+        assert_eq!(shown(20_000, 7), "0.0 s · 4.1k tokens · $0.02+");
     }
 }

@@ -9,7 +9,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::face::clean::{clean, json_line, row};
 use crate::face::screen::{Place, Screen, write};
-use crate::face::turn_view::{count, plural, wrapped};
+use crate::face::turn_view::{plural, wrapped};
 use crate::face::{Refusal, run};
 use crate::kernel::event::Event;
 use crate::organs::home::Home;
@@ -148,36 +148,6 @@ pub fn wire_text(answer: &Value, screen: Screen) -> String {
         return "Nothing went over the wire in that turn.".to_owned();
     }
     lines.join("\n")
-}
-
-/// Tokens by day, session and model.
-pub fn usage_text(answer: &Value, screen: Screen) -> String {
-    let rows = answer.as_array().map(Vec::as_slice).unwrap_or_default();
-    if rows.is_empty() {
-        return "Nothing was used yet.".to_owned();
-    }
-    let text = |row: &Value, name: &str| row[name].as_str().unwrap_or_default().to_owned();
-    let head = ["turns", "input", "cached", "output"].map(str::to_owned);
-    let head = usage_line("day", &head, "session, model");
-    let mut lines = vec![screen.bold(&row(&head, screen.width))];
-    let mut total = [0; 4];
-    for one in rows {
-        let numbers =
-            ["turns", "input", "cache_read", "output"].map(|name| one[name].as_u64().unwrap_or(0));
-        total.iter_mut().zip(numbers).for_each(|(sum, number)| *sum += number);
-        let label = format!("{}, {}", text(one, "session"), text(one, "model"));
-        lines.push(row(&usage_line(&text(one, "day"), &used(numbers), &label), screen.width));
-    }
-    lines.push(usage_line("all", &used(total), "").trim_end().to_owned());
-    lines.join("\n")
-}
-
-fn used([turns, input, cached, output]: [u64; 4]) -> [String; 4] {
-    [turns.to_string(), count(input), count(cached), count(output)]
-}
-
-fn usage_line(day: &str, [turns, input, cached, output]: &[String; 4], label: &str) -> String {
-    format!("{day:10}  {turns:>5}  {input:>7}  {cached:>7}  {output:>7}  {label}")
 }
 
 /// The harness as a session sees it.

@@ -29,7 +29,9 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Output, Stdio};
+use std::sync::mpsc::channel;
 use std::sync::{Arc, LazyLock};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -214,6 +216,22 @@ pub fn run_in_terminal(
 /// Run a program that reads nothing, with this process's rights, and take all that it says.
 pub fn run_for_answer(program: impl AsRef<OsStr>, arguments: &[String]) -> io::Result<Output> {
     Command::new(program).args(arguments).stdin(Stdio::null()).output()
+}
+
+/// Start a program that goes on after this one, such as a browser, and wait so long for it to
+/// end all the same. How it ended, if it did.
+pub fn start_apart(
+    program: impl AsRef<OsStr>,
+    arguments: &[&OsStr],
+    patience: Duration,
+) -> io::Result<Option<ExitStatus>> {
+    let mut command = Command::new(program);
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    // A Ctrl-C in the shell is not for it.
+    let mut child = command.process_group(0).spawn()?;
+    let (sender, ended) = channel();
+    thread::spawn(move || sender.send(child.wait()));
+    ended.recv_timeout(patience).ok().transpose()
 }
 
 /// By absolute path only: what a relative one means depends on where the host stands.

@@ -6,6 +6,7 @@
 //! whatever happens the transcript stays valid for the next request. Knows no terminal,
 //! no schedule, no process, and not what a prompt says.
 
+use std::fmt::Display;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -45,6 +46,8 @@ pub struct Limits {
     pub steps: u64,
     /// Tokens, input and output together.
     pub tokens: u64,
+    /// What it may cost, in millionths of a US dollar.
+    pub cost: Option<u64>,
     /// Time.
     pub time: Duration,
     /// How often in a row the same call may give the same result.
@@ -180,7 +183,10 @@ impl Agent<'_> {
     }
 
     fn check_limits(&self, progress: &Progress) -> Result<(), Halt> {
-        let Limits { steps, tokens, time, .. } = self.limits;
+        let Limits { steps, tokens, cost, time, .. } = self.limits;
+        if let Some(cost) = cost.filter(|cost| progress.usage.cost >= *cost) {
+            return Err(limit(cost as f64 / 1e6, "dollars"));
+        }
         let reached = [
             (progress.steps >= steps, steps, "steps"),
             (progress.usage.total() >= tokens, tokens, "tokens"),
@@ -395,6 +401,6 @@ fn tell(listener: &mut dyn Listener, delta: Delta<'_>) {
     });
 }
 
-fn limit(number: u64, what: &str) -> Halt {
+fn limit(number: impl Display, what: &str) -> Halt {
     Halt::Failed(format!("it reached the limit of {number} {what} a turn (config.toml, [limits])"))
 }

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result};
 use serde::Deserialize;
 
 use crate::kernel::agent::Limits;
-use crate::kernel::message::Usage;
+use crate::organs::prices::{Dollars, Price};
 use crate::organs::reach::settings::{Confine, HandsSettings};
 
 /// All settings.
@@ -30,6 +30,8 @@ pub struct Config {
     pub history: HistorySettings,
     /// Models with settings of their own.
     pub models: BTreeMap<String, NamedModel>,
+    /// What models cost, where the program does not know it or is wrong.
+    pub prices: BTreeMap<String, Price>,
 }
 
 /// `[limits]`.
@@ -42,8 +44,12 @@ pub struct LimitSettings {
     pub tokens: u64,
     /// Seconds of one turn.
     pub seconds: u64,
+    /// What one turn may cost.
+    pub cost: Option<Dollars>,
     /// Tokens that turns may use up in a day which nobody in front of a terminal asked for.
     pub unattended: u64,
+    /// What such turns may cost in a day.
+    pub unattended_cost: Option<Dollars>,
     /// Percent of the model's window that may be full before the conversation is summarised.
     pub fill: u64,
 }
@@ -51,18 +57,36 @@ pub struct LimitSettings {
 impl Default for LimitSettings {
     /// Enough for an hour of steady work, and an end to a loop that goes nowhere.
     fn default() -> Self {
-        Self { steps: 200, tokens: 5_000_000, seconds: 3_600, unattended: 500_000, fill: 75 }
+        let (cost, unattended_cost) = (None, None);
+        Self {
+            steps: 200,
+            tokens: 5_000_000,
+            seconds: 3_600,
+            cost,
+            unattended: 500_000,
+            unattended_cost,
+            fill: 75,
+        }
     }
 }
 
 /// The same call may give the same result this often in a row before a turn is stopped.
 const REPEATS: u64 = 5;
+/// What unattended turns may cost in a day when the owner does not say: nobody finds out the
+/// next month what a schedule cost.
+const UNATTENDED_COST: Dollars = Dollars(5_000_000);
 
 impl LimitSettings {
     /// As the loop takes them.
     pub fn limits(&self) -> Limits {
         let time = Duration::from_secs(self.seconds);
-        Limits { steps: self.steps, tokens: self.tokens, time, repeats: REPEATS }
+        let cost = self.cost.map(|cost| cost.0);
+        Limits { steps: self.steps, tokens: self.tokens, cost, time, repeats: REPEATS }
+    }
+
+    /// What unattended turns may cost in a day.
+    pub fn a_day(&self) -> Dollars {
+        self.unattended_cost.unwrap_or(UNATTENDED_COST)
     }
 }
 
@@ -81,35 +105,6 @@ pub struct HistorySettings {
 impl Default for HistorySettings {
     fn default() -> Self {
         Self { file_mb: 50, secrets_in: Vec::new(), backup: None }
-    }
-}
-
-/// What a million tokens cost, in US dollars.
-#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Price {
-    /// Input.
-    pub input: f64,
-    /// Output.
-    pub output: f64,
-    /// Input read from the provider's cache; as other input when it is not given.
-    pub cache_read: Option<f64>,
-    /// Input written to the provider's cache; as other input when it is not given.
-    pub cache_write: Option<f64>,
-}
-
-impl Price {
-    /// What this costs, in US dollars.
-    pub fn of(&self, usage: Usage) -> f64 {
-        let Usage { input, output, cache_read, cache_write, .. } = usage;
-        let plain = input.saturating_sub(cache_read + cache_write);
-        let parts = [
-            (plain, self.input),
-            (output, self.output),
-            (cache_read, self.cache_read.unwrap_or(self.input)),
-            (cache_write, self.cache_write.unwrap_or(self.input)),
-        ];
-        parts.iter().map(|(tokens, price)| *tokens as f64 * price / 1e6).sum()
     }
 }
 
@@ -199,7 +194,6 @@ mod tests {
         let model = &config.models["m"];
         assert_eq!((model.wire, model.window, model.output), (Wire::Openai, Some(8192), Some(512)));
         assert_eq!(model.body["temperature"], 0.5);
-        let usage = Usage { input: 1_000_000, output: 100_000, ..Usage::default() };
-        assert!((model.price.unwrap().of(usage) - 4.5).abs() < 1e-9);
+        assert_eq!(model.price.unwrap().output, Dollars(15_000_000));
     }
 }

@@ -32,6 +32,7 @@ use crate::organs::models::{Catalog, NoModel};
 use crate::organs::pictures::Sighted;
 use crate::organs::prompt::Sources;
 use crate::organs::reach::root::{NOTHING, Reach};
+use crate::organs::recall::Recall;
 use crate::organs::report;
 use crate::organs::sessions::{self, BadName};
 use crate::organs::state::State;
@@ -93,6 +94,8 @@ pub struct Host {
     pub(super) withheld: Withheld,
     /// What goes on without a terminal.
     pub(super) always: Always,
+    /// The index of what was said.
+    pub(super) recall: Recall,
     pub(super) models: Mutex<HashMap<String, Arc<dyn Model>>>,
     lanes: Mutex<HashMap<String, Arc<Lane>>>,
     notices: Mutex<Vec<String>>,
@@ -150,6 +153,7 @@ impl Host {
             always: Always::default(),
             backups: Backups::default(),
             bash_path: std::env::var("PATH").unwrap_or_default(),
+            recall: Recall::default(),
             models: Mutex::default(),
             lanes: Mutex::default(),
             notices: Mutex::default(),
@@ -277,11 +281,8 @@ impl Host {
                 let session = self.subject(caller, session)?;
                 serde_json::to_value(wirelog::read(&self.settings.home.wire(), &session, turn)?)?
             }
-            Verb::Usage => {
-                let mut used = self.state.usage()?;
-                used.retain(|one| self.reaches(caller, &one.session));
-                serde_json::to_value(used)?
-            }
+            Verb::Usage { since, days } => self.usage(caller, since, days)?,
+            Verb::Recall(wanted) => serde_json::to_value(self.recall(caller, wanted).await?)?,
             Verb::About { session } => {
                 let session = self.subject(caller, session).ok();
                 report::about(self, session.as_deref()).await?

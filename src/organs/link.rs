@@ -60,8 +60,11 @@ impl Link {
                 }
                 return Ok(Self::Own(host, open));
             }
-            let probe =
-                async { Ok::<_, io::Error>(door::ask(&home, Verb::Usage).await?.recv().await) };
+            let probe = async {
+                Ok::<_, io::Error>(
+                    door::ask(&home, Verb::Usage { since: None, days: None }).await?.recv().await,
+                )
+            };
             let why = match tokio::time::timeout(PATIENCE, probe).await {
                 Ok(Ok(Some(Answer::Refused { why, .. }))) => anyhow::bail!(why),
                 Ok(Ok(Some(_))) => return Ok(Self::Door(Box::new(settings))),

@@ -14,6 +14,7 @@ use serde_json::Value;
 use crate::kernel::model::Model;
 use crate::organs::config::{Config, NamedModel, Wire};
 use crate::organs::keys::Keys;
+use crate::organs::prices::{Known, Priced};
 use crate::wires::{self, Endpoint, OutputField};
 
 /// A provider that needs no settings.
@@ -232,9 +233,20 @@ impl Catalog {
         wires::http::refuses_strangers(&url, ASK).await
     }
 
+    /// What is known of the price of a model, by the name that it gives itself.
+    pub fn price(&self, name: &str) -> Known {
+        Known::of(&self.config, name)
+    }
+
     /// The model of this name: `PROVIDER:NAME`, `PROVIDER`, a name of config.toml, or
-    /// `script:FILE`.
+    /// `script:FILE`. Its replies say what they cost.
     pub async fn model(&self, spec: &str) -> Result<Arc<dyn Model>, NoModel> {
+        let model = self.found(spec).await?;
+        let price = self.price(model.name());
+        Ok(Priced::over(model, price))
+    }
+
+    async fn found(&self, spec: &str) -> Result<Arc<dyn Model>, NoModel> {
         if let Some(file) = spec.strip_prefix("script:") {
             let text = std::fs::read_to_string(file)
                 .map_err(|error| unusable(format!("cannot read the script {file}: {error}")))?;

@@ -6,9 +6,12 @@
 use anyhow::Result;
 use serde_json::{Value, json};
 
+use crate::kernel::message::Usage;
 use crate::kernel::tool::{BASH_DEFAULT_SECONDS, BASH_LIMIT_SECONDS, OUTPUT_LIMIT, READ_LINES};
 use crate::organs::host::Host;
+use crate::organs::prices::Dollars;
 use crate::organs::reach::root::Row;
+use crate::organs::usage::Used;
 
 impl Host {
     /// What a session's hands may touch, as a table.
@@ -24,21 +27,21 @@ pub async fn about(host: &Host, session: Option<&str>) -> Result<Value> {
     let home = &settings.home;
     let limits = host.limits_of(session)?;
     let model = match host.model_for(session.unwrap_or_default(), None).await {
-        Ok(model) => json!({ "name": model.name(), "window_tokens": model.window() }),
+        Ok(model) => json!({
+            "name": model.name(),
+            "window_tokens": model.window(),
+            "price": settings.catalog.price(model.name()).to_string(),
+        }),
         Err(error) => json!({ "none": error.to_string().lines().next() }),
     };
-    let used = match session {
-        None => 0,
-        Some(session) => {
-            let used = host.state.usage()?;
-            let own = used.iter().filter(|one| one.session == session);
-            own.map(|one| one.usage.total()).sum()
-        }
-    };
+    let mut used = Usage::default();
+    let own = |one: &Used| Some(&*one.session) == session;
+    host.state.usage("")?.into_iter().filter(own).for_each(|one| used += one.usage);
     Ok(json!({
         "version": env!("CARGO_PKG_VERSION"),
         "session": session,
-        "tokens_used_by_session": used,
+        "tokens_used_by_session": used.total(),
+        "cost_of_session": Dollars(used.cost).to_string(),
         "model": model,
         "paths": {
             "workspace": host.folder(session),
@@ -53,6 +56,7 @@ pub async fn about(host: &Host, session: Option<&str>) -> Result<Value> {
             "steps": limits.steps,
             "tokens": limits.tokens,
             "seconds": limits.seconds,
+            "cost": limits.cost.map_or_else(|| "any".to_owned(), |cost| cost.to_string()),
         },
         "limits_a_call": {
             "bash_seconds": BASH_DEFAULT_SECONDS,

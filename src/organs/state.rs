@@ -1,7 +1,7 @@
 //! `state.db`: what must survive a kill and is neither transcript nor workspace.
 //!
-//! Owns the inbox, the turns that are under way, what was used, and each session's choice
-//! of model; requests for more are rows of `reach::asks`, and what is due those of
+//! Owns the inbox, the turns that are under way, and each session's choice of model; what was
+//! used are rows of `usage`, requests for more those of `reach::asks`, and what is due those of
 //! `always::schedule`. One connection, in the host. Knows nothing of what messages mean.
 
 use std::fs::File;
@@ -11,9 +11,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use anyhow::{Context as _, Result};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
-use serde::Serialize;
 
-use crate::kernel::message::{Incoming, Origin, Usage};
+use crate::kernel::message::{Incoming, Origin};
 use crate::kernel::session::now;
 use crate::organs::always::budget;
 use crate::organs::always::channels::people;
@@ -21,6 +20,7 @@ use crate::organs::always::outbox;
 use crate::organs::always::schedule::{ledger, reminders};
 use crate::organs::enclosed::{self, Enclosed};
 use crate::organs::reach::asks;
+use crate::organs::usage;
 
 /// The format of `state.db` this version writes, and with it the home's. A predecessor
 /// must be able to read it: a newer number is refused.
@@ -65,22 +65,6 @@ pub struct Waiting {
     pub model: Option<String>,
 }
 
-/// What was used, summed up.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Used {
-    /// The day, `2026-11-21`.
-    pub day: String,
-    /// The session.
-    pub session: String,
-    /// The model.
-    pub model: String,
-    /// Turns.
-    pub turns: u64,
-    /// Tokens.
-    #[serde(flatten)]
-    pub usage: Usage,
-}
-
 impl State {
     /// Open it, or make it.
     pub fn open(path: &Path) -> Result<Self> {
@@ -110,6 +94,7 @@ impl State {
             outbox::SCHEMA,
             people::SCHEMA,
             reminders::SCHEMA,
+            usage::SCHEMA,
         ];
         let made = connection.execute_batch(&format!("BEGIN; {} COMMIT;", schema.concat()));
         made.with_context(|| format!("cannot set up {shown}"))?;
@@ -187,55 +172,6 @@ impl State {
     pub fn unfinished(&self) -> Result<Vec<(String, u64)>> {
         let sql = "SELECT session, turn FROM running ORDER BY at";
         self.read(sql, [], |row| Ok((row.get(0)?, row.get(1)?)))
-    }
-
-    /// Add up what a turn used.
-    pub fn used(
-        &self,
-        session: &str,
-        turn: u64,
-        origin: &Origin,
-        model: &str,
-        usage: Usage,
-    ) -> Result<()> {
-        self.write(
-            "INSERT INTO usage VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            params![
-                now(),
-                session,
-                turn,
-                origin.to_string(),
-                model,
-                usage.input,
-                usage.output,
-                usage.cache_read,
-                usage.cache_write
-            ],
-        )
-    }
-
-    /// What was used, by day, session and model, latest day first.
-    pub fn usage(&self) -> Result<Vec<Used>> {
-        self.read(
-            "SELECT substr(at, 1, 10), session, model, count(DISTINCT turn), sum(input), sum(output),
-                sum(cache_read), sum(cache_write) FROM usage GROUP BY 1, 2, 3 ORDER BY 1 DESC, 2, 3",
-            [],
-            |row| {
-                Ok(Used {
-                    day: row.get(0)?,
-                    session: row.get(1)?,
-                    model: row.get(2)?,
-                    turns: row.get(3)?,
-                    usage: Usage {
-                        input: row.get(4)?,
-                        output: row.get(5)?,
-                        cache_read: row.get(6)?,
-                        cache_write: row.get(7)?,
-                        ..Usage::default()
-                    },
-                })
-            },
-        )
     }
 
     /// The model chosen for a session, if one was.

@@ -51,6 +51,7 @@ impl Host {
         };
         let mut model = self.model_for(name, asked.as_deref()).await?;
         let unattended = first.iter().all(|one| self.is_unattended(&one.origin));
+        let guarded = first.iter().all(|one| self.is_guarded(&one.origin));
         let _mark = unattended.then(|| self.always.unattended.mark(name));
         if unattended {
             model = Metered::over(model, self);
@@ -80,7 +81,14 @@ impl Host {
         let mut agent = self.agent(&*model, &hand, &context, interrupt, &mut heard)?;
         let ended = agent.turn(&mut transcript, first).await;
         hand.leave().await;
-        self.state.used(name, turn, &origin, model.name(), heard.usage)?;
+        if guarded && place.folder == self.settings.home.workspace() {
+            let trailers = vec![("Session", name.to_owned()), ("Turn", turn.to_string())];
+            let doer = format!("turn {turn} of session {name}, which {origin} began,");
+            let note = self.guard_memory(&doer, trailers).await;
+            note.map_or(Ok(()), |note| transcript.record_note(&note))?;
+        }
+        self.state.used((name, turn), (&origin, unattended), model.name(), heard.usage)?;
+        self.say_unpriced(unattended, model.name(), heard.usage);
         if heard.joined {
             self.pass_on(name, turn)?;
         }
@@ -89,6 +97,7 @@ impl Host {
             self.state.finish(name)?;
         }
         self.back_up_soon();
+        self.index_soon();
         self.always.look.notify_one();
         lane.finish();
         heard.end();
@@ -113,7 +122,8 @@ impl Host {
         let counted = match &compacted {
             // Only the owner may ask for it.
             Ok(Ok(usage)) if *usage != Usage::default() => {
-                self.state.used(name, transcript.turn(), &Origin::Owner, model.name(), *usage)
+                let turn = (name, transcript.turn());
+                self.state.used(turn, (&Origin::Owner, false), model.name(), *usage)
             }
             _ => Ok(()),
         };

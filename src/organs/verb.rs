@@ -15,6 +15,7 @@ use crate::organs::always::background::Happening;
 use crate::organs::history::ask::Ask;
 use crate::organs::reach::asks::{Asked, Said};
 use crate::organs::reach::item::Item;
+use crate::organs::recall::Wanted;
 
 /// The version of this protocol. A door refuses another one by name.
 pub const VERSION: u32 = 1;
@@ -79,7 +80,16 @@ pub enum Verb {
         turn: Option<u64>,
     },
     /// What was used.
-    Usage,
+    Usage {
+        /// From this day on, as `2026-11-21`.
+        #[serde(default)]
+        since: Option<String>,
+        /// In so many days, today the last of them.
+        #[serde(default)]
+        days: Option<u64>,
+    },
+    /// What was said in past conversations.
+    Recall(Wanted),
     /// The harness as a session sees it.
     About {
         /// The session; the latest when none is named.
@@ -257,14 +267,15 @@ impl Verb {
             | Self::About { session }
             | Self::At { session, .. }
             | Self::Tell { session, .. }
-            | Self::Policy { session } => session.as_deref(),
+            | Self::Policy { session }
+            | Self::Recall(Wanted { session, .. }) => session.as_deref(),
             Self::Watch { session, .. }
             | Self::End { session }
             | Self::Compact { session }
             | Self::Choose { session, .. } => Some(session),
             Self::TakeBack { .. }
             | Self::Sessions
-            | Self::Usage
+            | Self::Usage { .. }
             | Self::Grant { .. }
             | Self::Secret { .. }
             | Self::Secrets
@@ -309,14 +320,15 @@ impl Verb {
             | Self::About { session: Some(session) }
             | Self::At { session: Some(session), .. }
             | Self::Tell { session: Some(session), .. }
-            | Self::Policy { session: Some(session) } => Needs::Reach(session),
+            | Self::Policy { session: Some(session) }
+            | Self::Recall(Wanted { session: Some(session), .. }) => Needs::Reach(session),
             Self::Run { .. }
             | Self::Stop { .. }
             | Self::Wire { .. }
             | Self::About { .. }
             | Self::Policy { .. }
             | Self::Sessions
-            | Self::Usage
+            | Self::Usage { .. }
             | Self::Ask { .. }
             | Self::Asks
             | Self::At { .. }
@@ -326,6 +338,7 @@ impl Verb {
             | Self::Status
             | Self::Service { .. }
             | Self::Check { .. }
+            | Self::Recall(_)
             | Self::History(_) => Needs::Filtered,
         }
     }
@@ -381,6 +394,7 @@ mod tests {
             Verb::Run { session, text, key, model, steer, branch, only: None, files: Vec::new() }
         };
         let run = |session| run_on(session, None);
+        let recall = |session| Verb::Recall(Wanted { query: s(), session, since: None, limit: 1 });
         for (verb, needs) in [
             (run(Some(s())), Needs::Below("s")),
             (run(None), Needs::Filtered),
@@ -394,7 +408,9 @@ mod tests {
             (Verb::End { session: s() }, Needs::Below("s")),
             (Verb::Wire { session: Some(s()), turn: None }, Needs::Reach("s")),
             (Verb::Wire { session: None, turn: Some(1) }, Needs::Filtered),
-            (Verb::Usage, Needs::Filtered),
+            (Verb::Usage { since: None, days: None }, Needs::Filtered),
+            (recall(Some(s())), Needs::Reach("s")),
+            (recall(None), Needs::Filtered),
             (Verb::About { session: Some(s()) }, Needs::Reach("s")),
             (Verb::About { session: None }, Needs::Filtered),
             (Verb::Policy { session: Some(s()) }, Needs::Reach("s")),
@@ -448,5 +464,7 @@ mod tests {
         // What an older program says has no branch.
         let run = r#"{"verb":"run","session":null,"text":"","key":"","model":null,"steer":false}"#;
         assert!(matches!(serde_json::from_str(run).unwrap(), Verb::Run { branch: None, .. }));
+        let usage = serde_json::from_str(r#"{"verb":"usage"}"#).unwrap();
+        assert!(matches!(usage, Verb::Usage { since: None, days: None }));
     }
 }

@@ -296,8 +296,10 @@ impl Reply {
                 input: number("/prompt_tokens"),
                 output: number("/completion_tokens"),
                 cache_read: number("/prompt_tokens_details/cached_tokens"),
-                cache_write: 0,
-                ..Usage::default()
+                cache_write: number("/prompt_tokens_details/cache_write_tokens"),
+                // OpenRouter says what it charged, in dollars.
+                cost: (usage["cost"].as_f64().unwrap_or_default() * 1e6).ceil() as u64,
+                unpriced: 0,
             };
         }
     }
@@ -550,6 +552,12 @@ mod tests {
         let (reply, _) = replay_chunks::<Reply>(&[used(1), used(2)]);
         assert_eq!(reply.unwrap().usage.total(), 7);
         assert_eq!(replay_chunks::<Reply>(&[end("stop")]).0.unwrap().usage, Usage::default());
+        let said = |cost: Value| {
+            let chunk = json!({"choices": [], "usage": {"prompt_tokens": 5, "cost": cost}});
+            replay_chunks::<Reply>(&[end("stop"), chunk]).0.unwrap().usage.cost
+        };
+        let costs = [json!(0.012_345_1), json!(-1), json!("x"), json!({"total": 1})];
+        assert_eq!(costs.map(said), [12_346, 0, 0, 0]);
     }
 
     #[test]

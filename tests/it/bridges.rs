@@ -18,6 +18,7 @@ use tempfile::TempDir;
 
 use crate::BOUND;
 use crate::telegram_server::{BOT, Refusal, TOKEN, Telegram};
+use crate::{mail_server, matrix_server};
 
 /// Where tools are looked for: those of the system alone, nothing of somebody's own.
 pub const PATH: &str = "/usr/local/bin:/usr/bin:/bin:/usr/sbin";
@@ -81,7 +82,7 @@ struct Printed {
 type Heard = Arc<(Mutex<Printed>, Condvar)>;
 
 /// A running script.
-struct Bridge {
+pub struct Bridge {
     child: Child,
     stdin: Option<ChildStdin>,
     heard: Heard,
@@ -111,7 +112,7 @@ fn listen(from: impl Read + Send + 'static, heard: &Heard, errors: bool) -> Join
 
 impl Bridge {
     /// A script with this environment and nothing else.
-    fn start(name: &str, environment: &[(&str, &str)]) -> Self {
+    pub fn start(name: &str, environment: &[(&str, &str)]) -> Self {
         let mut command = Command::new(script(name));
         let folder = TempDir::new().expect("a folder");
         command.env_clear().env("PATH", PATH).env("TMPDIR", folder.path());
@@ -127,7 +128,7 @@ impl Bridge {
     }
 
     /// Say this to it as the host does.
-    fn say(&mut self, mut event: Value) {
+    pub fn say(&mut self, mut event: Value) {
         self.seq += 1;
         event["seq"] = self.seq.into();
         let stdin = self.stdin.as_mut().expect("it is open");
@@ -135,28 +136,28 @@ impl Bridge {
     }
 
     /// Acknowledge a message that came.
-    fn ack(&mut self, message: &Value) {
+    pub fn ack(&mut self, message: &Value) {
         self.say(json!({"event": "ack", "id": message["id"]}));
     }
 
     /// Give it something to deliver: what it says to that.
-    fn deliver(&mut self, key: &str, chat: &str, text: &str) -> Value {
+    pub fn deliver(&mut self, key: &str, chat: &str, text: &str) -> Value {
         self.say(json!({"event": "message", "key": key, "chat": chat, "text": text}));
         self.answer(key)
     }
 
     /// What it says to what was given to it with this key.
-    fn answer(&self, key: &str) -> Value {
+    pub fn answer(&self, key: &str) -> Value {
         self.event(key, |event| event["key"] == key)
     }
 
     /// The next message it brings.
-    fn message(&self) -> Value {
+    pub fn message(&self) -> Value {
         self.event("a message", |event| event.get("text").is_some())
     }
 
     /// Wait for a line, and take it.
-    fn event(&self, what: &str, which: impl Fn(&Value) -> bool) -> Value {
+    pub fn event(&self, what: &str, which: impl Fn(&Value) -> bool) -> Value {
         let mut at = None;
         let mut printed = self.wait(what, |printed| {
             at = printed.events.iter().position(&which);
@@ -166,12 +167,12 @@ impl Bridge {
     }
 
     /// Wait until this stands in its stderr.
-    fn complains(&self, of: &str) -> String {
+    pub fn complains(&self, of: &str) -> String {
         self.wait(of, |printed| printed.errors.contains(of)).errors.clone()
     }
 
     /// Its lines that nobody took.
-    fn left(&self) -> Vec<Value> {
+    pub fn left(&self) -> Vec<Value> {
         self.heard.0.lock().expect("no panic").events.clone()
     }
 
@@ -192,7 +193,7 @@ impl Bridge {
     }
 
     /// Wait until it ended by itself: how, and what it printed.
-    fn ended(mut self) -> (ExitStatus, String) {
+    pub fn ended(mut self) -> (ExitStatus, String) {
         for reader in self.readers.drain(..) {
             reader.join().expect("a reader");
         }
@@ -202,14 +203,14 @@ impl Bridge {
     }
 
     /// Close its stdin and wait until it ended.
-    fn end(mut self) {
+    pub fn end(mut self) {
         self.stdin = None;
         let (status, all) = self.ended();
         assert!(status.success(), "{status}: {all}");
     }
 
     /// End it at once, as `kill -9` does.
-    fn kill(mut self) {
+    pub fn kill(mut self) {
         self.child.kill().expect("it runs");
         let (status, all) = self.ended();
         assert_eq!(status.signal(), Some(9), "{all}");
@@ -225,7 +226,9 @@ impl Drop for Bridge {
         }
         if !std::thread::panicking() {
             let printed = self.heard.0.lock().expect("no panic");
-            for secret in [TOKEN, HOOK] {
+            for secret in
+                [TOKEN, HOOK, matrix_server::TOKEN, mail_server::PASSWORD, mail_server::SECRET]
+            {
                 assert!(!printed.all.contains(secret), "a secret was printed:\n{}", printed.all);
             }
         }

@@ -77,6 +77,55 @@ fn near_its_end_the_owner_is_warned_and_at_its_end_everything_unattended_waits()
     }
 }
 
+/// What 39,990 tokens of input cost, and one of output: a little less than 0.08 dollars.
+const DEAR: u64 = 39_991;
+
+#[test]
+fn what_it_may_cost_is_a_limit_as_well() {
+    let all = Standing::with("[limits]\nunattended_cost = 0.09\n");
+    let serving = all.serve();
+    all.act("main", &[]);
+    assert_eq!(all.status()["budget_cost"], json!([0, 90_000]));
+    remind(&all, &serving, "09:00", "First.", DEAR / 4);
+    assert_eq!(all.status()["budget_cost"], json!([20_002, 90_000]));
+    at(&all, "09:10", "second");
+    all.server.allow_prefix_change();
+    all.server.queue(Reply::text("Second.").usage([DEAR - 1, 1, 0, 0]));
+    all.clock.set("2026-11-21T09:10:00Z");
+    serving.happens("message", "", "have used up their $0.09 of today");
+    serving.happens("message", "main", "Second.");
+    let asked = all.server.wait(0).len();
+    at(&all, "09:30", "third");
+    all.clock.set("2026-11-21T09:30:00Z");
+    serving.happens("reminder", "main", "is due");
+    all.act("other", &["echo by the owner"]);
+    assert_eq!(all.server.asked(asked + 2).len(), asked + 2, "no request but the owner's");
+    let shown = all.home.run(&["status"]).stdout_any().check().stdout;
+    assert!(shown.contains("$0.10 of $0.09 today (111 %)"), "{shown}");
+    let usage = all.home.run(&["usage", "--by", "origin"]).stdout_any().check().stdout;
+    assert!(usage.contains("\nreminder ") && usage.contains("\nUnattended: 50.0k"), "{usage}");
+    let ran = serving.stop();
+    assert_eq!(ran.stdout.matches("have used up their").count(), 1, "{ran}");
+}
+
+#[test]
+fn near_the_end_of_what_it_may_cost_the_owner_is_warned() {
+    let all = Standing::with("[limits]\nunattended_cost = 0.09\n");
+    let serving = all.serve();
+    all.act("main", &[]);
+    at(&all, "09:00", "first");
+    all.server.allow_prefix_change();
+    all.server.queue(Reply::text("First.").usage([DEAR - 1, 1, 0, 0]));
+    all.clock.set("2026-11-21T09:00:00Z");
+    serving.happens("message", "", "have used $0.08 of the $0.09 they may cost a day");
+    serving.happens("message", "main", "First.");
+    // A kill makes nothing of it unpaid.
+    serving.kill();
+    let serving = all.serve();
+    assert_eq!(all.status()["budget_cost"], json!([79_990, 90_000]));
+    serving.stop();
+}
+
 #[test]
 fn a_kill_makes_nothing_of_it_unspent() {
     let (all, serving) = home();

@@ -555,7 +555,7 @@ fn the_shipped_channels_pass_the_check_without_their_secret_and_without_a_networ
     }
     let home = with_token();
     let telegram = Telegram::start();
-    for name in ["telegram", "irc", "webhook"] {
+    for name in ["telegram", "irc", "webhook", "matrix", "email"] {
         let text = fs::read_to_string(script(name)).expect("the script");
         let text = text.replace("https://api.telegram.org", &telegram.url());
         let report = check(&home, &text, 0);

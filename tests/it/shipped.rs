@@ -20,7 +20,7 @@ const ME: i64 = 42;
 
 /// A home with a shipped channel, whose settings are changed like this, and with its
 /// secret, if it has one.
-fn home(
+pub fn home(
     server: &Server,
     name: &str,
     settings: &[(&str, &str)],

@@ -76,7 +76,7 @@ impl Story {
         terminal.wait_for("the end of the turn", |screen| {
             let shown = screen.contents();
             let rest = shown.rsplit_once(ends).map(|(_, rest)| rest.to_owned());
-            rest.is_some_and(|rest| rest.contains(" tokens\n") && rest.contains("\n> "))
+            rest.is_some_and(|rest| rest.contains(" tokens") && rest.contains("\n> "))
         });
     }
 

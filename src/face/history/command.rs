@@ -209,15 +209,16 @@ struct Slash {
 pub fn typed(line: &str, workspace: &Path) -> Result<Ask> {
     let words = shell_words::split(line.trim_start_matches('/'));
     let words = words.map_err(|_| Refusal::usage("a quote is opened and not closed"))?;
-    let slash = Slash::try_parse_from(words);
-    // The rest of what clap says is about shells.
-    let said = |error: clap::Error| {
-        let said = error.render().to_string().replace("Usage:  ", "Usage: /");
-        let end = said.find("\n\nFor more information").unwrap_or(said.len());
-        let exit = if error.use_stderr() { exit::USAGE } else { 0 };
-        Refusal { why: said[..end].trim_end().to_owned(), exit }
-    };
-    slash.map_err(said)?.command.ask(&Folder::of(workspace, workspace))
+    let slash = Slash::try_parse_from(words).map_err(|error| refusal(&error))?;
+    slash.command.ask(&Folder::of(workspace, workspace))
+}
+
+/// What clap says of a line of the conversation; the rest of it is about shells.
+pub fn refusal(error: &clap::Error) -> Refusal {
+    let said = error.render().to_string().replace("Usage:  ", "Usage: /");
+    let end = said.find("\n\nFor more information").unwrap_or(said.len());
+    let exit = if error.use_stderr() { exit::USAGE } else { 0 };
+    Refusal { why: said[..end].trim_end().to_owned(), exit }
 }
 
 /// Where paths are typed.

@@ -101,7 +101,7 @@ pub fn file(file: &FileDiff, screen: Screen) -> String {
 }
 
 /// A change of kind or mode in words; nothing for a file that stays one.
-fn became(was: Option<&str>, is: Option<&str>) -> String {
+pub fn became(was: Option<&str>, is: Option<&str>) -> String {
     let noun = |kind: &str| match kind {
         "executable" => "an executable file".to_owned(),
         other => format!("a {}", clean(other)),
@@ -150,8 +150,9 @@ fn hunk(hunk: &Hunk, screen: Screen) -> Vec<String> {
             rest = &rest[1..];
             continue;
         }
-        let texts =
-            |lines: &[(char, String)]| lines.iter().map(|(_, text)| visible(text)).collect();
+        let texts = |lines: &[(char, String)]| {
+            lines.iter().map(|(_, text)| visible(text)).collect::<Vec<_>>()
+        };
         lines.extend(pair(
             &texts(&rest[..removed]),
             &texts(&rest[removed..removed + added]),
@@ -169,32 +170,47 @@ fn visible(line: &str) -> String {
 }
 
 /// Removed lines and those that came in their place.
-fn pair(removed: &Vec<String>, added: &Vec<String>, screen: Screen) -> Vec<String> {
-    let plain = |sign: &str, (style, _): (&str, &str), text: &String| {
-        screen.style(style, &format!("{sign}{text}"))
+fn pair(removed: &[String], added: &[String], screen: Screen) -> Vec<String> {
+    if !screen.colour {
+        let lines = [("-", removed), ("+", added)].into_iter();
+        return lines
+            .flat_map(|(sign, lines)| lines.iter().map(move |line| format!("{sign}{line}")))
+            .collect();
+    }
+    let styled = |(sign, words): (char, Vec<(bool, String)>)| {
+        let (style, standing_out) = if sign == '+' { ADDED } else { REMOVED };
+        // What is alike beside it stands in one style with the sign.
+        let [(false, line)] = &words[..] else {
+            let words = words.iter().map(|(differs, text)| {
+                screen.style(if *differs { standing_out } else { style }, text)
+            });
+            return words.fold(screen.style(style, &sign.to_string()), |line, word| line + &word);
+        };
+        screen.style(style, &format!("{sign}{line}"))
     };
+    words(removed, added).into_iter().map(styled).collect()
+}
+
+/// Such lines in pieces, each with whether it is what differs. Nothing does where nobody would
+/// compare them: where lines only go or come, are very many, or have too little alike.
+pub fn words(removed: &[String], added: &[String]) -> Vec<(char, Vec<(bool, String)>)> {
     let both = !removed.is_empty() && !added.is_empty();
-    if !(screen.colour && both && removed.len() + added.len() <= COMPARED) {
-        let removed = removed.iter().map(|text| plain("-", REMOVED, text));
-        return removed.chain(added.iter().map(|text| plain("+", ADDED, text))).collect();
+    if !(both && removed.len() + added.len() <= COMPARED) {
+        let whole = |sign| move |line: &String| (sign, vec![(false, line.clone())]);
+        return removed.iter().map(whole('-')).chain(added.iter().map(whole('+'))).collect();
     }
     let [old, new] =
         [removed, added].map(|lines| lines.iter().map(String::as_str).collect::<Vec<_>>());
     let diff = TextDiff::from_slices(&old, &new);
     let (old_index, new_index) = (0, 0);
     let op = DiffOp::Replace { old_index, old_len: old.len(), new_index, new_len: new.len() };
-    // It marks nothing where too little is alike.
     let changes = diff.iter_inline_changes(&op);
-    changes
-        .map(|change| {
-            let (sign, (style, standing_out)) =
-                if change.new_index().is_some() { ("+", ADDED) } else { ("-", REMOVED) };
-            let words = change.values().iter().map(|(differs, text)| {
-                screen.style(if *differs { standing_out } else { style }, text)
-            });
-            words.fold(screen.style(style, sign), |line, word| line + &word)
-        })
-        .collect()
+    let line = |change: similar::InlineChange<'_, str>| {
+        let sign = if change.new_index().is_some() { '+' } else { '-' };
+        let words = change.values().iter().map(|(differs, text)| (*differs, (*text).to_owned()));
+        (sign, words.collect())
+    };
+    changes.map(line).collect()
 }
 
 fn table(table: &TableDiff, screen: Screen) -> Vec<String> {

@@ -29,7 +29,7 @@ use crate::organs::link::Link;
 use crate::organs::reach::root::Reach;
 use crate::organs::verb::{Verb, exit};
 
-pub use diff::bytes;
+pub use diff::{became, bytes, words};
 pub use git::git;
 pub use told::listed;
 

@@ -224,15 +224,12 @@ fn the_words_that_differ_stand_out() {
             "\x1b[32m+\x1b[0m\x1b[32mprint(\"\x1b[0m\x1b[7;32mtwo\x1b[0m\x1b[32m \x1b[0m\x1b[7;32mbooks\x1b[0m\x1b[32m\", sys.argv[1])\x1b[0m",
             " \tend",
             "\x1b[31m-\x1b[0m\x1b[31mx\x1b[0m\x1b[7;31m␍\x1b[0m",
-            "\x1b[32m+\x1b[0m\x1b[32mx\x1b[0m",
+            "\x1b[32m+x\x1b[0m",
         ]
     );
     assert_eq!(
         diff::file(&other, coloured(60)).lines().skip(3).collect::<Vec<_>>(),
-        [
-            "\x1b[31m-\x1b[0m\x1b[31mone thing\x1b[0m",
-            "\x1b[32m+\x1b[0m\x1b[32mquite another matter\x1b[0m",
-        ]
+        ["\x1b[31m-one thing\x1b[0m", "\x1b[32m+quite another matter\x1b[0m",]
     );
 }
 

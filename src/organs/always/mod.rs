@@ -15,6 +15,7 @@ pub mod reminders;
 pub mod runs;
 pub mod schedule;
 pub mod services;
+pub mod shrink;
 pub mod status;
 pub mod unattended;
 pub mod workers;

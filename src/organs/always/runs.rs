@@ -212,16 +212,14 @@ impl Host {
         // Not later: what has ended by itself is not run again.
         let is_cut = interrupt.raised();
         let at = slot.to_zoned(self.always.clock.zone()).strftime("%Y-%m-%d %H:%M");
-        let message = Message {
-            subject: format!("Job {}: {}", job.name, job.command),
-            body: String::new(),
-            trailers: vec![
-                ("Job", format!("{} {at}", job.name)),
-                ("Line", job.rev.clone()),
-                ("Origin", name.clone()),
-            ],
-        };
+        let named = vec![("Job", format!("{} {at}", job.name)), ("Line", job.rev.clone())];
+        let mut trailers = named.clone();
+        trailers.push(("Origin", name.clone()));
+        let subject = format!("Job {}: {}", job.name, job.command);
+        let message = Message { subject, body: String::new(), trailers };
         place.snapshots.conclude(name.clone(), message).await?;
+        // Whoever wrote the line is not there either, when it runs.
+        self.guard_memory(&format!("the job {}", job.name), named).await;
         if !place.snapshots.writers().owes(&name) {
             self.state.finish(&name)?;
         }

@@ -14,8 +14,8 @@ use crate::organs::lane::lock;
 use crate::organs::reach::item::Item;
 use crate::organs::verb::Caller;
 
-/// Slots of a job among which its last run is looked for.
-const SLOTS: usize = 5;
+/// Slots of a job that are told, and among which its last run is looked for.
+const SLOTS: usize = 20;
 
 /// How things stand.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -40,6 +40,9 @@ pub struct Status {
     pub unread: usize,
     /// Tokens that unattended turns have used today, and may use.
     pub budget: (u64, u64),
+    /// What that cost, and may cost, in millionths of a US dollar.
+    #[serde(default)]
+    pub budget_cost: (u64, u64),
     /// What went wrong of late, oldest first.
     pub errors: Vec<Happening>,
 }
@@ -65,6 +68,20 @@ pub struct JobStatus {
     pub failures: u64,
     /// The end of what it said.
     pub tail: String,
+    /// Its latest runs, the newest first.
+    #[serde(default)]
+    pub runs: Vec<RunStatus>,
+}
+
+/// A run of a job that is over.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct RunStatus {
+    /// The time it was for, as `2026-11-21 09:00`.
+    pub at: String,
+    /// What came of it: `done`, `failed` …
+    pub outcome: String,
+    /// How long it took; none where it never began.
+    pub seconds: Option<i64>,
 }
 
 /// A service.
@@ -103,8 +120,9 @@ impl Host {
         let local =
             |at: jiff::Timestamp| at.to_zoned(clock.zone()).strftime("%Y-%m-%d %H:%M").to_string();
         let jobs = self.state.job_rows(SLOTS)?.into_iter().map(|row| {
-            let last =
-                row.slots.into_iter().find(|slot| !["queued", "running"].contains(&&*slot.state));
+            let mut over = row.slots;
+            over.retain(|slot| !["queued", "running"].contains(&&*slot.state));
+            let last = over.first();
             JobStatus {
                 running: running.contains(&row.job.key),
                 spec: row
@@ -116,10 +134,11 @@ impl Host {
                     .due
                     .map(|due| when::said(&due.to_zoned(clock.zone()), &now))
                     .unwrap_or_default(),
-                missed: last.as_ref().map_or(0, |last| last.missed.into()),
+                missed: last.map_or(0, |last| last.missed.into()),
                 failures: row.failures.into(),
-                tail: last.as_ref().map(|last| last.end.tail.clone()).unwrap_or_default(),
-                last: last.map(|last| (local(last.at), outcome(&last))),
+                tail: last.map(|last| last.end.tail.clone()).unwrap_or_default(),
+                last: last.map(|last| (local(last.at), outcome(last))),
+                runs: over.iter().map(|slot| run(slot, local)).collect(),
                 name: row.job.name,
                 command: row.job.command,
             }
@@ -129,8 +148,7 @@ impl Host {
         drop(loaded);
         let turns =
             self.lanes().into_iter().filter_map(|(name, lane)| Some((name, lane.seconds()?)));
-        let (spent, limit) =
-            (self.state.spent(&self.today())?, self.settings.config.limits.unattended);
+        let (spent, limit) = (self.state.spent(&self.today())?, self.a_day());
         Ok(Status {
             pid: std::process::id(),
             stays: self.settings.resident,
@@ -141,7 +159,8 @@ impl Host {
             services: self.services(),
             channels: self.channels()?,
             unread: self.state.for_terminal()?.len(),
-            budget: (spent, limit),
+            budget: (spent.tokens, limit.tokens),
+            budget_cost: (spent.cost.0, limit.cost.0),
             errors: self.always.background.faults(),
         })
     }
@@ -158,6 +177,12 @@ impl Host {
         );
         Ok(())
     }
+}
+
+fn run(slot: &Slot, local: impl Fn(jiff::Timestamp) -> String) -> RunStatus {
+    let took =
+        slot.began.zip(slot.ended).map(|(began, ended)| ended.as_second() - began.as_second());
+    RunStatus { at: local(slot.at), outcome: outcome(slot), seconds: took }
 }
 
 /// What came of a run, in a word or a few.

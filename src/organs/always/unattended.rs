@@ -75,7 +75,7 @@ impl Host {
     pub(in crate::organs) fn hold_back(&self, waiting: &mut Vec<Waiting>) -> Vec<String> {
         let is_unattended = |one: &Waiting| self.is_unattended(&one.incoming.origin);
         // Should the count not be known, the turn itself says why.
-        if !waiting.iter().any(is_unattended) || self.budget_left().is_ok_and(|left| left > 0) {
+        if !waiting.iter().any(is_unattended) || self.check_budget().is_ok() {
             return Vec::new();
         }
         self.over_budget();

@@ -181,6 +181,11 @@ impl<'a> Entry<'a> {
         }
     }
 
+    /// The origin of what was asked. What others committed is the owner's.
+    pub fn who_asked(&self) -> &str {
+        self.trailer("Origin").unwrap_or(if self.trailers.is_empty() { "owner" } else { "unknown" })
+    }
+
     /// What it changed.
     pub fn differences(&self, repository: &Repository) -> Result<Vec<Difference>> {
         differences(repository, self.parent_tree()?.as_ref(), Some(&self.commit.tree()?))

@@ -4,7 +4,7 @@
 //! may block. What a killed turn left is that turn's. Does not know how changes are found,
 //! nor how it is told whose they are.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,7 +18,7 @@ use crate::files::withheld::Withheld;
 use crate::kernel::border::{History, Record};
 use crate::kernel::event::{Changes, End};
 use crate::kernel::model::Boxed;
-use crate::organs::config::{Config, HistorySettings, Price};
+use crate::organs::config::{Config, HistorySettings};
 use crate::organs::history::archive::{Author, Commit, MAIN, Message};
 use crate::organs::history::chronicle::Entry;
 use crate::organs::history::difference::count_lines;
@@ -50,8 +50,6 @@ pub struct Settings {
     pub owner: Option<(String, String)>,
     /// What is taken in.
     pub terms: Terms,
-    /// What models cost, by their names.
-    pub prices: BTreeMap<String, Price>,
     /// Whether this process is there for more than a turn: then a large workspace is watched.
     pub resident: bool,
     /// Whether tool calls are not confined: every commit says so.
@@ -63,11 +61,9 @@ impl Settings {
     pub fn of(config: &Config, known: Withheld, images: Images) -> Self {
         let HistorySettings { file_mb, secrets_in, .. } = &config.history;
         let gate = Gate::new(known, secrets_in).into();
-        let priced = config.models.iter().filter_map(|(name, model)| Some((name, model.price?)));
         Self {
             owner: gitdir::owner(),
             terms: Terms { limit: file_mb << 20, gate, images: Some(images) },
-            prices: priced.map(|(name, price)| (name.clone(), price)).collect(),
             resident: false,
             unconfined: false,
         }
@@ -78,7 +74,6 @@ impl Settings {
 pub struct Snapshots {
     keeper: Arc<Mutex<Keeper>>,
     writers: Writers,
-    prices: BTreeMap<String, Price>,
     resident: bool,
     /// How many looks there were.
     looks: Arc<AtomicUsize>,
@@ -112,11 +107,11 @@ impl Snapshots {
     /// What this keeper keeps.
     pub fn of(mut keeper: Keeper, writers: Writers, settings: &Settings) -> Self {
         keeper.mark(settings.unconfined);
-        let (keeper, prices) = (Arc::new(Mutex::new(keeper)), settings.prices.clone());
+        let keeper = Arc::new(Mutex::new(keeper));
         let (resident, looks, lingering) = (settings.resident, Arc::default(), Mutex::default());
         let gate = settings.terms.gate.clone();
         let glancing = Arc::default();
-        Self { keeper, writers, prices, resident, looks, gate, glancing, lingering }
+        Self { keeper, writers, resident, looks, gate, glancing, lingering }
     }
 
     /// Who writes in this checkout: whatever is not the owner says so here.
@@ -314,7 +309,7 @@ impl Snapshots {
         record: Record,
         trailers: Vec<(&'static str, String)>,
     ) -> Boxed<'_, Result<Changes>> {
-        let mut message = message(&record, self.prices.get(&record.model));
+        let mut message = message(&record);
         message.trailers.extend(trailers);
         self.conclude(record.session, message)
     }
@@ -349,7 +344,7 @@ impl Snapshots {
 }
 
 /// What the commit of a turn says.
-fn message(record: &Record, price: Option<&Price>) -> Message {
+fn message(record: &Record) -> Message {
     let asked = record.asked.lines().find(|line| !line.trim().is_empty());
     let mut body: String = record.said.chars().take(SAID_CHARS).collect();
     if body.len() < record.said.len() {
@@ -364,7 +359,11 @@ fn message(record: &Record, price: Option<&Price>) -> Message {
         ("Model", record.model.clone()),
         ("Tokens", format!("{} in, {} out", usage.input, usage.output)),
     ];
-    trailers.extend(price.map(|price| ("Cost", format!("{:.4} USD", price.of(usage)))));
+    // Of what costs nothing and of what nobody knows there is nothing to say.
+    if usage.cost > 0 {
+        let more = if usage.unpriced > 0 { "+" } else { "" };
+        trailers.push(("Cost", format!("{:.4}{more} USD", usage.cost.max(100) as f64 / 1e6)));
+    }
     trailers.extend(end.map(|end| ("End", end.to_owned())));
     Message { subject, body, trailers }
 }

@@ -17,6 +17,7 @@ use crate::organs::always::channels::people::{Admitted, Speaker, Standing, key};
 use crate::organs::always::outbox::Letter;
 use crate::organs::history::ask::{Ask, Undone, Which};
 use crate::organs::host::Host;
+use crate::organs::prices::Dollars;
 use crate::organs::reach::asks::Said;
 use crate::organs::sessions;
 use crate::organs::verb::{Caller, Verb};
@@ -180,7 +181,9 @@ impl Host {
         lines.push(format!("Services: {}", services.collect::<Vec<_>>().join(", ")));
         lines.push(format!("Reminders: {}", status.reminders));
         let (used, limit) = status.budget;
-        lines.push(format!("Unattended tokens today: {used} of {limit}"));
+        let (cost, most) = status.budget_cost;
+        let (cost, most) = (Dollars(cost), Dollars(most));
+        lines.push(format!("Unattended tokens today: {used} of {limit} ({cost} of {most})"));
         lines.extend(
             status.errors.last().map(|last| format!("Last error: {} {}", last.at, last.text)),
         );
