@@ -11,6 +11,7 @@ use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use crate::face::Refusal;
 use crate::face::clean::clean;
 use crate::face::history::command::Folder;
+use crate::face::record::{self, Recorder};
 use crate::face::rows::Layout;
 use crate::face::screen::{Place, Screen, write};
 use crate::face::standing::command::Command::Serve;
@@ -39,6 +40,9 @@ use crate::organs::verb::Verb;
 pub struct Cli {
     #[command(flatten)]
     common: Common,
+    /// Record the conversation in a file, for `fledgling replay`
+    #[arg(long, value_name = "FILE")]
+    record: Option<PathBuf>,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -107,9 +111,16 @@ enum Command {
         /// Put this file into the workspace's inbox/, and show it to the model if it is a picture
         #[arg(long = "file", value_name = "PATH")]
         files: Vec<PathBuf>,
+        /// Record the turn in a file, for `fledgling replay`
+        #[arg(long, value_name = "FILE")]
+        record: Option<PathBuf>,
     },
     /// A recorded conversation with real tools: needs no key and no network
-    Tour,
+    Tour {
+        /// Record it again, with what the tools answer here
+        #[arg(long, value_name = "FILE")]
+        record: Option<PathBuf>,
+    },
     /// Talk with an editor, which starts this: the Agent Client Protocol on standard input
     #[command(
         after_help = "How Zed, JetBrains, Neovim and Emacs are set up: fledgling help editors"
@@ -123,6 +134,14 @@ enum Command {
     },
     #[command(flatten)]
     History(history::command::Command),
+    /// Record a conversation of the past, so that it can be played and replayed
+    Record {
+        /// Which conversation
+        #[arg(value_name = "SESSION")]
+        named: String,
+        /// Where to [default: standard output]
+        file: Option<PathBuf>,
+    },
     /// Write a page to look at: what changed by whom and why, what it cost, what is to come
     Report(report::Options),
     /// Push the history to a git remote or a folder
@@ -284,7 +303,7 @@ impl Cli {
 
     /// Do what was asked. The number is the exit code.
     pub async fn run(self, keys: Keys) -> Result<u8> {
-        let Self { common, command } = self;
+        let Self { common, command, record } = self;
         let Common { session, model, json, home, safe } = common;
         match command {
             Some(Command::Sql { file, query, values, bare }) => {
@@ -297,9 +316,15 @@ impl Cli {
                 return sql::sql(&file, query.as_deref(), &values, layout, &mut out).map(|()| 0);
             }
             Some(Command::Help { topic }) => return help::show(topic.as_deref()),
-            Some(Command::Tour) => return tour::tour(json).await,
+            Some(Command::Tour { record: file }) => {
+                return tour::tour(json, Recorder::to(file.or(record))?).await;
+            }
             Some(Command::Image { path, limit }) => return image::as_child(&path, limit),
             _ => {}
+        }
+        if record.is_some() && !matches!(command, None | Some(Command::Run { .. })) {
+            let why = "--record goes with a conversation; `fledgling record SESSION FILE` makes a recording of a past one";
+            return Err(Refusal::usage(why).into());
         }
         let home = Home::resolve(home)?;
         let settings = || -> Result<Settings> {
@@ -311,8 +336,8 @@ impl Cli {
         };
         let simple = async |verb| views::once(Link::establish(&settings).await?, verb).await;
         match command {
-            None => repl::repl(settings()?, session, json).await,
-            Some(Command::Run { task, branch, only, files }) => {
+            None => repl::repl(settings()?, session, json, Recorder::to(record)?).await,
+            Some(Command::Run { task, branch, only, record: file, files }) => {
                 let user = std::env::home_dir();
                 let only = narrow::parse(&only, &current()?, user.as_deref())
                     .map_err(|error| usage(&error))?;
@@ -320,7 +345,11 @@ impl Cli {
                 let files =
                     files.iter().map(|file| attached::given(file)).collect::<Result<_>>()?;
                 let begin = run::Begin { model: model.clone(), branch, only, files };
-                run::run(settings, task, session, begin, json).await
+                let recorder = Recorder::to(file.or(record))?;
+                run::run(settings, task, session, begin, (json, recorder)).await
+            }
+            Some(Command::Record { named, file }) => {
+                record::once(Link::establish(settings).await?, named, file).await
             }
             Some(Command::Acp) => acp::acp(settings, session).await,
             Some(Command::History(command)) => {
@@ -404,7 +433,10 @@ impl Cli {
             }
             Some(Command::Doctor { drill: false }) => doctor::doctor(settings).await,
             Some(
-                Command::Sql { .. } | Command::Help { .. } | Command::Tour | Command::Image { .. },
+                Command::Sql { .. }
+                | Command::Help { .. }
+                | Command::Tour { .. }
+                | Command::Image { .. },
             ) => Ok(0),
         }
     }

@@ -17,7 +17,7 @@ use crate::organs::recall::Wanted;
 use crate::organs::verb::Verb;
 
 /// The commands, with what each does.
-pub const COMMANDS: [(&str, &str); 33] = [
+pub const COMMANDS: [(&str, &str); 34] = [
     ("/new", "begin another conversation: /new [NAME]"),
     ("/resume", "go back to a conversation: /resume [NAME]"),
     ("/sessions", "list the conversations"),
@@ -35,6 +35,7 @@ pub const COMMANDS: [(&str, &str); 33] = [
     ("/redo", "put back what was taken back last"),
     ("/restore", "files as they were: /restore REV [PATH…]"),
     ("/bisect", "what broke it: /bisect -- COMMAND"),
+    ("/replay", "do answers stay as recorded: /replay FILE"),
     ("/merge", "take over a branch: /merge NAME"),
     ("/drop", "give a branch up: /drop NAME"),
     ("/status", "what runs by itself: jobs, services, channels, budget"),

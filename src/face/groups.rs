@@ -20,7 +20,10 @@ const GROUPS: [(&str, &[&str]); 7] = [
     ),
     (
         "See and undo what it did",
-        &["log", "show", "diff", "why", "undo", "redo", "restore", "bisect", "report"],
+        &[
+            "log", "show", "diff", "why", "undo", "redo", "restore", "bisect", "record", "replay",
+            "report",
+        ],
     ),
     ("Branches and copies", &["merge", "drop", "backup", "git"]),
     ("What it may touch", &["policy", "allow", "deny", "ask", "asks", "answer", "secret"]),

@@ -18,6 +18,7 @@ pub mod onboard;
 pub mod policy;
 pub mod prompt_line;
 pub mod recall;
+pub mod record;
 pub mod repl;
 pub mod report;
 pub mod rows;

@@ -5,6 +5,7 @@
 //! a turn is drawn.
 
 mod questions;
+mod recorded;
 
 use std::io::IsTerminal as _;
 
@@ -17,6 +18,7 @@ use crate::face::asking::Questions;
 use crate::face::clean::clean;
 use crate::face::onboard::{Welcome, opening, recall, welcome};
 use crate::face::prompt_line::{PromptLine, Typed};
+use crate::face::record::Recorder;
 use crate::face::screen::{Place, Screen};
 use crate::face::turn_view::{Shown, TurnView, wrapped};
 use crate::face::{attached, commands, help, run, tour, views};
@@ -31,9 +33,14 @@ use crate::organs::verb::{self, Answer, Verb, exit};
 const UNDO: &str = "/undo takes such a turn back; /log lists what was changed.";
 
 /// Talk. The number is the exit code.
-pub async fn repl(mut settings: Settings, session: Option<String>, json: bool) -> Result<u8> {
+pub async fn repl(
+    mut settings: Settings,
+    session: Option<String>,
+    json: bool,
+    recorder: Recorder,
+) -> Result<u8> {
     if !std::io::stdin().is_terminal() || json {
-        return run::lines(settings, session, json).await;
+        return run::lines(settings, session, json, recorder).await;
     }
     settings.resident = true;
     let home = settings.home.clone();
@@ -42,7 +49,7 @@ pub async fn repl(mut settings: Settings, session: Option<String>, json: bool) -
     if home.lock()?.is_some() {
         match welcome(&mut settings).await? {
             Welcome::Ready => {}
-            Welcome::Tour => return tour::tour(false).await,
+            Welcome::Tour => return tour::tour(false, Recorder::default()).await,
             Welcome::Leave => return Ok(0),
         }
     }
@@ -84,9 +91,10 @@ pub async fn repl(mut settings: Settings, session: Option<String>, json: bool) -
         mine,
         newcomer,
         held,
+        recorder,
     };
     let mut ended = repl.talk().await;
-    let Repl { mut prompt, link, .. } = repl;
+    let Repl { mut prompt, link, recorder, .. } = repl;
     let running = link.host().map(|host| host.running()).unwrap_or_default();
     if !running.is_empty() {
         let names = clean(&running.join(", "));
@@ -99,6 +107,8 @@ pub async fn repl(mut settings: Settings, session: Option<String>, json: bool) -
         Some(Typed::Stop | Typed::Abandon) = prompt.typed.recv() => ended = Err(run::left().into()),
     }
     prompt.finish();
+    // A turn that was stopped by leaving has its end by now.
+    recorder.finish(&link).await?;
     ended
 }
 
@@ -139,6 +149,8 @@ struct Repl {
     newcomer: bool,
     /// Whether the next prompt waits for an answer, as it does on a dumb terminal.
     held: bool,
+    /// Records it, if that is wished.
+    recorder: Recorder,
 }
 
 impl Repl {
@@ -175,7 +187,10 @@ impl Repl {
                         self.prompt.next();
                     }
                 },
-                Wake::Heard(Some(Answer::Event(event))) => self.event(&event),
+                Wake::Heard(Some(Answer::Event(event))) => {
+                    self.event(&event);
+                    self.record(&event).await?;
+                }
                 Wake::Heard(Some(Answer::Asked(asked))) => self.asked(&asked),
                 Wake::Heard(Some(Answer::Happened(happening))) => self.happened(&happening),
                 Wake::Heard(Some(Answer::Refused { why, .. })) => {

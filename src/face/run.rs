@@ -12,6 +12,7 @@ use anyhow::{Context as _, Result};
 use tokio::sync::mpsc::{Receiver, channel};
 
 use crate::face::clean::{clean, json_line};
+use crate::face::record::Recorder;
 use crate::face::screen::{Place, Screen, write};
 use crate::face::turn_view::{Shown, TurnView};
 use crate::face::{Refusal, asking, commands};
@@ -45,19 +46,24 @@ pub async fn run(
     given: Option<String>,
     session: Option<String>,
     begin: Begin,
-    json: bool,
+    (json, mut recorder): (bool, Recorder),
 ) -> Result<u8> {
     let text = task(given, begin.files.is_empty())?;
     let mut link = Link::establish(settings).await?;
     hosting(&link, json)?;
-    let code = turn(&mut link, text, session, begin, json).await?;
+    let code = turn(&mut link, text, session, begin, (json, &mut recorder)).await?;
     leave(&link, json).await?;
     Ok(code)
 }
 
 /// Lines from a pipe: each a turn, one after the other. The number is the exit code of the
 /// last.
-pub async fn lines(settings: Settings, session: Option<String>, json: bool) -> Result<u8> {
+pub async fn lines(
+    settings: Settings,
+    session: Option<String>,
+    json: bool,
+    mut recorder: Recorder,
+) -> Result<u8> {
     let (home, model) = (settings.home.clone(), settings.model.clone());
     let mut link = Link::establish(move || Ok(settings)).await?;
     hosting(&link, json)?;
@@ -81,7 +87,8 @@ pub async fn lines(settings: Settings, session: Option<String>, json: bool) -> R
             _ => {
                 commands::refuse_command(&text)?;
                 let begin = Begin { model: model.clone(), ..Begin::default() };
-                code = turn(&mut link, text, Some(session.clone()), begin, json).await?;
+                let (session, how) = (Some(session.clone()), (json, &mut recorder));
+                code = turn(&mut link, text, session, begin, how).await?;
             }
         }
     }
@@ -113,7 +120,7 @@ async fn turn(
     text: String,
     session: Option<String>,
     begin: Begin,
-    json: bool,
+    (json, recorder): (bool, &mut Recorder),
 ) -> Result<u8> {
     let mut output = Output::new(json);
     let key = verb::fresh_key();
@@ -122,9 +129,13 @@ async fn turn(
     let verb = Verb::Run { session, text, key: key_of_it, model, steer, branch, only, files };
     loop {
         if let Some(code) = ask(link, verb.clone(), &key, &mut output).await? {
+            if let Some((session, turn)) = &output.turn {
+                recorder.began(session, *turn);
+                recorder.record(link, session).await?;
+            }
             return Ok(code);
         }
-        if let Some(session) = output.session {
+        if let Some((session, _)) = output.turn {
             anyhow::bail!(
                 "the host ended in the middle of the turn; what was finished is kept: continue with --session {session}"
             );
@@ -261,7 +272,8 @@ pub struct Output {
     asides: Place,
     /// What it looks like.
     pub view: TurnView,
-    session: Option<String>,
+    /// The session, and the turn in it.
+    turn: Option<(String, u64)>,
     /// The exit code, once the turn is over.
     pub ended: Option<u8>,
 }
@@ -271,7 +283,7 @@ impl Output {
         let out = Screen::of(Place::Out);
         let screen = if out.terminal { out } else { Screen::of(Place::Err) };
         let (view, streams, asides) = (TurnView::new(screen), out.terminal, Place::Err);
-        Self { json, streams, asides, view, session: None, ended: None }
+        Self { json, streams, asides, view, turn: None, ended: None }
     }
 
     /// Everything goes to standard output, terminal or not.
@@ -283,7 +295,7 @@ impl Output {
     /// Write what an event adds.
     pub fn event(&mut self, event: &Event) -> Result<()> {
         match event {
-            Event::TurnStarted { session, .. } => self.session = Some(session.clone()),
+            Event::TurnStarted { session, turn, .. } => self.turn = Some((session.clone(), *turn)),
             Event::TurnEnded { end, .. } => {
                 self.ended = Some(match end {
                     End::Done => 0,

@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 
 use crate::face::clean::{json_line, row};
 use crate::face::history::Look;
+use crate::face::record::Recorder;
 use crate::face::run::{Output, interrupted};
 use crate::face::screen::{Place, Screen, write};
 use crate::face::turn_view::{Looked, wrapped};
@@ -39,14 +40,16 @@ const OUTRO: &str = "
 That was the tour. Now you:
 - fledgling: a conversation of your own; it helps you to a model first
 - fledgling help: short pages on how everything works";
+/// What its conversation is called.
+const SESSION: &str = "tour";
 const INDENT: &str = "    ";
 /// Lines shown of a file that is read: it is not what the tour is about.
 const READ_LINES: usize = 3;
 /// Lines shown of all else.
 const LINES: usize = 24;
 
-/// Play it. The exit code is 1 when it did not go as recorded.
-pub async fn tour(json: bool) -> Result<u8> {
+/// Play it, and record it if that is wished. The exit code is 1 when it did not go as recorded.
+pub async fn tour(json: bool, mut recorder: Recorder) -> Result<u8> {
     let folder = Folder::new("tour")?;
     let recording = folder.0.join("tour.jsonl");
     std::fs::write(&recording, RECORDING).context("cannot write the recording")?;
@@ -54,9 +57,17 @@ pub async fn tour(json: bool) -> Result<u8> {
     home.create_root()?;
     let lock = home.lock()?.context("the tour's own home is locked")?;
     let host = scripted(home.clone(), lock, &recording, Confine::On).await?;
+    recorder.began(SESSION, 1);
     let tour = Tour { host: host.clone(), home, screen: Screen::of(Place::Out), json };
     tokio::select! {
-        code = tour.play() => code,
+        code = tour.play() => {
+            if let Some(verb) = recorder.wants(SESSION) {
+                let mut answers = host.ask(Caller::Owner, verb);
+                let answer = views::answer(&mut answers, |_| ()).await?;
+                recorder.keep(&answer.context("the host ended before it answered")?)?;
+            }
+            code
+        }
         () = interrupted() => {
             host.stop_all().await;
             Ok(exit::INTERRUPTED)
@@ -123,7 +134,7 @@ impl Tour {
 
     /// One turn. The number is its exit code.
     async fn turn(&self, text: String) -> Result<u8> {
-        let (key, session) = (verb::fresh_key(), Some("tour".to_owned()));
+        let (key, session) = (verb::fresh_key(), Some(SESSION.to_owned()));
         let (model, steer, branch, only) = (None, false, None, None);
         let verb = Verb::Run { session, text, key, model, steer, branch, only, files: Vec::new() };
         let mut answers = self.host.ask(Caller::Owner, verb);

@@ -42,7 +42,8 @@ async fn aloud(link: &Link, verb: Verb) -> Result<Option<Value>> {
     answer(&mut link.ask(verb).await?, aside).await
 }
 
-fn notices(link: &Link) -> Result<()> {
+/// What the host had to say.
+pub fn notices(link: &Link) -> Result<()> {
     let notices = link.take_notices();
     Ok(notices.iter().try_for_each(|notice| write(Place::Err, &clean(notice)))?)
 }

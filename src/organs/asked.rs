@@ -12,12 +12,9 @@ use anyhow::{Context as _, Result};
 use serde_json::Value;
 use tokio::sync::mpsc::UnboundedSender;
 
-use crate::kernel::event::Event;
-use crate::kernel::interrupt::{Interrupt, interrupt};
 use crate::kernel::session::Session;
 use crate::organs::history::archive::MAIN;
-use crate::organs::history::ask::{Ask, Culprit, Favour, Reason, Shown, Standing, Undone};
-use crate::organs::history::bisect::{self, Search};
+use crate::organs::history::ask::{Ask, Favour, Reason, Shown, Standing, Test, Undone};
 use crate::organs::history::chronicle::{Chronicle, Entry};
 use crate::organs::history::keeper::Keeper;
 use crate::organs::history::snapshots::Snapshots;
@@ -92,8 +89,15 @@ impl Host {
                 }
                 serde_json::to_value(reasons)?
             }
-            Ask::Bisect { command, good } => {
+            Ask::Bisect { test: Test::Command(command), good } => {
                 serde_json::to_value(self.bisect(caller, command, good, answers).await?)?
+            }
+            Ask::Bisect { test: Test::Recording(recording), good } => serde_json::to_value(
+                self.bisect_recording(caller, &recording, good, answers).await?,
+            )?,
+            Ask::Replay { recording, live, as_it_is } => {
+                let how = (live, as_it_is);
+                serde_json::to_value(self.replay(caller, &recording, how, answers).await?)?
             }
             Ask::Backup { to } => serde_json::to_value(self.back_up(to, answers).await?)?,
             Ask::Merge { branch, favour } => {
@@ -132,7 +136,7 @@ impl Host {
 
     /// The checkout that a request is about, and its branch: a hand's is where its session
     /// works.
-    async fn checkout(&self, caller: &Caller) -> Result<(Arc<Snapshots>, String)> {
+    pub(super) async fn checkout(&self, caller: &Caller) -> Result<(Arc<Snapshots>, String)> {
         let Caller::Hand(session) = caller else {
             return Ok((self.snapshots.clone(), MAIN.to_owned()));
         };
@@ -293,49 +297,6 @@ impl Host {
         }
     }
 
-    async fn bisect(
-        self: &Arc<Self>,
-        caller: &Caller,
-        command: String,
-        good: Option<String>,
-        answers: &UnboundedSender<Answer>,
-    ) -> Result<Culprit> {
-        let (snapshots, branch) = self.checkout(caller).await?;
-        // What it does elsewhere is its session's.
-        let writing = match caller {
-            Caller::Owner => None,
-            Caller::Hand(session) => Some(snapshots.writers().writes(session, true)),
-        };
-        let home = self.home().clone();
-        // No door is there: in its commands `fledgling` reaches nobody, and not the owner's door
-        // either.
-        // Who asks gets no further by it than in a command of its own.
-        let session = match caller {
-            Caller::Owner => None,
-            Caller::Hand(session) => Some(session.as_str()),
-        };
-        let mut policy = self.policy(&home.doors().join(".none"), &home.scratch(), session)?;
-        policy.workspace = home.workspace();
-        let heard = answers.clone();
-        self.until_left(answers, move |interrupt| {
-            let _writing = writing;
-            let chronicle = Chronicle::on(home.path(), &branch)?;
-            let search = Search {
-                repository: chronicle.repository(),
-                branch: &branch,
-                policy: &policy,
-                command: &command,
-                good: good.as_deref(),
-                interrupt,
-                logged: &|commit| chronicle.logged(&Entry::read(commit.clone()), false),
-            };
-            bisect::bisect(&search, &mut |text| {
-                let _ = heard.send(Answer::Event(Event::Notice { text }));
-            })
-        })
-        .await
-    }
-
     async fn standing(&self) -> Result<Standing> {
         // What the look finds stays for the next snapshot.
         let (_, left_out) = self.snapshots.blocking(Keeper::tree_now).await?;
@@ -356,22 +317,6 @@ impl Host {
         })
         .await
     }
-
-    /// Do this on a thread that may block, until the asker goes.
-    async fn until_left<T: Send + 'static>(
-        &self,
-        answers: &UnboundedSender<Answer>,
-        work: impl FnOnce(&Interrupt) -> Result<T> + Send + 'static,
-    ) -> Result<T> {
-        let (interrupter, interrupt) = interrupt();
-        let work = blocking(move || work(&interrupt));
-        tokio::pin!(work);
-        tokio::select! {
-            done = &mut work => return done,
-            () = answers.closed() => interrupter.raise(),
-        }
-        work.await
-    }
 }
 
 /// What was put back or brought in, for a model: names may be a hand's, or very many.
@@ -387,7 +332,7 @@ fn paths_of(undone: &Undone) -> String {
 }
 
 /// The one runtime thread never waits for a disk.
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
     tokio::task::spawn_blocking(work).await.context("it was broken off")?

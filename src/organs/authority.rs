@@ -92,8 +92,9 @@ impl Host {
     fn check_names(&self, verb: &Verb) -> Result<()> {
         let mut named = serde_json::to_value(verb)?;
         if let Some(named) = named.as_object_mut() {
-            // What is said is cleared, and what is to be kept as a secret is one.
-            named.retain(|field, _| field != "text" && field != "value");
+            // What is said is cleared, what is to be kept as a secret is one, and a recording
+            // names nothing.
+            named.retain(|field, _| !["text", "value", "recording"].contains(&field.as_str()));
         }
         match self.withheld.finds(named.to_string().as_bytes()) {
             None => Ok(()),

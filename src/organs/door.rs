@@ -21,6 +21,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::RwLock;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
+use crate::organs::history::ask::Ask;
 use crate::organs::home::Home;
 use crate::organs::host::Host;
 use crate::organs::verb::{Answer, Caller, VERSION, Verb, exit};
@@ -105,12 +106,16 @@ async fn serve(stream: UnixStream, host: Arc<Host>, key: String, asked: Arc<RwLo
     let mut lines = BufReader::new(reader.take(REQUEST_LIMIT)).lines();
     let Ok(Some(line)) = lines.next_line().await else { return };
     let mut held = Some(asked.read().await);
+    let mut heeded = false;
     let mut answers = match admit(&line, &key) {
         Ok(verb) => {
             // A watcher never gets a last word.
             if matches!(verb, Verb::Watch { .. } | Verb::Background { .. }) {
                 held = None;
             }
+            // What takes long ends with whoever asked for it.
+            heeded = held.is_none()
+                || matches!(verb, Verb::History(Ask::Bisect { .. } | Ask::Replay { .. }));
             host.ask(Caller::Owner, verb)
         }
         Err(why) => refuse(why),
@@ -119,7 +124,7 @@ async fn serve(stream: UnixStream, host: Arc<Host>, key: String, asked: Arc<RwLo
         let answer = tokio::select! {
             answer = answers.recv() => answer,
             // Nothing follows a request but its end: a watcher that is gone answers nothing.
-            _ = lines.next_line(), if held.is_none() => break,
+            _ = lines.next_line(), if heeded => break,
         };
         let Some(answer) = answer else { break };
         if writer.write_all(line_of(&answer).as_bytes()).await.is_err() {

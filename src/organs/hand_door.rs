@@ -149,7 +149,7 @@ pub fn ask(folder: &Path, verb: &Verb) -> Result<UnboundedReceiver<Answer>> {
     };
     let receiver = put().with_context(|| {
         format!(
-            "the host's door {} does not answer: the turn that opened it is over",
+            "the host's door {} does not answer: the turn that opened it is over, or this is a try in which nobody is asked (bisect, replay)",
             folder.display()
         )
     })?;

@@ -22,9 +22,9 @@ use crate::organs::config::Config;
 use crate::organs::discreet::Discreet;
 use crate::organs::hand_door;
 use crate::organs::hands_lock;
-use crate::organs::history::branch;
 use crate::organs::history::image::Images;
 use crate::organs::history::snapshots::{self, Snapshots};
+use crate::organs::history::{branch, checkout};
 use crate::organs::home::{Home, HostLock};
 use crate::organs::lane::{Lane, lock};
 use crate::organs::line::{Asker, Saying};
@@ -33,6 +33,7 @@ use crate::organs::pictures::Sighted;
 use crate::organs::prompt::Sources;
 use crate::organs::reach::root::{NOTHING, Reach};
 use crate::organs::recall::Recall;
+use crate::organs::replay::played::Played;
 use crate::organs::report;
 use crate::organs::sessions::{self, BadName};
 use crate::organs::state::State;
@@ -100,6 +101,8 @@ pub struct Host {
     lanes: Mutex<HashMap<String, Arc<Lane>>>,
     notices: Mutex<Vec<String>>,
     phase: Mutex<Phase>,
+    /// Held for reading while something is tried in a folder of its own.
+    pub(super) tries: tokio::sync::RwLock<()>,
     /// Those who said something and wait for what comes of it.
     pub(super) askers: Mutex<Vec<Weak<Asker>>>,
     _lock: HostLock,
@@ -117,6 +120,7 @@ impl Host {
         let hands = home.file("hands.lock");
         let (hands, alone) =
             tokio::task::spawn_blocking(move || hands_lock::take(&hands)).await??;
+        checkout::sweep(home.path());
         let state = State::open(&home.file("state.db"))?;
         let (hands, withheld) = (Arc::new(hands), Withheld::default());
         withheld.learn(settings.catalog.secrets())?;
@@ -159,6 +163,7 @@ impl Host {
             notices: Mutex::default(),
             phase: Mutex::default(),
             askers: Mutex::default(),
+            tries: tokio::sync::RwLock::default(),
             _lock: held,
         });
         if newborn {
@@ -281,6 +286,7 @@ impl Host {
                 let session = self.subject(caller, session)?;
                 serde_json::to_value(wirelog::read(&self.settings.home.wire(), &session, turn)?)?
             }
+            Verb::Recording { session, from } => self.recording(caller, session, from)?,
             Verb::Usage { since, days } => self.usage(caller, since, days)?,
             Verb::Recall(wanted) => serde_json::to_value(self.recall(caller, wanted).await?)?,
             Verb::About { session } => {
@@ -411,8 +417,11 @@ impl Host {
         if let Some(model) = lock(&self.models).get(spec) {
             return Ok(model.clone());
         }
-        let model = Discreet::over(self.settings.catalog.model(spec).await?, &self.withheld);
-        let model = Sighted::over(model, self.home());
+        let mut model = self.settings.catalog.model(spec).await?;
+        if spec.starts_with("script:") {
+            model = Played::over(model, &self.settings.home);
+        }
+        let model = Sighted::over(Discreet::over(model, &self.withheld), self.home());
         lock(&self.models).insert(spec.to_owned(), model.clone());
         Ok(model)
     }

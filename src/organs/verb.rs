@@ -79,6 +79,13 @@ pub enum Verb {
         /// The turn; the latest when none is named.
         turn: Option<u64>,
     },
+    /// What was said and done in a session, so that it can be played and tried again.
+    Recording {
+        /// The session; the latest when none is named.
+        session: Option<String>,
+        /// The first turn that is wanted.
+        from: u64,
+    },
     /// What was used.
     Usage {
         /// From this day on, as `2026-11-21`.
@@ -264,6 +271,7 @@ impl Verb {
             Self::Run { session, .. }
             | Self::Stop { session }
             | Self::Wire { session, .. }
+            | Self::Recording { session, .. }
             | Self::About { session }
             | Self::At { session, .. }
             | Self::Tell { session, .. }
@@ -317,6 +325,7 @@ impl Verb {
             Self::Watch { session, .. }
             | Self::Stop { session: Some(session) }
             | Self::Wire { session: Some(session), .. }
+            | Self::Recording { session: Some(session), .. }
             | Self::About { session: Some(session) }
             | Self::At { session: Some(session), .. }
             | Self::Tell { session: Some(session), .. }
@@ -325,6 +334,7 @@ impl Verb {
             Self::Run { .. }
             | Self::Stop { .. }
             | Self::Wire { .. }
+            | Self::Recording { .. }
             | Self::About { .. }
             | Self::Policy { .. }
             | Self::Sessions
@@ -408,6 +418,8 @@ mod tests {
             (Verb::End { session: s() }, Needs::Below("s")),
             (Verb::Wire { session: Some(s()), turn: None }, Needs::Reach("s")),
             (Verb::Wire { session: None, turn: Some(1) }, Needs::Filtered),
+            (Verb::Recording { session: Some(s()), from: 1 }, Needs::Reach("s")),
+            (Verb::Recording { session: None, from: 1 }, Needs::Filtered),
             (Verb::Usage { since: None, days: None }, Needs::Filtered),
             (recall(Some(s())), Needs::Reach("s")),
             (recall(None), Needs::Filtered),

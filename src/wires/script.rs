@@ -2,7 +2,8 @@
 //!
 //! Owns the script's format (JSONL, one reply a line; `Step` lists the fields) and the
 //! rules that strict providers hold a conversation to. Replies are played in order, once.
-//! Knows no HTTP and no file system: it is given the text.
+//! Passes over what a recording tells besides (`organs/replay/recording.rs`). Knows no HTTP
+//! and no file system: it is given the text.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -15,6 +16,11 @@ use crate::wires::quoted;
 
 /// The window, where no first line `{"window": N}` says otherwise.
 const WINDOW: u64 = 200_000;
+/// That of a recording: it has no replies for summaries of what it grows to.
+const ENDLESS: u64 = 1_000_000_000;
+/// What a recording tells that no model replies: a turn's beginning, what tools answered, and
+/// what others said.
+const TOLD: [&str; 3] = ["recorded", "results", "said"];
 
 /// A model that plays a script.
 #[derive(Debug)]
@@ -145,6 +151,8 @@ impl Script {
             let wrong = |error| format!("{at}: {error}");
             if let Some(owner) = owner(&value) {
                 owner.map_err(wrong)?;
+            } else if TOLD.iter().any(|field| value.get(field).is_some()) {
+                window = ENDLESS;
             } else if position == 0 && value.get("window").is_some() {
                 window = serde_json::from_value::<Window>(value).map_err(wrong)?.window;
             } else {

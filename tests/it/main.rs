@@ -38,6 +38,7 @@ mod recall;
 mod redteam;
 mod reminders;
 mod repl;
+mod replay;
 mod reply;
 mod report;
 mod rules;

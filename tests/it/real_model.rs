@@ -46,6 +46,12 @@ fn real_model_works_on_files_in_single_turns() {
         run("Change the port in server.toml from 8080 to 9090.");
         let port = fs::read_to_string(home.workspace("server.toml")).expect("server.toml");
         assert!(port.contains("9090") && !port.contains("8080"), "{port}");
+        // What was recorded of it is answered alike when it is carried out again.
+        let file = home.cwd().join("work.jsonl");
+        let path = file.to_str().expect("a path");
+        home.run(&["record", "work", path]).stderr_any().check();
+        let replayed = home.run(&["replay", path]).stdout_any().stderr_any().check();
+        eprintln!("{replayed}");
         // What the owner wrote and what the agent wrote are commits of their own.
         let log = home.git(&["log", "--format=%an %s"]);
         assert!(log.contains("fledgling Change the port"), "{log}");

@@ -5,13 +5,14 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand};
 
 use crate::face::Refusal;
-use crate::organs::history::ask::{Ask, Favour, Which};
+use crate::organs::history::ask::{Ask, Favour, Test, Which};
 use crate::organs::history::gitdir;
 use crate::organs::home::Home;
+use crate::organs::replay::recording::Recording;
 use crate::organs::verb::exit;
 
 /// The latest commit.
@@ -82,9 +83,24 @@ pub enum Command {
         /// A commit in which all was well [default: the first]
         #[arg(long, value_name = "REV")]
         good: Option<String>,
+        /// Find the change since which this recording is answered otherwise
+        #[arg(long, value_name = "FILE", conflicts_with = "command")]
+        replay: Option<PathBuf>,
         /// Succeeds where all is well; exit code 125 means that it cannot be told
-        #[arg(last = true, required = true)]
+        #[arg(last = true, required_unless_present = "replay")]
         command: Vec<String>,
+    },
+    /// Carry out again what was recorded, on a copy, and show what is answered otherwise
+    Replay {
+        /// The recording
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        /// Let its calls have the network, secrets and folders that calls have
+        #[arg(long)]
+        live: bool,
+        /// Put nothing back that it changed itself
+        #[arg(long)]
+        as_it_is: bool,
     },
     /// Take over what was done on a branch
     Merge {
@@ -163,18 +179,32 @@ impl Command {
                 };
                 Ask::Why { file, line, full }
             }
-            Self::Bisect { good, command } => {
+            Self::Bisect { good, replay: Some(file), .. } => {
+                Ask::Bisect { test: Test::Recording(recording(&file)?), good }
+            }
+            Self::Replay { file, live, as_it_is } => {
+                Ask::Replay { recording: recording(&file)?, live, as_it_is }
+            }
+            Self::Bisect { good, command, replay: None } => {
                 // One word is a line of bash as it is; several are a program and its arguments.
                 let command = match command.as_slice() {
                     [line] => line.clone(),
                     words => shell_words::join(words),
                 };
-                Ask::Bisect { command, good }
+                Ask::Bisect { test: Test::Command(command), good }
             }
             Self::Merge { branch, favour } => Ask::Merge { branch, favour: favour.chosen() },
             Self::Drop { branch } => Ask::Drop { branch },
         })
     }
+}
+
+/// What is in a recording.
+fn recording(file: &Path) -> Result<String> {
+    let shown = || format!("cannot replay {}", file.display());
+    let text = std::fs::read_to_string(file).with_context(shown)?;
+    Recording::parse(&text).with_context(shown)?;
+    Ok(text)
 }
 
 fn which(what: String) -> Result<Which> {
@@ -331,11 +361,11 @@ mod tests {
             ("/why a:b --full", Ask::Why { file: "a:b".to_owned(), line: None, full: true }),
             (
                 "/bisect --good a -- test -e 'a b'",
-                Ask::Bisect { command: "test -e 'a b'".to_owned(), good: some("a") },
+                Ask::Bisect { test: Test::Command("test -e 'a b'".to_owned()), good: some("a") },
             ),
             (
                 "/bisect -- 'make && ./run'",
-                Ask::Bisect { command: "make && ./run".to_owned(), good: None },
+                Ask::Bisect { test: Test::Command("make && ./run".to_owned()), good: None },
             ),
             ("/merge b", Ask::Merge { branch: "b".to_owned(), favour: None }),
             ("/drop b", Ask::Drop { branch: "b".to_owned() }),

@@ -132,7 +132,8 @@ pub fn bytes(count: u64) -> String {
     format!("{size:.digits$} {}", unit.unwrap_or("TB"))
 }
 
-fn hunk(hunk: &Hunk, screen: Screen) -> Vec<String> {
+/// Lines that belong together, below a line that says where they are.
+pub fn hunk(hunk: &Hunk, screen: Screen) -> Vec<String> {
     let count =
         |side: char| hunk.lines.iter().filter(|(sign, _)| [' ', side].contains(sign)).count();
     let (old, new) = hunk.start;

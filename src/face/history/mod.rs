@@ -7,6 +7,7 @@ pub mod command;
 mod diff;
 mod git;
 mod list;
+mod replayed;
 mod told;
 
 use std::ffi::OsString;
@@ -18,11 +19,11 @@ use serde_json::Value;
 
 use crate::face::clean::clean;
 use crate::face::screen::{Place, Screen, write};
-use crate::face::{run, views};
+use crate::face::{Refusal, run, views};
 use crate::guard::supervisor;
 use crate::kernel::interrupt::interrupt;
 use crate::organs::config::Config;
-use crate::organs::history::ask::{Ask, Culprit, Logged, Reason, Shown, Undone};
+use crate::organs::history::ask::{Ask, Culprit, Logged, Reason, Replayed, Shown, Test, Undone};
 use crate::organs::history::backup;
 use crate::organs::home::Home;
 use crate::organs::link::Link;
@@ -56,13 +57,18 @@ impl Look {
 
 /// Ask, as all that this process does, and print the answer. The number is the exit code.
 pub async fn once(link: Link, ask: Ask, json: bool) -> Result<u8> {
-    let answer = views::once(link, Verb::History(ask.clone())).await?;
+    let verb = Verb::History(ask.clone());
+    let answer = match ask {
+        Ask::Bisect { .. } | Ask::Replay { .. } => tried(&link, verb).await?,
+        _ => views::once(link, verb).await?,
+    };
     // Something was in the way of all that was to be done.
     let any = |name: &str| answer[name].as_array().is_some_and(|those| !those.is_empty());
     let stuck = matches!(ask, Ask::Undo { .. } | Ask::Restore { .. } | Ask::Merge { .. })
         && answer["commit"].is_null()
         && (any("conflicts") || any("left_alone"));
-    let code = if stuck { exit::FAILED } else { 0 };
+    let differs = matches!(ask, Ask::Replay { .. }) && any("differ");
+    let code = if stuck || differs { exit::FAILED } else { 0 };
     if json {
         views::print(&answer, true, |_, _| Ok(String::new()))?;
         return Ok(code);
@@ -73,6 +79,27 @@ pub async fn once(link: Link, ask: Ask, json: bool) -> Result<u8> {
         write(Place::Out, &text)?;
     }
     Ok(code)
+}
+
+/// Ask for what takes long. Ctrl-C ends it, and waits until it has cleared up.
+async fn tried(link: &Link, verb: Verb) -> Result<Value> {
+    // Before anything is asked, so that no signal is missed.
+    let interrupted = run::interrupted();
+    views::notices(link)?;
+    let mut answers = link.ask(verb).await?;
+    let aside = |notice: &str| _ = write(Place::Err, &clean(notice));
+    let answer = tokio::select! {
+        answer = views::answer(&mut answers, aside) => answer?,
+        () = interrupted => {
+            drop(answers);
+            if let Some(host) = link.host() {
+                host.tried().await;
+            }
+            return Err(Refusal { why: "interrupted".to_owned(), exit: exit::INTERRUPTED }.into());
+        }
+    };
+    run::leave(link, false).await?;
+    answer.context("the host ended before it answered; try again")
 }
 
 /// Bring a home back from a backup. Ctrl-C leaves nothing half made.
@@ -132,7 +159,11 @@ pub fn text(ask: &Ask, answer: &Value, look: Look) -> Result<String> {
             told::undone(ask, &read::<Undone>(answer)?, look)
         }
         Ask::Why { .. } => told::reasons(&read::<Vec<Reason>>(answer)?, screen),
-        Ask::Bisect { .. } => told::culprit(&read::<Culprit>(answer)?, screen),
+        Ask::Bisect { test, .. } => {
+            let replay = matches!(test, Test::Recording(_));
+            told::culprit(&read::<Culprit>(answer)?, replay, screen)
+        }
+        Ask::Replay { .. } => replayed::replayed(&read::<Replayed>(answer)?, screen),
         Ask::Backup { .. } => {
             let text = |name: &str| clean(answer[name].as_str().unwrap_or_default());
             format!("Backed up to {}, up to commit {}.", text("to"), text("commit"))

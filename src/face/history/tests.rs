@@ -354,7 +354,7 @@ fn a_search_tells_what_it_found_and_what_it_could_not_try() {
         output: "FAIL  x\n".to_owned(),
     };
     assert_eq!(
-        told::culprit(&found, screen(60)),
+        told::culprit(&found, false, screen(60)),
         "The first change with which it fails, found in 4 runs:\n\
          1a2b3c4  2026-11-21 10:36  agent  make a list of the books …\n\n\
          It may be one of these, which could not be tried:\n\
@@ -365,7 +365,7 @@ fn a_search_tells_what_it_found_and_what_it_could_not_try() {
     );
     found = Culprit { runs: 1, ..Culprit::default() };
     assert_eq!(
-        told::culprit(&found, screen(60)),
+        told::culprit(&found, false, screen(60)),
         "No change was found with which it begins to fail (1 run)."
     );
 }
@@ -411,7 +411,7 @@ fn nothing_hostile_is_shown() {
         told::undone(&undo, &serde_json::from_value(undone).unwrap(), look),
         told::undone(&undo, &stuck, look),
         told::reasons(&[reason], screen),
-        told::culprit(&culprit, screen),
+        told::culprit(&culprit, false, screen),
     ] {
         assert_eq!(clean(&text), text);
     }

@@ -143,7 +143,7 @@ fn reason(reason: &Reason, screen: Screen) -> String {
 }
 
 /// The change that broke something.
-pub fn culprit(culprit: &Culprit, screen: Screen) -> String {
+pub fn culprit(culprit: &Culprit, replay: bool, screen: Screen) -> String {
     let runs = plural(culprit.runs as u64, "run");
     let mut blocks = Vec::new();
     match &culprit.change {
@@ -163,7 +163,8 @@ pub fn culprit(culprit: &Culprit, screen: Screen) -> String {
     }
     if !culprit.output.trim().is_empty() {
         let output = clean(culprit.output.trim_end());
-        blocks.push(format!("{}\n{output}", screen.bold("What the command said there:")));
+        let title = if replay { "What differs there:" } else { "What the command said there:" };
+        blocks.push(format!("{}\n{output}", screen.bold(title)));
     }
     blocks.join("\n\n")
 }

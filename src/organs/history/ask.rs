@@ -58,10 +58,21 @@ pub enum Ask {
     },
     /// Find the change that broke something: `Culprit`.
     Bisect {
-        /// A bash command that succeeds where all is well.
-        command: String,
-        /// A commit in which all was well; the first one when none is named.
+        /// What succeeds where all is well.
+        #[serde(flatten)]
+        test: Test,
+        /// A commit in which all was well; the first one when none is named, or the last one
+        /// that the recording is of.
         good: Option<String>,
+    },
+    /// Carry out again what was recorded, and compare the answers: `Replayed`.
+    Replay {
+        /// The recording.
+        recording: String,
+        /// Whether its calls have the network, the secrets and the folders that calls have.
+        live: bool,
+        /// Whether what it changed itself begins as it is now.
+        as_it_is: bool,
     },
     /// Push the history to a git remote or a folder: `Backed`.
     Backup {
@@ -82,6 +93,16 @@ pub enum Ask {
     },
     /// How the history stands: `Standing`.
     Standing,
+}
+
+/// What is tried with each commit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Test {
+    /// A bash command.
+    Command(String),
+    /// A recording, the answers of which are to be the same.
+    Recording(String),
 }
 
 /// What to take back.
@@ -256,6 +277,69 @@ pub struct Culprit {
     pub runs: usize,
     /// The end of what it said there.
     pub output: String,
+}
+
+/// What came of a replay.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Replayed {
+    /// Calls that were recorded.
+    pub calls: usize,
+    /// Those that are answered as they were.
+    pub same: usize,
+    /// Those that are answered otherwise.
+    pub differ: Vec<Differing>,
+    /// Those that are answered otherwise for another reason than what the workspace is now.
+    pub apart: Vec<Differing>,
+    /// Those that cannot be replayed.
+    pub left: Vec<Left>,
+    /// The commit it began with when it was recorded, where that is in this history.
+    pub commit: Option<String>,
+    /// Paths that were first put back as they were then.
+    pub put_back: Vec<String>,
+}
+
+/// A call that is answered otherwise.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Differing {
+    /// Which.
+    #[serde(flatten)]
+    pub place: Place,
+    /// What was answered then.
+    pub recorded: Answered,
+    /// What is answered now.
+    pub now: Answered,
+    /// How they differ; nothing where that is too much to show.
+    pub hunks: Vec<Hunk>,
+}
+
+/// A call that cannot be replayed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Left {
+    /// Which.
+    #[serde(flatten)]
+    pub place: Place,
+    /// Why.
+    pub why: String,
+}
+
+/// A call of a recording.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    /// The number of its turn.
+    pub turn: u64,
+    /// Its own number, from 1 in the recording.
+    pub call: usize,
+    /// What was called, in a line.
+    pub what: String,
+}
+
+/// What a call was answered.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answered {
+    /// In these words.
+    pub text: String,
+    /// Whether it failed.
+    pub error: bool,
 }
 
 /// A backup.

@@ -1,13 +1,11 @@
-//! Which change broke it: a command is run on the files of one commit after another, until
+//! Which change broke it: something is tried on the files of one commit after another, until
 //! the first with which it fails is known.
 //!
-//! Owns the search, and the folder of its own that each try gets: what a command does there
-//! reaches neither the next try nor the history. Files that history leaves out are not
+//! Owns the search, and how a command is tried, in a folder of its own each time: what it does
+//! there reaches neither the next try nor the history. Files that history leaves out are not
 //! there. Changes nothing; knows no workspace but the commits' own.
 
-use std::fs::{self, DirBuilder, Permissions};
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -18,6 +16,7 @@ use crate::guard::policy::Policy;
 use crate::kernel::interrupt::Interrupt;
 use crate::organs::history::ask::{Culprit, Logged};
 use crate::organs::history::backup::fill;
+use crate::organs::history::checkout::{BISECT, Checkout};
 use crate::organs::history::shell::Job;
 use crate::organs::history::snapshots::SHORT_ID;
 
@@ -36,11 +35,8 @@ pub struct Search<'a> {
     pub repository: &'a Repository,
     /// The branch, by its full name.
     pub branch: &'a str,
-    /// What the command is given, but for the workspace: that is another for each try, and
-    /// so is what in `HOME` and `PATH` points to it. Tries happen beside its scratch folder.
-    pub policy: &'a Policy,
-    /// A bash command that succeeds where all is well.
-    pub command: &'a str,
+    /// What succeeds where all is well.
+    pub trial: &'a dyn Trial,
     /// A commit in which all was well; the first one when none is named.
     pub good: Option<&'a str>,
     /// Ends the search.
@@ -49,29 +45,54 @@ pub struct Search<'a> {
     pub logged: &'a dyn Fn(&Commit<'_>) -> Result<Logged>,
 }
 
-/// What the command says of a commit.
-enum Verdict {
+/// What can be tried with a commit.
+pub trait Trial {
+    /// What it is, at the beginning of a sentence: `the command`.
+    fn name(&self) -> &'static str;
+    /// Try it, and tell what it said.
+    fn run(&self, commit: &Commit<'_>) -> Result<(Verdict, String)>;
+}
+
+/// What a trial says of a commit.
+pub enum Verdict {
+    /// All is well.
     Good,
+    /// It is broken.
     Bad,
+    /// It cannot be told.
     Untold,
 }
 
-/// Find the first commit with which the command fails. `progress` hears a sentence before
+/// A bash command that succeeds where all is well.
+pub struct Commanded<'a> {
+    /// Where the commits are.
+    pub repository: &'a Repository,
+    /// What the command is given, but for the workspace: that is another for each try, and
+    /// so is what in `HOME` and `PATH` points to it. Tries happen beside its scratch folder.
+    pub policy: &'a Policy,
+    /// The command.
+    pub command: &'a str,
+    /// Ends it.
+    pub interrupt: &'a Interrupt,
+}
+
+/// Find the first commit with which the trial fails. `progress` hears a sentence before
 /// each try. Where commits that cannot be tried are in the way, they are named, and the
 /// change is the first that is known to fail. Blocks.
 pub fn bisect(search: &Search<'_>, progress: &mut dyn FnMut(String)) -> Result<Culprit> {
     let commits = search.commits()?;
     let mut tries = Tries { search, progress, runs: 0, output: String::new() };
     let (mut good, mut bad) = (0, commits.len() - 1);
+    let what = search.trial.name();
     let spread = |good: usize, bad: usize| (bad - good).max(1).next_power_of_two().ilog2();
     match tries.run(&commits[bad], spread(good, bad) + 2)? {
         Verdict::Bad => {}
         Verdict::Good => bail!(
-            "the command succeeds with the latest change, {}: nothing is broken now",
+            "{what} succeeds with the latest change, {}: nothing is broken now",
             named(&commits[bad])
         ),
         Verdict::Untold => bail!(
-            "the command cannot tell about the latest change, {} (exit code {UNTOLD}){}",
+            "{what} cannot tell about the latest change, {} (exit code {UNTOLD}){}",
             named(&commits[bad]),
             tries.said()
         ),
@@ -81,7 +102,7 @@ pub fn bisect(search: &Search<'_>, progress: &mut dyn FnMut(String)) -> Result<C
         if bad == 0 { Verdict::Bad } else { tries.run(&commits[good], spread(good, bad) + 1)? };
     ensure!(
         matches!(first, Verdict::Good),
-        "the command does not succeed with {} either; name a commit with which it does{}",
+        "{what} does not succeed with {} either; name a commit with which it does{}",
         named(&commits[good]),
         tries.said()
     );
@@ -150,15 +171,37 @@ struct Tries<'a> {
 
 impl Tries<'_> {
     fn run(&mut self, commit: &Commit<'_>, left: u32) -> Result<Verdict> {
-        let Search { repository, policy, command, interrupt, .. } = self.search;
-        ensure!(!interrupt.raised(), "interrupted");
+        ensure!(!self.search.interrupt.raised(), "interrupted");
         (self.progress)(format!("{left} to go: trying {}", named(commit)));
-        let checkout = Checkout::new(&policy.scratch)?;
+        let (verdict, output) = self.search.trial.run(commit)?;
+        (self.runs, self.output) = (self.runs + 1, output);
+        Ok(verdict)
+    }
+
+    /// The end of what was said last, on lines of its own.
+    fn said(&self) -> String {
+        end_of(&self.output)
+    }
+}
+
+fn end_of(output: &str) -> String {
+    let lines: Vec<_> = output.trim_end().lines().collect();
+    let last = lines[lines.len().saturating_sub(SHOWN)..].join("\n");
+    if last.is_empty() { last } else { format!("\n{last}") }
+}
+
+impl Trial for Commanded<'_> {
+    fn name(&self) -> &'static str {
+        "the command"
+    }
+
+    fn run(&self, commit: &Commit<'_>) -> Result<(Verdict, String)> {
+        let Self { repository, policy, command, interrupt } = *self;
+        let checkout = Checkout::new(&policy.scratch, BISECT)?;
         fill(repository, &commit.tree()?, &checkout.0)?;
         let policy = &moved(policy, &checkout.0)?;
         let job = Job { policy, command, input: None, timeout: TIMEOUT, interrupt };
         let (end, output) = job.run()?;
-        (self.runs, self.output) = (self.runs + 1, output);
         let status = match end {
             End::Exited { status, .. } => status,
             End::Interrupted => bail!("interrupted"),
@@ -166,58 +209,17 @@ impl Tries<'_> {
                 bail!("with {} the command took over {} s", named(commit), TIMEOUT.as_secs())
             }
         };
-        Ok(match status.code() {
+        let verdict = match status.code() {
             Some(0) => Verdict::Good,
             Some(UNTOLD) => Verdict::Untold,
             Some(1..=BROKEN) => Verdict::Bad,
             _ => bail!(
                 "with {} the command ended in a way that says neither yes nor no ({status}){}",
                 named(commit),
-                self.said()
+                end_of(&output)
             ),
-        })
-    }
-
-    /// The end of what the command said last, on lines of its own.
-    fn said(&self) -> String {
-        let lines: Vec<_> = self.output.trim_end().lines().collect();
-        let last = lines[lines.len().saturating_sub(SHOWN)..].join("\n");
-        if last.is_empty() { last } else { format!("\n{last}") }
-    }
-}
-
-/// A folder for one try, gone with all that is in it.
-struct Checkout(PathBuf);
-
-impl Checkout {
-    /// Beside scratch, not in it: another hand could put a link in its place while it is
-    /// filled, and commits would be written where that leads.
-    fn new(scratch: &Path) -> Result<Self> {
-        let folder = scratch.with_file_name(format!("bisect-{:08x}", fastrand::u32(..)));
-        let made = DirBuilder::new().mode(0o700).create(&folder);
-        let context = || format!("cannot create {}", folder.display());
-        made.with_context(context)?;
-        Ok(Self(folder.canonicalize().with_context(context)?))
-    }
-}
-
-impl Drop for Checkout {
-    fn drop(&mut self) {
-        if fs::remove_dir_all(&self.0).is_err() {
-            open_up(&self.0);
-            let _ = fs::remove_dir_all(&self.0);
-        }
-    }
-}
-
-/// Some programs lock up what they keep, as Go does with its modules. Nothing of the command
-/// runs any more that could put a link in the way.
-fn open_up(folder: &Path) {
-    let _ = fs::set_permissions(folder, Permissions::from_mode(0o700));
-    for item in fs::read_dir(folder).into_iter().flatten().flatten() {
-        if item.file_type().is_ok_and(|kind| kind.is_dir()) {
-            open_up(&item.path());
-        }
+        };
+        Ok((verdict, output))
     }
 }
 
@@ -250,7 +252,7 @@ fn named(commit: &Commit<'_>) -> String {
 #[cfg(test)]
 mod tests {
     use std::cell::RefCell;
-    use std::fs::File;
+    use std::fs::{self, File};
 
     use git2::{FileMode, Signature};
 
@@ -319,15 +321,10 @@ mod tests {
                 let subject = commit.summary().unwrap().unwrap().to_owned();
                 Ok(Logged { subject, ..Logged::default() })
             };
-            let search = Search {
-                branch: MAIN,
-                repository: &self.repository,
-                policy: &policy,
-                command,
-                good,
-                interrupt: stop,
-                logged: &logged,
-            };
+            let (repository, policy, interrupt) = (&self.repository, &policy, stop);
+            let trial = &Commanded { repository, policy, command, interrupt };
+            let search =
+                Search { branch: MAIN, repository, trial, good, interrupt: stop, logged: &logged };
             let found = bisect(&search, &mut |text| self.said.borrow_mut().push(text));
             let left = fs::read_dir(self.temp.path()).unwrap().flatten();
             let mut left = left.map(|entry| entry.file_name().into_string().unwrap());

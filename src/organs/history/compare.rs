@@ -137,7 +137,7 @@ fn sizes(old: Option<&Side>, new: Option<&Side>) -> Content {
 }
 
 /// The lines that differ, unless they are too many.
-fn text(old: &[u8], new: &[u8]) -> Result<Option<Vec<Hunk>>> {
+pub fn text(old: &[u8], new: &[u8]) -> Result<Option<Vec<Hunk>>> {
     let mut options = DiffOptions::new();
     options.context_lines(AROUND).force_text(true);
     // Without paths and without a repository, so that no attribute is asked for.

@@ -143,7 +143,7 @@ impl Exchange {
 }
 
 /// What a tool was used on.
-fn in_a_line(call: &Call) -> String {
+pub fn in_a_line(call: &Call) -> String {
     let what = match Action::parse(call) {
         Ok(Action::Bash { command, .. }) => command,
         Ok(Action::Read { path, .. } | Action::Write { path, .. } | Action::Edit { path, .. }) => {

@@ -9,6 +9,7 @@ pub mod beneath;
 pub mod bisect;
 pub mod branch;
 pub mod change;
+pub mod checkout;
 pub mod chronicle;
 pub mod compare;
 pub mod content;
