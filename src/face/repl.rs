@@ -424,7 +424,7 @@ impl Repl {
         let (session, model) = (Some(self.session.clone()), self.model.clone());
         self.mine.push(text.clone());
         let (files, line) = attached::here(&text);
-        line.into_iter().for_each(|line| self.aside(&line));
+        line.iter().map(String::as_str).for_each(|line| self.aside(line));
         let (steer, branch, only) = (true, None, None);
         self.send(Verb::Run { session, text, key, model, steer, branch, only, files }).await
     }

@@ -130,13 +130,13 @@ fn telegram_shows_a_photo_to_the_model_and_sends_one_back() {
     let file = telegram.file("photos/1.png", &photo);
     let from = json!({"id": ME, "is_bot": false, "first_name": "Ann"});
     let chat = json!({"id": ME, "type": "private"});
-    let send = "fledgling tell --file inbox/*-photo.png Here";
-    server.queue(Reply::new().bash(send)).queue(Reply::text("A duck."));
+    let command = "fledgling tell --file inbox/*-photo.png Here";
+    server.queue(Reply::new().bash(command)).queue(Reply::text("A duck."));
     let message = json!({"from": from, "chat": chat, "photo": [file], "caption": "What is it?"});
     telegram.confirmed(telegram.push("message", message));
     assert_eq!([told(&telegram, 3), told(&telegram, 4)], ["Here", "A duck."]);
     let asked = server.asked(2)[0].clone();
-    assert_eq!(asked.pictures(), [photo.clone()]);
+    assert_eq!(asked.pictures(), std::slice::from_ref(&photo));
     assert!(asked.heard().contains("What is it?\n[file: inbox/"), "{}", asked.heard());
     let sent = telegram.calls("sendPhoto", 1)[0].body["photo"]["bytes"].clone();
     assert_eq!(sent, json!(photo));

@@ -14,6 +14,7 @@ use crate::kernel::message::{Assistant, Usage};
 use crate::kernel::model::{Boxed, Deltas, Failure, Model, Request};
 use crate::organs::always::background::Kind;
 use crate::organs::host::Host;
+use crate::organs::pictures::{TOKENS, most, shows};
 use crate::organs::prices::Dollars;
 use crate::organs::state::State;
 
@@ -183,7 +184,8 @@ impl Model for Metered {
             let fatal = |error: anyhow::Error| Failure::Fatal(format!("{error:#}"));
             self.host.check_budget().map_err(fatal)?;
             let price = self.host.settings.catalog.price(self.name());
-            let mut asked = Asked { host: &self.host, usage: price.priced(estimate(request)) };
+            let mut asked =
+                Asked { host: &self.host, usage: price.priced(estimate(request, self.window())) };
             let reply = self.model.ask(request, deltas).await;
             // What failed costs nothing; a reply says what it cost.
             asked.usage = Usage::default();
@@ -210,9 +212,10 @@ impl Drop for Asked<'_> {
     }
 }
 
-/// The tokens of a request, about: four bytes each.
-fn estimate(request: &Request<'_>) -> Usage {
+/// The tokens of a request to a model with this window, about: four bytes each, and pictures.
+fn estimate(request: &Request<'_>, window: u64) -> Usage {
     let said = request.messages.iter().map(|message| format!("{message:?}").len());
-    let input = (request.system.len() + said.sum::<usize>()) as u64 / 4;
+    let shown = request.messages.iter().map(shows).sum::<usize>().min(most(window)) as u64;
+    let input = (request.system.len() + said.sum::<usize>()) as u64 / 4 + shown * TOKENS;
     Usage { input, ..Usage::default() }
 }
