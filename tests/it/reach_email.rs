@@ -19,7 +19,8 @@ use crate::standing::until;
 const BIRD: &str = "bird@home.test";
 /// What an honest server finds of Ann's mails.
 const PASS: &str = "dkim=pass header.d=x.test header.s=k; spf=none";
-const SIGNED: &str = "DKIM-Signature: v=1; d=x.test; s=k;\n h=From:To:Subject:Date:Message-ID; b=AAAA";
+const SIGNED: &str =
+    "DKIM-Signature: v=1; d=x.test; s=k;\n h=From:To:Subject:Date:Message-ID; b=AAAA";
 
 /// The script, with a folder that lasts.
 fn bridge(server: &Mail, folder: &Path, more: &[(&str, &str)]) -> Bridge {
@@ -341,6 +342,10 @@ fn words_and_files_are_found_in_whatever_comes() {
     let files = "--b\nContent-Type: text/plain\n\nsee\n--b\nContent-Type: image/png\nContent-Disposition: inline; filename=\"../../a b\u{202e}.png\"\n\nPNG\n\
         --b\nContent-Type: application/octet-stream; name=\"=?utf-8?b?w7w=?=.bin\"\nContent-Transfer-Encoding: base64\n\nAAE=\n\
         --b\nContent-Type: message/rfc822\n\nFrom: carl@x.test\nSubject: old\n\nforwarded\n--b--";
+    // Files of the latest hundred alone are kept: anybody can send some.
+    for number in 0..120 {
+        fs::create_dir_all(folder.path().join(format!("in/{number}"))).expect("a folder");
+    }
     server.arrives(PASS, &mail(70, "Content-Type: multipart/mixed; boundary=b", files));
     let message = taken(&mut bridge);
     assert_eq!(message["text"], "see");
@@ -350,6 +355,7 @@ fn words_and_files_are_found_in_whatever_comes() {
     assert_eq!(names, ["a b___.png", "ü.bin", "message.eml"]);
     assert!(paths.iter().all(|path| Path::new(path).starts_with(folder.path().join("in"))));
     assert_eq!(fs::read(paths[1]).expect("it is there"), [0, 1]);
+    assert_eq!(fs::read_dir(folder.path().join("in")).expect("a folder").count(), 101);
     server.arrives(PASS, &mail(71, "", &"x".repeat(30_000)));
     let text = taken(&mut bridge)["text"].clone();
     assert!(text.as_str().is_some_and(|text| text.ends_with("bytes, not fetched]")), "{text}");
@@ -358,11 +364,7 @@ fn words_and_files_are_found_in_whatever_comes() {
     server.arrives_raw(b"\xff\xfe\r\n\r\n\0");
     server.arrives(
         PASS,
-        &mail(
-            72,
-            "Content-Type: multipart/mixed; boundary*=%00''x\nSubject: =?x?q?=ff?=",
-            "a",
-        ),
+        &mail(72, "Content-Type: multipart/mixed; boundary*=%00''x\nSubject: =?x?q?=ff?=", "a"),
     );
     server.arrives(PASS, &mail(73, "Content-Type: text/plain; charset=unicode_escape", "\\ud800"));
     server.arrives(PASS, &mail(74, "", "still here"));
@@ -383,9 +385,10 @@ fn no_mail_is_too_much_for_it() {
     server.arrives(PASS, &mail(2, "Content-Type: text/html", &"<a ".repeat(200_000)));
     let parts = "--b\n\n".repeat(2_000_000);
     server.arrives(PASS, &mail(3, "Content-Type: multipart/mixed; boundary=b", &parts));
-    let deep: String = (0..3_000)
+    let deep = (0..3_000)
         .map(|at| format!("Content-Type: multipart/mixed; boundary=b{at}\n\n--b{at}\n"))
-        .collect();
+        .collect::<Vec<_>>()
+        .concat();
     server.arrives(PASS, &mail(4, "", "x").replace("\n\nx", &format!("\n{deep}")));
     server.arrives(PASS, &mail(5, &format!("X-Long: {}", "x".repeat(200_000)), "x"));
     let said = bridge.complains("its head has more than");
