@@ -22,7 +22,7 @@ const FREE: [&str; 3] = ["ollama", "llamacpp", "script"];
 
 /// Millionths in one.
 const MILLION: u64 = 1_000_000;
-/// What a reply can cost at all: whatever a server says, sums of it stay numbers.
+/// What a reply can cost or count at all: whatever a server says, sums of it stay numbers.
 const MOST: u64 = 1_000_000_000 * MILLION;
 
 /// Money, in millionths of a US dollar; in settings it is written in dollars.
@@ -33,7 +33,7 @@ impl<'de> Deserialize<'de> for Dollars {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let dollars = f64::deserialize(deserializer)?;
         if !(0.0..=1e9).contains(&dollars) {
-            return Err(de::Error::custom("expected a number that is not negative"));
+            return Err(de::Error::custom("expected a number from 0 to a billion"));
         }
         Ok(Self((dollars * MILLION as f64).round() as u64))
     }
@@ -93,7 +93,8 @@ impl Price {
         let long = self.long.filter(|long| input > long.over);
         let [more_in, more_out] =
             long.map_or([MILLION; 2], |long| [long.input.0, long.output.0]).map(u128::from);
-        let whole = into * more_in + times(output, self.output) * more_out;
+        let out = times(output, self.output).saturating_mul(more_out);
+        let whole = into.saturating_mul(more_in).saturating_add(out);
         u64::try_from(whole.div_ceil(u128::from(MILLION).pow(2))).unwrap_or(u64::MAX)
     }
 }
@@ -130,6 +131,10 @@ impl Known {
 
     /// What was used, with what it costs.
     pub fn priced(&self, usage: Usage) -> Usage {
+        let Usage { input, output, cache_read, cache_write, cost, .. } = usage;
+        let counts = [input, output, cache_read, cache_write, cost];
+        let [input, output, cache_read, cache_write, cost] = counts.map(|count| count.min(MOST));
+        let usage = Usage { input, output, cache_read, cache_write, cost, unpriced: 0 };
         let (cost, unpriced) = match self {
             Self::Free => (0, 0),
             Self::Owners(price) => (price.of(usage), 0),
@@ -273,7 +278,10 @@ mod tests {
         ] {
             assert_eq!(input(spec), expected, "{spec}");
         }
-        assert!(Config::parse("[prices.a]\ninput = -1\noutput = 2\n").is_err());
+        for wrong in ["-1", "nan", "inf", "1e10", "'1'"] {
+            let config = format!("[prices.a]\ninput = {wrong}\noutput = 2\n");
+            assert!(Config::parse(&config).is_err(), "{wrong}");
+        }
     }
 
     #[test]
@@ -285,6 +293,12 @@ mod tests {
         assert_eq!((cost(Known::Owners(price)).cost, cost(Known::Free).cost), (5_300, 0));
         let absurd = Usage { cost: u64::MAX, ..said };
         assert_eq!(Known::No.priced(absurd).cost, MOST);
+        let absurd = Known::No.priced(usage([u64::MAX; 4]));
+        assert_eq!((absurd.input, absurd.unpriced), (MOST, 2 * MOST));
+        let most = Dollars(MOST);
+        let long = Some(Long { over: 0, input: most, output: most });
+        let dear = Price { input: most, output: most, cache_read: None, cache_write: None, long };
+        assert_eq!(Known::Owners(dear).priced(usage([u64::MAX; 4])).cost, MOST);
         let unsaid = Known::No.priced(usage([1_000, 10, 0, 0]));
         assert_eq!((unsaid.cost, unsaid.unpriced), (0, 1_010));
     }

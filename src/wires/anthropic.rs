@@ -185,7 +185,8 @@ impl Partial for Reply {
             _ => Stop::End,
         };
         let mut usage = self.usage;
-        usage.input += usage.cache_read + usage.cache_write;
+        let cached = usage.cache_read.saturating_add(usage.cache_write);
+        usage.input = usage.input.saturating_add(cached);
         let mut blocks: Vec<_> = self.parts.into_iter().map(Part::finish).collect();
         identify(&mut blocks);
         Ok(Assistant { blocks, stop, model: model.to_owned(), usage })

@@ -102,6 +102,29 @@ fn a_server_that_says_what_it_charged_is_believed() {
 }
 
 #[test]
+fn whatever_a_server_counts_stays_a_number() {
+    for wire in ["openai", "anthropic"] {
+        let server = Server::start();
+        let home = with_model(&server, wire, "");
+        for _ in 0..2 {
+            let most = u64::MAX;
+            let chunk = json!({"choices": [{"delta": {"content": "Hi."}, "finish_reason": "stop"}],
+                "usage": {"prompt_tokens": most, "completion_tokens": most, "cost": 1e300}});
+            let stream = format!("data: {chunk}\n\ndata: [DONE]\n\n");
+            let reply = match wire {
+                "openai" => Reply::raw(200, &[], vec![(&*stream).into()]),
+                _ => Reply::text("Hi.").usage([most; 4]),
+            };
+            server.allow_prefix_change();
+            server.queue(reply);
+            home.run(&["run", "hi"]).stdout("Hi.\n").stderr_any().check();
+        }
+        let [all] = &rows(&home, &["--by", "model"])[..] else { panic!("one model") };
+        assert_eq!(all["input"], 2_000_000_000_000_000_u64, "{wire}");
+    }
+}
+
+#[test]
 fn a_turn_ends_with_the_reply_that_reaches_what_it_may_cost() {
     let server = Server::start();
     let home = Home::new().with_anthropic(&server).config("[limits]\ncost = 0.03\n");

@@ -197,8 +197,14 @@ fn imap(shared: &Shared, mut stream: TcpStream) -> std::io::Result<()> {
                 let state = shared.lock();
                 let found = state.mails.iter().find(|(one, ..)| one.to_string() == **number);
                 if let Some((_, mail, _)) = found {
-                    let part = if rest.contains("HEADER") { head(mail) } else { mail };
-                    let name = if rest.contains("HEADER") { "BODY[HEADER]" } else { "BODY[]" };
+                    let (part, name) = match rest.split_once("HEADER]<0.") {
+                        None => (&mail[..], "BODY[]"),
+                        Some((_, most)) => {
+                            let most = most.split('>').next().unwrap_or_default();
+                            let most = most.parse().expect("how many bytes");
+                            (&head(mail)[..head(mail).len().min(most)], "BODY[HEADER]<0>")
+                        }
+                    };
                     let (all, length) = (mail.len(), part.len());
                     out.extend(
                         format!(

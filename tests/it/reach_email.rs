@@ -19,7 +19,8 @@ use crate::standing::until;
 const BIRD: &str = "bird@home.test";
 /// What an honest server finds of Ann's mails.
 const PASS: &str = "dkim=pass header.d=x.test header.s=k; spf=none";
-const SIGNED: &str = "DKIM-Signature: v=1; d=x.test; s=k;\n h=From:To:Subject:Message-ID; b=AAAA";
+const SIGNED: &str =
+    "DKIM-Signature: v=1; d=x.test; s=k;\n h=From:To:Subject:Date:Message-ID; b=AAAA";
 
 /// The script, with a folder that lasts.
 fn bridge(server: &Mail, folder: &Path, more: &[(&str, &str)]) -> Bridge {
@@ -38,9 +39,16 @@ fn bridge(server: &Mail, folder: &Path, more: &[(&str, &str)]) -> Bridge {
 /// A mail of Ann's, with these lines more, signed.
 fn mail(number: u32, more: &str, text: &str) -> String {
     let more = if more.is_empty() { String::new() } else { format!("{more}\n") };
+    let date = days_ago(0);
     format!(
-        "{SIGNED}\nFrom: Ann <ann@x.test>\nTo: {BIRD}\nMessage-ID: <{number}@x.test>\n{more}\n{text}\n"
+        "{SIGNED}\nFrom: Ann <ann@x.test>\nTo: {BIRD}\nDate: {date}\nMessage-ID: <{number}@x.test>\n{more}\n{text}\n"
     )
+}
+
+/// The date of a mail that is so old.
+fn days_ago(days: i64) -> String {
+    let then = jiff::Zoned::now().saturating_sub(jiff::Span::new().days(days));
+    jiff::fmt::rfc2822::to_string(&then).expect("a date")
 }
 
 fn taken(bridge: &mut Bridge) -> Value {
@@ -148,6 +156,11 @@ fn nobody_is_believed_who_could_be_anybody() {
         (PASS, with("To: bird@home.test", "X-None: x\rTo: bird@home.test")),
         (PASS, with("h=From:To:", "h=From:")),
         (PASS, with(":Message-ID;", ";")),
+        (PASS, with("Subject:Date:", "Subject:")),
+        // One that was here so long ago that nobody knows its Message-ID, or will be.
+        (PASS, with(&days_ago(0), &days_ago(80))),
+        (PASS, with(&days_ago(0), &days_ago(-3))),
+        (PASS, with(&days_ago(0), "then")),
         (PASS, with("b=AAAA", "l=0; b=AAAA")),
         (PASS, with("d=x.test; s=k", "d=other.test; s=k")),
         (PASS, with("DKIM-Signature: v=1", "X-None: v=1")),
@@ -176,6 +189,10 @@ fn nobody_is_believed_who_could_be_anybody() {
         let (attack, what) = refused.last().expect("it is there");
         assert!(!server.is_read(*attack), "{what}");
     }
+    // A line's end that some take for none.
+    let found = format!("Authentication-Results: mx.home.test; {PASS}\n{honest}");
+    let crlf = found.replace("<1@", "<2@").replace('\n', "\r\n");
+    server.arrives_raw(crlf.replace("\r\nTo:", "\r\nX-None: x\nTo:").as_bytes());
     // Another server's finding, however it is named.
     for name in ["mx.evil.test", "mx.home.test.evil.test", ""] {
         let found = format!("Authentication-Results: {name}; {PASS}\n{honest}");
@@ -325,6 +342,10 @@ fn words_and_files_are_found_in_whatever_comes() {
     let files = "--b\nContent-Type: text/plain\n\nsee\n--b\nContent-Type: image/png\nContent-Disposition: inline; filename=\"../../a b\u{202e}.png\"\n\nPNG\n\
         --b\nContent-Type: application/octet-stream; name=\"=?utf-8?b?w7w=?=.bin\"\nContent-Transfer-Encoding: base64\n\nAAE=\n\
         --b\nContent-Type: message/rfc822\n\nFrom: carl@x.test\nSubject: old\n\nforwarded\n--b--";
+    // Files of the latest hundred alone are kept: anybody can send some.
+    for number in 0..120 {
+        fs::create_dir_all(folder.path().join(format!("in/{number}"))).expect("a folder");
+    }
     server.arrives(PASS, &mail(70, "Content-Type: multipart/mixed; boundary=b", files));
     let message = taken(&mut bridge);
     assert_eq!(message["text"], "see");
@@ -334,6 +355,7 @@ fn words_and_files_are_found_in_whatever_comes() {
     assert_eq!(names, ["a b___.png", "ü.bin", "message.eml"]);
     assert!(paths.iter().all(|path| Path::new(path).starts_with(folder.path().join("in"))));
     assert_eq!(fs::read(paths[1]).expect("it is there"), [0, 1]);
+    assert_eq!(fs::read_dir(folder.path().join("in")).expect("a folder").count(), 101);
     server.arrives(PASS, &mail(71, "", &"x".repeat(30_000)));
     let text = taken(&mut bridge)["text"].clone();
     assert!(text.as_str().is_some_and(|text| text.ends_with("bytes, not fetched]")), "{text}");
@@ -342,15 +364,42 @@ fn words_and_files_are_found_in_whatever_comes() {
     server.arrives_raw(b"\xff\xfe\r\n\r\n\0");
     server.arrives(
         PASS,
-        &mail(
-            72,
-            "Content-Type: multipart/mixed; boundary*=%00''x\nSubject: =?x?q?=ff?=\nDate: no",
-            "a",
-        ),
+        &mail(72, "Content-Type: multipart/mixed; boundary*=%00''x\nSubject: =?x?q?=ff?=", "a"),
     );
     server.arrives(PASS, &mail(73, "Content-Type: text/plain; charset=unicode_escape", "\\ud800"));
     server.arrives(PASS, &mail(74, "", "still here"));
     while taken(&mut bridge)["text"] != "still here" {}
+    bridge.end();
+}
+
+#[test]
+fn no_mail_is_too_much_for_it() {
+    if !has(&["python3"]) {
+        return;
+    }
+    let (server, folder) = (Mail::start(), TempDir::new().expect("a folder"));
+    let mut bridge = bridge(&server, folder.path(), &[("EMAIL_SECONDS", "1")]);
+    // A head that takes ages to part, words that take ages to read, more parts than there is
+    // room for, and one in the other.
+    server.arrives(&format!("x{}=y", " ".repeat(190_000)), &mail(1, "", "x"));
+    server.arrives(PASS, &mail(2, "Content-Type: text/html", &"<a ".repeat(200_000)));
+    let parts = "--b\n\n".repeat(2_000_000);
+    server.arrives(PASS, &mail(3, "Content-Type: multipart/mixed; boundary=b", &parts));
+    let deep = (0..3_000)
+        .map(|at| format!("Content-Type: multipart/mixed; boundary=b{at}\n\n--b{at}\n"))
+        .collect::<Vec<_>>()
+        .concat();
+    server.arrives(PASS, &mail(4, "", "x").replace("\n\nx", &format!("\n{deep}")));
+    server.arrives(PASS, &mail(5, &format!("X-Long: {}", "x".repeat(200_000)), "x"));
+    let said = bridge.complains("its head has more than");
+    assert_eq!(said.matches("nothing can be made of it").count(), 3, "{said}");
+    // The host takes a line of a megabyte, and would never acknowledge a longer one.
+    server.arrives(PASS, &mail(6, "", &"€ much\n".repeat(250_000)));
+    let message = taken(&mut bridge);
+    assert!(message.to_string().len() < 1 << 20);
+    assert!(message["text"].as_str().is_some_and(|text| text.ends_with("more characters]")));
+    server.arrives(PASS, &mail(7, "", "alive"));
+    assert_eq!(taken(&mut bridge)["text"], "alive");
     bridge.end();
 }
 

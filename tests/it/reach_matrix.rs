@@ -193,6 +193,10 @@ fn files_corrections_nonsense_and_what_is_encrypted() {
         bridge.ack(&message);
         message
     };
+    // Files of the latest hundred alone are kept: anybody can send some.
+    for number in 0..120 {
+        fs::create_dir_all(folder.path().join(format!("in/{number}"))).expect("a folder");
+    }
     said(
         json!({"msgtype": "m.file", "body": "look", "filename": "../../.bash rc/a\nb.txt", "url": file("one", b"bytes")}),
     );
@@ -202,6 +206,7 @@ fn files_corrections_nonsense_and_what_is_encrypted() {
     assert_eq!(path.file_name().expect("a name"), "a_b.txt");
     assert!(path.starts_with(folder.path().join("in")), "{path:?}");
     assert_eq!(fs::read(&path).expect("it is there"), b"bytes");
+    assert_eq!(fs::read_dir(folder.path().join("in")).expect("a folder").count(), 101);
     said(json!({"msgtype": "m.image", "body": "big.png", "url": file("two", &[0; 1001])}));
     let message = next();
     assert_eq!(

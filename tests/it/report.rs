@@ -254,6 +254,13 @@ fn it_is_written_where_it_is_wanted_for_its_owner_alone() {
     assert_eq!((&said["file"], &said["changes"]), (&json!(page), &json!(1)));
     assert_eq!(mode(&page), 0o600);
     assert_eq!(fs::read_dir(&here).expect("a folder").count(), 2, "something is left beside it");
+    // But not through one that somebody put where it would go by itself.
+    fs::write(here.join("precious"), "dear\n").expect("a file");
+    fs::rename(&page, here.join("old")).expect("a page");
+    symlink("precious", &page).expect("a link");
+    home.run(&["report"]).stdout(&format!("{}\n", page.display())).check();
+    assert_eq!(fs::read_to_string(here.join("precious")).expect("a file"), "dear\n");
+    assert!(page.symlink_metadata().expect("a page").is_file());
     for (arguments, code, why) in [
         (&["report", "."][..], 1, "is no file; name one to write"),
         (&["report", "/dev/null"], 1, "is no file; name one to write"),

@@ -53,11 +53,11 @@ impl Day {
 
 /// Money, in millionths of a US dollar, as people say it.
 pub fn dollars(cost: u64) -> String {
-    let dollars = cost as f64 / 1_000_000.0;
-    if cost == 0 || cost >= 1_000_000 {
-        format!("{dollars:.2} USD")
-    } else {
-        format!("{dollars:.4} USD")
+    let dollars = |cost: u64| cost as f64 / 1_000_000.0;
+    match cost {
+        // What costs next to nothing does not cost nothing.
+        1..1_000_000 => format!("{:.4} USD", dollars(cost.max(100))),
+        cost => format!("{:.2} USD", dollars(cost)),
     }
 }
 
@@ -314,6 +314,13 @@ mod tests {
             assert!(page.contains(part), "no {part} in {page}");
         }
         assert_eq!(page.matches("<g>").count(), 3);
+    }
+
+    #[test]
+    fn money_is_nothing_only_where_it_is() {
+        let shown = [0, 3, 12_300, 999_999, 1_000_000, 2_345_678].map(dollars);
+        let expected = ["0.00", "0.0001", "0.0123", "1.0000", "1.00", "2.35"];
+        assert_eq!(shown, expected.map(|one| format!("{one} USD")));
     }
 
     #[test]

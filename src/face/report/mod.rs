@@ -107,15 +107,15 @@ async fn make(link: &Link, days: &Days) -> Result<(String, usize)> {
     Ok((page::page(&told, timeline, days), count))
 }
 
-/// The file to write, whatever leads to it. A page that nobody named must not become a part
-/// of the next commit.
+/// The file to write: what a named link leads to, but never what one leads to that nobody
+/// named, since others may have put it there. Such a page must not become a part of the next
+/// commit, either.
 fn target(home: &Home, named: Option<PathBuf>) -> Result<PathBuf> {
     let current = std::env::current_dir().context("the current folder is gone")?;
     let inside = |folder: PathBuf| folder.canonicalize().is_ok_and(|one| current.starts_with(one));
-    let file = match named {
-        Some(file) => current.join(file),
-        None if inside(home.workspace()) => std::env::temp_dir().join(NAME),
-        None => current.join(NAME),
+    let Some(file) = named.map(|file| current.join(file)) else {
+        let temporary = inside(home.workspace());
+        return Ok(if temporary { std::env::temp_dir() } else { current }.join(NAME));
     };
     match file.canonicalize() {
         Ok(there) => {
