@@ -105,23 +105,26 @@ fn job(job: &JobStatus, screen: Screen) -> Vec<String> {
         ),
     ];
     if let Some((at, state)) = &job.last {
-        let missed = if job.missed > 0 {
-            format!(", {} missed before it", job.missed)
-        } else {
-            String::new()
-        };
-        let row_of = if job.failures > 1 {
-            format!(", {} times in a row", job.failures)
-        } else {
-            String::new()
-        };
-        let last = row(&format!("    last   {at} {state}{row_of}{missed}"), screen.width);
+        let last = format!("    last   {at} {state}{}", circumstances(job));
+        let last = row(&last, screen.width);
         lines.push(if state == "done" { last } else { screen.warn(&last) });
         let said: Vec<_> = job.tail.lines().filter(|one| !one.trim().is_empty()).collect();
         let said = said.iter().skip(said.len().saturating_sub(TAIL));
         lines.extend(said.map(|one| screen.dim(&row(&format!("           {one}"), screen.width))));
     }
     lines
+}
+
+/// What is to be said of a job's last run besides its outcome.
+pub fn circumstances(job: &JobStatus) -> String {
+    let mut said = String::new();
+    if job.failures > 1 {
+        said += &format!(", {} times in a row", job.failures);
+    }
+    if job.missed > 0 {
+        said += &format!(", {} missed before it", job.missed);
+    }
+    said
 }
 
 /// `fledgling services`.

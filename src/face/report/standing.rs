@@ -142,21 +142,11 @@ fn job(job: &JobStatus) -> Html {
         inside.push(Html::element("ol", &[("class", "runs"), ("aria-label", &*label)], runs));
     }
     if let Some((at, state)) = &job.last {
-        let again = if job.failures > 1 {
-            format!(", {} times in a row", job.failures)
-        } else {
-            String::new()
-        };
-        let missed = if job.missed > 0 {
-            format!(", {} missed before it", job.missed)
-        } else {
-            String::new()
-        };
         let class = if state == "done" { "good" } else { "bad" };
         let state = Html::classed("span", class, cut(state, TEXT));
         inside.push(Html::plain(
             "p",
-            [format!("last {at} ").into(), state, format!("{again}{missed}").into()],
+            [format!("last {at} ").into(), state, circumstances(job).into()],
         ));
     }
     if !job.tail.trim().is_empty() {

@@ -11,7 +11,7 @@ use jiff::ToSpan as _;
 use rusqlite::{OptionalExtension as _, params};
 
 use crate::kernel::message::{Assistant, Usage};
-use crate::kernel::model::{Boxed, Deltas, Failure, Model, Request};
+use crate::kernel::model::{Boxed, Delta, Deltas, Failure, Model, Request};
 use crate::organs::always::background::Kind;
 use crate::organs::host::Host;
 use crate::organs::pictures::{TOKENS, most, shows};
@@ -186,9 +186,17 @@ impl Model for Metered {
             let price = self.host.settings.catalog.price(self.name());
             let mut asked =
                 Asked { host: &self.host, usage: price.priced(estimate(request, self.window())) };
-            let reply = self.model.ask(request, deltas).await;
-            // What failed costs nothing; a reply says what it cost.
-            asked.usage = Usage::default();
+            let mut begun = false;
+            let mut heard = |delta: Delta<'_>| {
+                begun |= matches!(delta, Delta::Text(_) | Delta::Thinking(_));
+                deltas(delta);
+            };
+            let reply = self.model.ask(request, &mut heard).await;
+            // A reply says what it cost, and what was refused costs nothing; one that breaks
+            // off is paid for.
+            if reply.is_ok() || !begun {
+                asked.usage = Usage::default();
+            }
             let reply = reply?;
             self.host.count(reply.usage).map_err(fatal)?;
             Ok(reply)
@@ -196,7 +204,7 @@ impl Model for Metered {
     }
 }
 
-/// A request under way. One that is broken off is paid for all the same.
+/// A request under way. One that breaks off is paid for all the same.
 struct Asked<'a> {
     host: &'a Host,
     /// What it takes, about.

@@ -36,7 +36,8 @@ CREATE TABLE IF NOT EXISTS received (channel TEXT NOT NULL, id TEXT NOT NULL, ch
     at INTEGER NOT NULL, PRIMARY KEY (channel, id)) WITHOUT ROWID;
 ";
 
-/// How long a message that was received is known: no platform gives one again later.
+/// How long a message that was received is known. Chats give none again later; a channel of
+/// which that is not true, as of mail, has to look at the date of what it brings.
 const KNOWN: i64 = 90 * 24 * 3600;
 /// Bytes of a session's name, without the number that makes it one of its own.
 const NAME: usize = 56;
