@@ -303,7 +303,7 @@ mod tests {
     }
 
     /// What stands for something, and what it may stand for.
-    const CHOICES: [(&str, &str); 7] = [
+    const CHOICES: [(&str, &str); 8] = [
         ("yes|always|no", "yes"),
         ("yes|no", "yes"),
         ("full|PORT", "full"),

@@ -167,7 +167,7 @@ impl Agent<'_> {
             if let Some(halt) = halted {
                 return Err(halt);
             }
-            let steered = self.steer(session)?;
+            let steered = self.steer(session).await?;
             if self.interrupt.raised() {
                 return Err(Halt::Interrupted);
             }
@@ -332,8 +332,8 @@ impl Agent<'_> {
     }
 
     /// Put before the model what was said meanwhile. Whether there was anything.
-    fn steer(&mut self, session: &mut Session) -> Result<bool> {
-        let messages = self.inbox.steering(&session.header().session)?;
+    async fn steer(&mut self, session: &mut Session) -> Result<bool> {
+        let messages = self.inbox.steering(&session.header().session).await?;
         let any = !messages.is_empty();
         for incoming in messages {
             let (origin, text) = (incoming.origin.clone(), incoming.text.clone());

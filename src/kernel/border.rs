@@ -44,7 +44,7 @@ pub struct Record {
 pub trait Inbox: Send + Sync {
     /// Those that steer the turn of this session, oldest first. They stay in the inbox
     /// until the transcript holds them.
-    fn steering(&self, session: &str) -> Result<Vec<Incoming>>;
+    fn steering<'a>(&'a self, session: &'a str) -> Boxed<'a, Result<Vec<Incoming>>>;
     /// The transcript holds the message with this key now.
     fn taken(&self, key: &str) -> Result<()>;
 }

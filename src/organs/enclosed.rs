@@ -195,11 +195,18 @@ impl Host {
                         continue;
                     }
                 };
+                // A file is kept as it is: nothing can be taken out of it.
+                if let Some(secret) = withheld.finds(&bytes) {
+                    kept.push(Err(anyhow!(
+                        "{} is not taken: the value of the secret {secret} stands in it",
+                        withheld.text(file.path().display().to_string())
+                    )));
+                    continue;
+                }
                 let name = file.path().file_name().unwrap_or_default().to_string_lossy();
                 let name = format!("{day}-{}", plain(&withheld.text(name.into_owned())));
                 let hash = pictures.keep(&bytes)?;
-                let is_secret = withheld.finds(&bytes).is_some();
-                let kind = picture::media_type(&bytes).filter(|_| !is_secret);
+                let kind = picture::media_type(&bytes);
                 // What cannot be shown says why when it is read.
                 let shown = kind.filter(|_| picture::picture(&name, &name, bytes).is_ok());
                 kept.push(Ok(Enclosed { name, hash, shown: shown.map(str::to_owned) }));
@@ -249,7 +256,7 @@ impl Host {
 
     /// Put what comes with a message into the inbox of the place where its turn works, and say
     /// so in it. It is the turn's in the history. Whatever cannot be, the message says why.
-    pub(super) fn unpack(
+    pub(super) async fn unpack(
         &self,
         place: &Place,
         session: &str,
@@ -263,11 +270,17 @@ impl Host {
         // Until its turn has ended, nobody takes it for anybody else's.
         writers.begin(session);
         let writing = writers.writes(session, false);
-        let (pictures, mut wrote) = (Pictures::of(self.home()), Vec::new());
+        let (pictures, folder) = (Pictures::of(self.home()), place.folder.clone());
+        let put = move |file: Enclosed| {
+            let bytes = pictures.read(&file.hash).map_err(anyhow::Error::from);
+            let path = bytes.and_then(|bytes| deliver(&folder, &file.name, &bytes));
+            (file, path)
+        };
+        let put = move || files.into_iter().map(put).collect::<Vec<_>>();
+        let (put, mut wrote) = (tokio::task::spawn_blocking(put).await?, Vec::new());
         let mut lines = vec![std::mem::take(&mut incoming.text)];
-        for Enclosed { name, hash, shown } in files {
-            let put = pictures.read(&hash).map_err(anyhow::Error::from);
-            let path = match put.and_then(|bytes| deliver(&place.folder, &name, &bytes)) {
+        for (Enclosed { name, hash, shown }, path) in put {
+            let path = match path {
                 Ok(path) => {
                     lines.push(format!("[file: {}]", path.display()));
                     wrote.push(path.clone());

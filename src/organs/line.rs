@@ -14,6 +14,7 @@ use crate::guard::policy::Link;
 use crate::kernel::border::Inbox;
 use crate::kernel::event::{End, Event};
 use crate::kernel::message::{Incoming, Origin};
+use crate::kernel::model::Boxed;
 use crate::organs::hands::Watched;
 use crate::organs::host::{Ending, Host, Phase};
 use crate::organs::lane::{Heard, Lane, What, lock};
@@ -313,17 +314,20 @@ fn next_batch(mut waiting: Vec<Waiting>) -> Vec<Waiting> {
 }
 
 impl Inbox for Watched<'_> {
-    fn steering(&self, session: &str) -> Result<Vec<Incoming>> {
-        // A turn that is told to stop takes nothing more along.
-        if self.host.lane(session).is_stopping() {
-            return Ok(Vec::new());
-        }
-        let waiting = self.host.state.waiting(session)?.into_iter();
-        let mut steering: Vec<_> =
-            waiting.take_while(|one| one.steer).map(|one| one.incoming).collect();
-        let mut unpacked = steering.iter_mut();
-        unpacked.try_for_each(|one| self.host.unpack(self.place, session, one))?;
-        Ok(steering)
+    fn steering<'a>(&'a self, session: &'a str) -> Boxed<'a, Result<Vec<Incoming>>> {
+        Box::pin(async move {
+            // A turn that is told to stop takes nothing more along.
+            if self.host.lane(session).is_stopping() {
+                return Ok(Vec::new());
+            }
+            let waiting = self.host.state.waiting(session)?.into_iter();
+            let mut steering: Vec<_> =
+                waiting.take_while(|one| one.steer).map(|one| one.incoming).collect();
+            for incoming in &mut steering {
+                self.host.unpack(self.place, session, incoming).await?;
+            }
+            Ok(steering)
+        })
     }
 
     fn taken(&self, key: &str) -> Result<()> {

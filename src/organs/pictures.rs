@@ -5,18 +5,19 @@
 //! neither how pictures are written on a wire nor where they come from.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write as _};
+use std::io::{self, ErrorKind, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result};
 use git2::{ObjectType, Oid};
 
 use crate::kernel::message::{Assistant, Image, Message};
-use crate::kernel::model::{Boxed, Deltas, Failure, Model, Request};
+use crate::kernel::model::{Boxed, Delta, Deltas, Failure, Model, Request};
 use crate::organs::home::Home;
+use crate::wires::is_about_pictures;
 
 /// Pictures that a request shows at most: beyond that a provider wants them smaller.
 const SHOWN: usize = 20;
@@ -64,7 +65,13 @@ impl Pictures {
 
     /// The bytes kept under this.
     pub fn read(&self, hash: &str) -> io::Result<Vec<u8>> {
-        fs::read(self.0.join(hash))
+        fs::read(self.path(hash)?)
+    }
+
+    /// Where they are. A transcript may come from anybody, and what it names be no hash.
+    fn path(&self, hash: &str) -> io::Result<PathBuf> {
+        let known = Oid::from_str(hash).is_ok_and(|oid| oid.to_string() == hash);
+        known.then(|| self.0.join(hash)).ok_or_else(|| ErrorKind::NotFound.into())
     }
 
     /// Keep what is shown here, and hold it in memory no longer.
@@ -81,8 +88,9 @@ impl Pictures {
     /// A conversation with the bytes of those pictures that are shown. Blocks.
     fn filled(&self, mut messages: Vec<Message>, most: usize) -> Vec<Message> {
         // What was lost, as in a home that was brought back from a backup, takes no room.
-        let size =
-            |image: &mut Image| fs::metadata(self.0.join(&image.hash)).map_or(0, |at| at.len());
+        let size = |image: &mut Image| {
+            self.path(&image.hash).and_then(fs::metadata).map_or(0, |file| file.len())
+        };
         let sizes: Vec<_> = images(&mut messages).map(size).collect();
         for image in images(&mut messages).skip(first_shown(&sizes, most)) {
             image.data = self.read(&image.hash).ok().map(Arc::from);
@@ -158,7 +166,16 @@ impl Model for Sighted {
             let most = most(self.window());
             let filled = tokio::task::spawn_blocking(move || pictures.filled(messages, most)).await;
             let messages = filled.map_err(|error| Failure::Fatal(error.to_string()))?;
-            self.model.ask(&Request { messages: &messages, ..*request }, deltas).await
+            let shown = Request { messages: &messages, ..*request };
+            match self.model.ask(&shown, &mut |delta| deltas(delta)).await {
+                // One that a provider cannot read would be the end of the conversation.
+                Err(Failure::Fatal(why)) if is_about_pictures(&why) => {
+                    let why = &format!("{why}; asked again without pictures");
+                    deltas(Delta::Retry { wait: Duration::ZERO, why });
+                    self.model.ask(request, deltas).await
+                }
+                asked => asked,
+            }
         })
     }
 }
@@ -189,6 +206,18 @@ mod tests {
         assert_eq!((mode & 0o777, fs::read_dir(temp.path()).unwrap().count()), (0o600, 1));
         let lost = Pictures(temp.path().join("gone"));
         assert!(lost.keep(b"x").unwrap_err().to_string().starts_with("cannot keep "));
+    }
+
+    #[test]
+    fn what_is_no_hash_leads_nowhere() {
+        let temp = tempfile::tempdir().unwrap();
+        let pictures = Pictures(temp.path().join("media"));
+        fs::create_dir(&pictures.0).unwrap();
+        fs::write(temp.path().join("private"), "x").unwrap();
+        let private = temp.path().join("private").to_str().unwrap().to_owned();
+        for hash in ["../private", &private, "", ".", "abc"] {
+            assert_eq!(pictures.read(hash).unwrap_err().kind(), ErrorKind::NotFound, "{hash}");
+        }
     }
 
     #[test]

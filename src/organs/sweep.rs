@@ -57,7 +57,9 @@ fn sweep_media(home: &Home, waiting: Vec<String>, now: SystemTime) -> io::Result
     if !aged.is_empty() {
         let named = named(home, waiting)?;
         let is_named = |path: &Path| path.file_name().is_some_and(|name| named.contains(name));
-        aged.iter().filter(|path| !is_named(path)).for_each(|path| _ = fs::remove_file(path));
+        // What was kept again meanwhile is about to be named.
+        let goes = |path: &&PathBuf| !is_named(path) && self::aged(path, now);
+        aged.iter().filter(goes).for_each(|path| _ = fs::remove_file(path));
     }
     fs::write(looked, "")
 }

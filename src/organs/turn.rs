@@ -76,7 +76,7 @@ impl Host {
         let hand = self.hand(&door, &place, name)?;
         self.state.begin(name, turn)?;
         for incoming in &mut first {
-            self.unpack(&place, name, incoming)?;
+            self.unpack(&place, name, incoming).await?;
         }
         let mut agent = self.agent(&*model, &hand, &context, interrupt, &mut heard)?;
         let ended = agent.turn(&mut transcript, first).await;

@@ -26,13 +26,18 @@ const OVERFLOW: [&str; 9] = [
 ];
 
 /// Words by which servers say that a model takes no pictures, or not this one.
-const PICTURES: [&str; 8] = [
+const PICTURES: [&str; 13] = [
     "image input",
     "image_url",
     "image content",
+    "image dimensions",
+    "image exceeds",
+    "image format",
     "images are",
-    "could not process image",
+    "process image",
+    "load image",
     "support image",
+    "unsupported image",
     "multimodal",
     "mmproj",
 ];
@@ -99,6 +104,11 @@ impl Fault {
             _ => Failure::Fatal(message),
         }
     }
+}
+
+/// Whether a failure told like this is because of what a model is shown.
+pub fn is_about_pictures(why: &str) -> bool {
+    why.ends_with(NO_PICTURES)
 }
 
 /// The server's own words in the body of an error.

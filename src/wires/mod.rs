@@ -21,6 +21,7 @@ use std::fmt;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+pub use self::fault::is_about_pictures;
 use crate::kernel::model::Model;
 
 /// Where a model is and how it is to be asked.

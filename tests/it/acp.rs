@@ -2,14 +2,19 @@
 //! Each message it sends is held to the protocol's rules.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
+use std::fs::{self, Permissions};
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 
 use crate::home::{Home, Process, Ran};
 use crate::kills::{Fifo, Watched};
 use crate::model_server::Server;
+use crate::pictures::png;
 use crate::reply::{Gate, Reply};
 
 /// A client, over the standard input and output of `fledgling acp`.
@@ -797,14 +802,102 @@ fn files_that_come_along_are_gone_when_they_are_no_longer_needed() {
     let prompt = json!([
         {"type": "text", "text": "What is this?"},
         {"type": "image", "data": picture, "mimeType": "image/png"},
+        {"type": "resource", "resource": {"uri": "file:///p/a.bin", "blob": "AAEC"}},
     ]);
     let id = client.request("session/prompt", &json!({"sessionId": session, "prompt": prompt}));
     gate.reached();
+    // The next host may need them, should this one end.
     assert_eq!(left(), 1);
     gate.open();
     assert_eq!(client.stopped(id), "end_turn");
     assert_eq!(left(), 0);
+    // The model has seen it, and both stay where tool calls find them.
+    let asked = server.asked(1).remove(0);
+    let bytes = BASE64_STANDARD.decode(picture).expect("base64");
+    assert_eq!(asked.pictures(), [bytes.as_slice()]);
+    let heard = asked.heard();
+    assert!(
+        heard.contains("What is this?/p/a.bin\n") && heard.contains("\n[file: inbox/"),
+        "{heard}"
+    );
+    let lying = fs::read_dir(home.workspace("inbox")).expect("a folder").flatten();
+    let mut lying: Vec<_> = lying.map(|one| fs::read(one.path()).expect("a file")).collect();
+    lying.sort();
+    assert_eq!(lying, [vec![0, 1, 2], bytes]);
+    // The client knows what it said; who loads it later sees that something came along, and
+    // not what the model was told of the folder, which it is told once.
+    assert_eq!(client.said(&session, "user_message"), "");
     client.end();
+    let mut client = Client::start(&home, &[]);
+    client.hello();
+    let load = json!({"sessionId": session, "cwd": home.cwd(), "mcpServers": []});
+    client.call("session/load", load);
+    let told = client.said(&session, "user_message");
+    assert!(told.starts_with("What is this?/p/a.bin\n[file: inbox/"), "{told}");
+    server.queue(Reply::text("Still."));
+    assert_eq!(client.turn(&session, "and now?"), "end_turn");
+    let heard = server.asked(2).remove(1).heard();
+    assert_eq!(heard.matches("The editor's project is in ").count(), 1, "{heard}");
+    client.end();
+}
+
+#[test]
+fn what_is_said_at_once_is_heard_in_order_also_where_something_comes_along() {
+    let server = Server::start();
+    let home = Home::new().with_anthropic(&server);
+    let (mut client, session) = Client::begun(&home);
+    let picture = [png(9, 1), vec![0; 3_000_000]].concat();
+    let prompt = json!([
+        {"type": "text", "text": "first"},
+        {"type": "image", "data": BASE64_STANDARD.encode(&picture), "mimeType": "image/png"},
+    ]);
+    for number in ["One.", "Two.", "Three."] {
+        server.queue(Reply::text(number));
+    }
+    let prompt = json!({"sessionId": session, "prompt": prompt});
+    let first = client.request("session/prompt", &prompt);
+    let others = ["second", "third"].map(|text| client.say(&session, text));
+    for id in [first, others[0], others[1]] {
+        assert_eq!(client.stopped(id), "end_turn");
+    }
+    let heard = server.asked(3).remove(2).heard();
+    let at = ["first", "second", "third"].map(|text| heard.find(text).expect("it was said"));
+    assert!(at.is_sorted(), "{heard}");
+    // One that is cancelled before it was its turn is not said at all.
+    let gate = Gate::new();
+    server.queue(Reply::text("Four.").wait(&gate));
+    let all = ["fourth", "fifth", "sixth"].map(|text| client.say(&session, text));
+    gate.reached();
+    client.notify("$/cancel_request", &json!({"requestId": all[2]}));
+    assert_eq!(client.stopped(all[2]), "cancelled");
+    server.queue(Reply::text("Five."));
+    gate.open();
+    assert_eq!([client.stopped(all[0]), client.stopped(all[1])], ["end_turn", "end_turn"]);
+    assert_eq!(client.said(&session, "agent_message"), "One.Two.Three.Four.Five.");
+    client.end();
+}
+
+#[test]
+fn a_change_shows_no_secret_that_the_file_held() {
+    let server = Server::start();
+    let home = Home::new().with_anthropic(&server);
+    home.run(&["init"]).stdout_any().stderr_any().check();
+    // It is in the history, and became a secret later.
+    fs::write(home.workspace("env"), "KEY=value-of-later\n").expect("a file");
+    server.queue(Reply::text("Hello."));
+    home.run(&["run", "hi"]).stdout("Hello.\n").stderr_any().check();
+    let secrets = home.path("secrets.toml");
+    fs::write(&secrets, "LATER = \"value-of-later\"\n").expect("a file");
+    fs::set_permissions(secrets, Permissions::from_mode(0o600)).expect("its mode");
+    let (mut client, session) = Client::begun(&home);
+    server.allow_prefix_change();
+    let write = json!({"path": "env", "content": "KEY=\n"});
+    server.queue(Reply::new().call("write", write)).queue(Reply::text("Done."));
+    assert_eq!(client.turn(&session, "empty it"), "end_turn");
+    let old = &client.of_kind("tool_call_update")[0]["content"][0]["oldText"];
+    assert_eq!(old, "KEY=[secret LATER withheld]\n");
+    let ran = client.end();
+    assert!(!ran.stdout.contains("value-of-later"), "{ran}");
 }
 
 #[test]
@@ -821,6 +914,25 @@ fn the_end_of_its_input_stops_what_runs() {
     assert!(ran.stdout.lines().last().is_some_and(|last| last.contains("\"cancelled\"")), "{ran}");
     let transcript = home.path(&format!("sessions/{session}.jsonl"));
     assert!(fs::read_to_string(transcript).expect("a transcript").contains("\"interrupted\""));
+}
+
+#[test]
+fn it_ends_with_a_client_that_reads_no_more() {
+    let home = Home::new().with_anthropic(&Server::start());
+    let piped = std::process::Stdio::piped;
+    let mut command = home.command(&["acp"]);
+    let mut acp = command.stdin(piped()).stdout(piped()).stderr(piped()).spawn().expect("it runs");
+    drop(acp.stdout.take());
+    // Somebody still holds its input, as a shell around a dead editor may.
+    let mut input = acp.stdin.take().expect("its input");
+    writeln!(input, "nonsense").expect("it reads");
+    let mut said = String::new();
+    acp.stderr.take().expect("a pipe").read_to_string(&mut said).expect("words");
+    assert_eq!(
+        (acp.wait().expect("its end").code(), said.contains("does not read")),
+        (Some(1), true),
+        "{said}"
+    );
 }
 
 #[test]

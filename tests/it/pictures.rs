@@ -132,19 +132,24 @@ fn a_model_without_eyes_is_told_and_one_that_refuses_says_how() {
     .expect("its mode");
     fs::write(home.cwd().join("a.png"), png(9, 1)).expect("a file");
     let refusal = "image input is not supported - hint: provide the mmproj";
-    server.queue(Reply::error(500, "server_error", refusal));
+    server.queue(Reply::error(500, "server_error", refusal)).queue(Reply::text("blind"));
+    server.allow_prefix_change();
     let run = |arguments: &[&str]| {
         home.run(&[&["run", "--model", "m", "--session", "s"], arguments].concat())
     };
-    run(&["--file", "a.png", "look"]).code(1).stderr_holds(&["images = false"]).check();
-    assert_eq!(server.asked(1)[0].pictures(), [png(9, 1)]);
+    // What it cannot be shown is no reason not to talk.
+    let said = run(&["--file", "a.png", "look"]).stdout("blind\n");
+    said.stderr_holds(&["images = false", "asked again without pictures"]).check();
+    let asked = server.asked(2);
+    assert_eq!(asked[0].pictures(), [png(9, 1)]);
+    assert!(asked[1].pictures().is_empty() && asked[1].heard().contains("[The picture inbox/"));
     let home_of = home.path("config.toml");
     for (images, sees) in [("images = false\n", false), ("", false), ("images = true\n", true)] {
         fs::write(&home_of, model(images)).expect("a file");
         server.allow_prefix_change();
         server.queue(Reply::text("ok"));
         run(&["again"]).stdout("ok\n").stderr_any().check();
-        let asked = server.asked(2 + usize::from(images.is_empty()) + usize::from(sees) * 2);
+        let asked = server.asked(3 + usize::from(images.is_empty()) + usize::from(sees) * 2);
         let asked = asked.last().expect("a request");
         assert_eq!(asked.pictures().len(), usize::from(sees));
         let told =
@@ -196,6 +201,26 @@ fn files_of_a_task_lie_in_the_inbox_and_in_the_turns_commit() {
     let run = home.run(&["run", "--file", "large", "x"]).code(1);
     run.stderr_holds(&["is larger than 50 MB", "file_mb"]).check();
     server.asked(2);
+}
+
+#[test]
+fn a_file_that_holds_a_secret_gets_no_further() {
+    let (Chat { server, home, .. }, host, mut line) = paired();
+    let bytes = [png(9, 1), b"test-key-not-real".to_vec()].concat();
+    let kept = || fs::read_dir(home.path("media")).expect("a folder").count();
+    let before = kept();
+    fs::write(home.cwd().join("shot.png"), &bytes).expect("a file");
+    let run = home.run(&["run", "--session", "s", "--file", "shot.png", "look"]).code(1);
+    run.stderr_holds(&["shot.png is not taken: the value of the secret"]).check();
+    server.queue(Reply::text("Which file?"));
+    let file = home.path("scratch/services/x/shot.png");
+    fs::write(&file, &bytes).expect("a file");
+    line.again(&json!({"id": "f1", "chat": ME, "from": ME, "text": "look", "files": [file]}));
+    assert_eq!(line.told(ME), "Which file?");
+    let heard = server.asked(1)[0].heard();
+    assert!(heard.contains("look\n[a file that came with it could not be taken]"), "{heard}");
+    assert_eq!((kept(), inbox(&home)), (before, Vec::new()));
+    stop(host);
 }
 
 #[test]

@@ -104,8 +104,11 @@ impl Shown {
         let number = |name: &str| self.input[name].as_u64().filter(|number| *number > 0);
         let found = || {
             let Before::Text(text) = on_disk(path) else { return None };
-            let old = self.input["edits"][0]["old"].as_str()?;
-            Some(text[..text.find(old)?].matches('\n').count() as u64 + 1)
+            let edit = &self.input["edits"][0];
+            // It may be done already.
+            let find = |name: &str| text.find(edit[name].as_str().filter(|it| !it.is_empty())?);
+            let at = find("old").or_else(|| find("new"))?;
+            Some(text[..at].matches('\n').count() as u64 + 1)
         };
         let line = if self.tool == "edit" { found() } else { number("offset") };
         match line {
@@ -214,7 +217,12 @@ fn text(bytes: &[u8]) -> Before {
 /// What a file holds now. What is no plain file is not waited for.
 fn on_disk(path: &Path) -> Before {
     let read = || -> std::io::Result<Option<Vec<u8>>> {
-        let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+        // To open a device may be to change something.
+        if !path.metadata()?.is_file() {
+            return Ok(None);
+        }
+        let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
+        let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
         if !file.metadata()?.is_file() {
             return Ok(None);
         }
@@ -269,6 +277,18 @@ mod tests {
         }
         let ended = shown("write", &input, Before::Unknown).ended("1", "wrote", false);
         assert_eq!(ended["content"], json!([words("```\nwrote\n```")]));
+    }
+
+    #[test]
+    fn the_line_of_an_edit_is_found_before_it_is_made_and_after() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a");
+        let input = json!({"path": path, "edits": [{"old": "two", "new": "2"}]});
+        for (text, line) in [("one\ntwo\n", json!(2)), ("one\n2\n", json!(2)), ("", Value::Null)] {
+            std::fs::write(&path, text).unwrap();
+            let begun = shown("edit", &input, Before::Unknown).begun("1");
+            assert_eq!(begun["locations"][0]["line"], line, "{text}");
+        }
     }
 
     #[test]

@@ -76,7 +76,8 @@ impl Acp {
                     // From now on the choice counts, not what the command line named.
                     self.opened(session)?.model = None;
                 }
-                return self.do_command(id, session, name, verb).await;
+                self.do_command(id, session, name, verb).await;
+                return Ok(());
             }
             Ok(Meant::Said(text)) => self.update(session, &agent(&text)),
             Err(error) => self.update(session, &agent(&complaint(&error))),

@@ -29,6 +29,7 @@ use self::stdio::{Heard, Out};
 use crate::face::clean::clean;
 use crate::face::run;
 use crate::face::screen::{Place, write};
+use crate::files::withheld::Withheld;
 use crate::organs::home::Home;
 use crate::organs::host::Settings;
 use crate::organs::link::{DOOR_VARIABLE, Link};
@@ -43,13 +44,27 @@ pub async fn acp(settings: impl FnOnce() -> Result<Settings>, named: Option<Stri
     // As long as an editor is open, so is a conversation.
     settings.resident = true;
     let (home, model) = (settings.home.clone(), settings.model.clone());
+    let withheld = Withheld::default();
+    withheld.learn(settings.catalog.secrets())?;
     let mut stop = Box::pin(run::interrupted());
     let link = Link::establish(move || Ok(settings)).await?;
     let (news, mut heard) = unbounded_channel();
     let (sessions, prompts, permissions) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
     let (out, count, hosts) = (Out::start(), 0, 0);
-    let mut acp =
-        Acp { home, link, model, named, out, news, sessions, prompts, permissions, count, hosts };
+    let mut acp = Acp {
+        home,
+        link,
+        model,
+        named,
+        withheld,
+        out,
+        news,
+        sessions,
+        prompts,
+        permissions,
+        count,
+        hosts,
+    };
     acp.notices()?;
     let mut lines = stdio::lines();
     let code = loop {
@@ -60,6 +75,10 @@ pub async fn acp(settings: impl FnOnce() -> Result<Settings>, named: Option<Stri
             },
             Some(news) = heard.recv() => acp.hear(news).await?,
             () = &mut stop => break exit::INTERRUPTED,
+            () = acp.out.unread() => {
+                write(Place::Err, "The client does not read what it is told, so this ends.")?;
+                break exit::FAILED;
+            }
         }
     };
     tokio::select! {
@@ -83,6 +102,8 @@ struct Acp {
     model: Option<String>,
     /// The conversation that the command line names.
     named: Option<String>,
+    /// What files hold is read here, too, to show what changes.
+    withheld: Withheld,
     out: Out,
     /// For what is heard of sessions and requests.
     news: UnboundedSender<News>,
@@ -116,25 +137,26 @@ enum Of {
 
 impl Acp {
     async fn line(&mut self, heard: Heard) {
-        let line = match heard {
-            Heard::Line(line) => line,
+        let read = match heard {
+            Heard::Line(line) => tokio::task::spawn_blocking(move || protocol::read(&line)).await,
             Heard::TooLong(limit) => {
                 let why = format!("a line has {limit} bytes at most");
                 return self.answer(&Value::Null, Err(Fault::new(REQUEST, why)));
             }
         };
-        match protocol::read(&line) {
-            Err((id, fault)) => self.answer(&id, Err(fault)),
-            Ok(Message::Request { id, method, params }) => {
+        match read {
+            Err(error) => self.answer(&Value::Null, Err(anyhow::Error::from(error).into())),
+            Ok(Err((id, fault))) => self.answer(&id, Err(fault)),
+            Ok(Ok(Message::Request { id, method, params })) => {
                 if let Err(fault) = self.request(&id, &method, params).await {
                     self.answer(&id, Err(fault));
                 }
             }
-            Ok(Message::Notification { method, params }) => {
+            Ok(Ok(Message::Notification { method, params })) => {
                 // Nobody waits for what comes of it.
                 let _ = self.notification(&method, params).await;
             }
-            Ok(Message::Response { id, result }) => self.permitted(&id, result.as_ref()).await,
+            Ok(Ok(Message::Response { id, result })) => self.permitted(&id, result.as_ref()).await,
         }
     }
 
@@ -232,11 +254,11 @@ impl Acp {
     }
 
     fn answer(&self, id: &Value, answer: Result<Value, Fault>) {
-        // A client that does not read has gone, which is heard by the end of its lines.
         self.out.line(protocol::answer(id, answer));
     }
 
     fn update(&self, session: &str, update: &Value) {
+        let update = self.withheld.json(update.clone());
         let params = json!({"sessionId": session, "update": update});
         self.out.line(protocol::tell(None, "session/update", &params));
     }
@@ -250,7 +272,7 @@ impl Acp {
     /// Nobody is left without an answer.
     fn leave(self) {
         for prompt in self.prompts.values() {
-            let answer = if self.link.host().is_some() {
+            let answer = if self.link.host().is_some() || prompt.is_held() {
                 Ok(prompts::ended("cancelled"))
             } else {
                 let why = format!(

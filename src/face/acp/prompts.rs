@@ -2,7 +2,8 @@
 //!
 //! Owns that each prompt is answered once, after all that was to be shown of it, and what a
 //! cancel does. Each is a turn of its own: one that finds another turn of its conversation under
-//! way, here or elsewhere, waits for its own, so that a cancel never stops somebody else's.
+//! way, here or elsewhere, waits for its own, so that a cancel never stops somebody else's. They
+//! come in the order in which they were said, whatever comes along with one and has to be kept.
 
 use serde_json::{Value, json};
 use tokio::task::AbortHandle;
@@ -22,6 +23,7 @@ pub(super) struct Prompt {
     verb: Verb,
     work: Work,
     cancelled: bool,
+    /// None where it is not the host's yet.
     listening: Option<AbortHandle>,
     /// Files that go with it.
     _attached: Attached,
@@ -33,6 +35,13 @@ enum Work {
     Turn { key: String, begun: bool, ended: Option<(u64, End, String)> },
     /// A command, by its name, and what came of it.
     Command { name: String, value: Value },
+}
+
+impl Prompt {
+    /// Whether it waits here for one before it.
+    pub(super) fn is_held(&self) -> bool {
+        self.listening.is_none()
+    }
 }
 
 impl Drop for Prompt {
@@ -54,7 +63,9 @@ impl Acp {
         if let Some(line) = command(&prompt) {
             return self.command(id, &session, line).await;
         }
-        let Said { text, attached } = said(prompt)?;
+        // This thread may be a host's, and a large picture takes its time.
+        let said = tokio::task::spawn_blocking(move || said(prompt)).await;
+        let Said { text, attached } = said.map_err(anyhow::Error::from)??;
         let open = self.opened(&session)?;
         let text = text + &open.note.take().unwrap_or_default();
         open.view.say(&text);
@@ -70,36 +81,59 @@ impl Acp {
             files: attached.files.clone(),
         };
         let work = Work::Turn { key, begun: false, ended: None };
-        self.wait_for(id, session, verb, work, attached).await
+        self.wait_for(id, session.clone(), verb, work, attached);
+        self.put_next(&session).await;
+        Ok(())
     }
 
     /// Do what a command asks of the host.
-    pub(super) async fn do_command(
-        &mut self,
-        id: &Value,
-        session: &str,
-        name: &str,
-        verb: Verb,
-    ) -> Result<(), Fault> {
+    pub(super) async fn do_command(&mut self, id: &Value, session: &str, name: &str, verb: Verb) {
         let work = Work::Command { name: name.to_owned(), value: Value::Null };
-        self.wait_for(id, session.to_owned(), verb, work, Attached::default()).await
+        let number = self.wait_for(id, session.to_owned(), verb, work, Attached::default());
+        self.put(number).await;
     }
 
-    async fn wait_for(
+    fn wait_for(
         &mut self,
         id: &Value,
         session: String,
         verb: Verb,
         work: Work,
         attached: Attached,
-    ) -> Result<(), Fault> {
-        let answers = self.link.ask(verb.clone()).await?;
-        let number = self.number();
-        let listening = Some(self.listen(answers, Of::Prompt(number)));
-        let (id, cancelled) = (id.clone(), false);
+    ) -> u64 {
+        let (number, id, cancelled, listening) = (self.number(), id.clone(), false, None);
         let prompt = Prompt { id, session, verb, work, cancelled, listening, _attached: attached };
         self.prompts.insert(number, prompt);
-        Ok(())
+        number
+    }
+
+    /// Put a prompt before the host.
+    async fn put(&mut self, number: u64) {
+        let Some(verb) = self.prompts.get(&number).map(|prompt| prompt.verb.clone()) else {
+            return;
+        };
+        match self.link.ask(verb).await {
+            Ok(answers) => {
+                let listening = self.listen(answers, Of::Prompt(number));
+                if let Some(prompt) = self.prompts.get_mut(&number) {
+                    prompt.listening = Some(listening);
+                }
+            }
+            Err(error) => self.end(number, Err(format!("{error:#}"))),
+        }
+    }
+
+    /// Put the next message of a conversation before the host, when a turn took the one before.
+    async fn put_next(&mut self, session: &str) {
+        let waits = |prompt: &Prompt| {
+            let waits = matches!(prompt.work, Work::Turn { begun: false, ended: None, .. });
+            waits && prompt.session == session
+        };
+        while let Some((number, prompt)) = self.prompts.iter().find(|(_, prompt)| waits(prompt))
+            && prompt.is_held()
+        {
+            self.put(*number).await;
+        }
     }
 
     /// Something came of a prompt. What happens in a turn is heard by watching its session; here
@@ -147,6 +181,7 @@ impl Acp {
             }
             _ => {}
         }
+        self.put_next(&session).await;
     }
 
     /// Answer the prompts of a session whose turns were shown to their end.
@@ -200,6 +235,7 @@ impl Acp {
             stops.push((
                 *number,
                 match (&prompt.work, &prompt.verb) {
+                    (Work::Turn { .. }, _) if prompt.is_held() => None,
                     (Work::Turn { key, .. }, _) => Some(Verb::TakeBack { key: key.clone() }),
                     (Work::Command { .. }, Verb::Compact { .. }) => Some(Verb::Stop { session }),
                     (Work::Command { .. }, _) => None,
@@ -214,7 +250,7 @@ impl Acp {
                         while answers.recv().await.is_some() {}
                     }
                 }
-                // Whatever lasts ends with those who wait for it.
+                // It was not asked for yet, or what lasts ends with those who wait for it.
                 None => self.end(number, Ok("cancelled")),
             }
         }
@@ -225,30 +261,26 @@ impl Acp {
     pub(super) async fn ask_again(&mut self) {
         let numbers: Vec<_> = self.prompts.keys().copied().collect();
         for number in numbers {
-            let Some(prompt) = self.prompts.get(&number) else { continue };
-            let (cancelled, verb) = (prompt.cancelled, prompt.verb.clone());
-            match &prompt.work {
+            let Some(prompt) = self.prompts.get_mut(&number) else { continue };
+            prompt.listening = None;
+            match &mut prompt.work {
                 Work::Turn { ended: Some((_, end, why)), .. } => {
                     let stopped = stopped(*end, why);
                     self.end(number, stopped);
                 }
-                _ if cancelled => self.end(number, Ok("cancelled")),
+                _ if prompt.cancelled => self.end(number, Ok("cancelled")),
                 Work::Command { .. } => {
                     let why =
                         "the running fledgling ended before it answered; look what came of it"
                             .to_owned();
                     self.end(number, Err(why));
                 }
-                Work::Turn { .. } => match self.link.ask(verb).await {
-                    Ok(answers) => {
-                        let listening = self.listen(answers, Of::Prompt(number));
-                        if let Some(prompt) = self.prompts.get_mut(&number) {
-                            prompt.listening = Some(listening);
-                        }
-                    }
-                    Err(error) => self.end(number, Err(format!("{error:#}"))),
-                },
+                Work::Turn { begun, .. } => *begun = false,
             }
+        }
+        let sessions: Vec<_> = self.sessions.keys().cloned().collect();
+        for session in sessions {
+            self.put_next(&session).await;
         }
     }
 }

@@ -5,15 +5,19 @@
 //! is on the lines.
 
 use std::io::{self, BufRead, Read as _};
-use std::sync::mpsc as threads;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, mpsc as threads};
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::sync::mpsc::{Receiver, channel};
 
 use crate::face::screen::{Place, write};
 
 /// Bytes of a line: a large picture in base64, and some.
 const LIMIT: u64 = 64 << 20;
+/// Bytes that wait for a client to read them: more than the longest conversation has to load.
+const ROOM: usize = 512 << 20;
 /// At the end a client that no longer reads is waited for so long.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -76,6 +80,9 @@ fn skip(input: &mut impl BufRead) -> io::Result<()> {
 pub struct Out {
     lines: threads::Sender<String>,
     ended: threads::Receiver<()>,
+    /// Bytes that are not written yet.
+    waiting: Arc<AtomicUsize>,
+    unread: Arc<Notify>,
 }
 
 impl Out {
@@ -83,21 +90,38 @@ impl Out {
     pub fn start() -> Self {
         let (lines, written) = threads::channel::<String>();
         let (end, ended) = threads::channel();
+        let (waiting, unread) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
+        let (left, gone) = (waiting.clone(), unread.clone());
         std::thread::spawn(move || {
             let _end = end;
-            while written.recv().is_ok_and(|line| write(Place::Out, &line).is_ok()) {}
+            for line in written {
+                if write(Place::Out, &line).is_err() {
+                    return gone.notify_one();
+                }
+                left.fetch_sub(line.len(), Relaxed);
+            }
         });
-        Self { lines, ended }
+        Self { lines, ended, waiting, unread }
     }
 
-    /// Write a line. Whether anybody can still read it.
-    pub fn line(&self, line: String) -> bool {
-        self.lines.send(line).is_ok()
+    /// Write a line, if there is room for it.
+    pub fn line(&self, line: String) {
+        if self.waiting.load(Relaxed) > ROOM {
+            return self.unread.notify_one();
+        }
+        self.waiting.fetch_add(line.len(), Relaxed);
+        // Who writes them has said why it does so no more.
+        let _ = self.lines.send(line);
+    }
+
+    /// Wait until nobody reads any more, or more is left to read than anybody will.
+    pub async fn unread(&self) {
+        self.unread.notified().await;
     }
 
     /// Nothing more comes: wait until all is written.
     pub fn close(self) {
-        let Self { lines, ended } = self;
+        let Self { lines, ended, .. } = self;
         drop(lines);
         let _ = ended.recv_timeout(PATIENCE);
     }

@@ -8,7 +8,7 @@ use crate::face::report::changes::section;
 use crate::face::report::data::{Days, Reminder, Told, Used};
 use crate::face::report::diff::cut;
 use crate::face::report::html::Html;
-use crate::face::standing::sentence;
+use crate::face::standing::{circumstances, sentence};
 use crate::face::turn_view::{count, plural};
 use crate::organs::always::status::{JobStatus, RunStatus, Status};
 use crate::organs::sessions::Listed;
