@@ -305,6 +305,7 @@ mod tests {
     /// What stands for something, and what it may stand for.
     const CHOICES: [(&str, &str); 8] = [
         ("yes|always|no", "yes"),
+        ("bash|zsh|fish", "bash"),
         ("yes|no", "yes"),
         ("full|PORT", "full"),
         ("steps|tokens|seconds", "steps"),

@@ -173,8 +173,7 @@ impl Host {
         }
         host.backup_failure().into_iter().for_each(|text| host.notice(text));
         host.recover(alone).await?;
-        let (swept, waiting) = (host.settings.home.clone(), host.state.all_enclosed()?);
-        tokio::task::spawn_blocking(move || sweep::sweep(&swept, waiting));
+        host.sweep();
         Ok(host)
     }
 
@@ -195,6 +194,14 @@ impl Host {
     /// The lane of a session.
     pub fn lane(&self, session: &str) -> Arc<Lane> {
         lock(&self.lanes).entry(session.to_owned()).or_default().clone()
+    }
+
+    /// Take away, beside everything else, what nobody looks at any more.
+    pub(super) fn sweep(&self) {
+        let home = self.settings.home.clone();
+        // What waits may need what nothing else names.
+        let Ok(waiting) = self.state.all_enclosed() else { return };
+        tokio::task::spawn_blocking(move || sweep::sweep(&home, waiting));
     }
 
     /// How long the turn of a session has been under way, in seconds, if one is.

@@ -21,6 +21,7 @@ pub mod unattended;
 pub mod workers;
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -34,6 +35,9 @@ use crate::organs::always::unattended::Unattended;
 use crate::organs::always::workers::Workers;
 use crate::organs::host::Host;
 use crate::organs::lane::lock;
+
+/// How often what piles up is taken away.
+const SWEEP: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// What a host keeps of all this.
 #[derive(Default)]
@@ -76,9 +80,18 @@ impl Host {
         tasks.push(tokio::spawn(self.clone().keep_loaded()));
         tasks.push(tokio::spawn(self.clone().keep_watching()));
         tasks.push(tokio::spawn(self.clone().keep_time()));
+        tasks.push(tokio::spawn(self.clone().keep_swept()));
         drop(tasks);
         if let Err(error) = self.wake_all() {
             self.fault(Kind::Host, "", &format!("What waits cannot be read: {error:#}"));
+        }
+    }
+
+    /// What piles up goes while the host lives, too: it may live for months.
+    async fn keep_swept(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(SWEEP).await;
+            self.sweep();
         }
     }
 
