@@ -66,17 +66,17 @@ impl Host {
     pub(super) async fn replay(
         self: &Arc<Self>,
         caller: &Caller,
-        recording: &str,
+        recording: String,
         (live, as_it_is): (bool, bool),
         answers: &UnboundedSender<Answer>,
     ) -> Result<Replayed> {
-        let recording = Recording::parse(recording)?;
         let (snapshots, branch) = self.checkout(caller).await?;
         let (tree, _) = snapshots.blocking(Keeper::tree_now).await?;
         let writing = writer(caller).map(|session| snapshots.writers().writes(session, true));
         let (host, caller, heard) = (self.clone(), caller.clone(), answers.clone());
         self.until_left(answers, move |interrupt| {
             let _writing = writing;
+            let recording = Recording::parse(&recording)?;
             let chronicle = Chronicle::on(host.home().path(), &branch)?;
             let equip = |folders: [&Path; 2]| host.for_replay(writer(&caller), live, folders);
             let replayer = Replayer {
@@ -98,16 +98,16 @@ impl Host {
     pub(super) async fn bisect_recording(
         self: &Arc<Self>,
         caller: &Caller,
-        recording: &str,
+        recording: String,
         good: Option<String>,
         answers: &UnboundedSender<Answer>,
     ) -> Result<Culprit> {
-        let recording = Recording::parse(recording)?;
         let (snapshots, branch) = self.checkout(caller).await?;
         let writing = writer(caller).map(|session| snapshots.writers().writes(session, true));
         let (host, caller, heard) = (self.clone(), caller.clone(), answers.clone());
         self.until_left(answers, move |interrupt| {
             let _writing = writing;
+            let recording = Recording::parse(&recording)?;
             let chronicle = Chronicle::on(host.home().path(), &branch)?;
             let equip = |folders: [&Path; 2]| host.for_replay(writer(&caller), false, folders);
             let (repository, home, as_it_is) = (chronicle.repository(), host.home(), false);
