@@ -6,14 +6,15 @@
 
 mod questions;
 mod recorded;
+mod said;
 
 use std::io::IsTerminal as _;
 
 use anyhow::{Context as _, Result};
-use serde_json::Value;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use self::questions::{background, watch};
+use self::said::Unheard;
 use crate::face::asking::Questions;
 use crate::face::clean::clean;
 use crate::face::onboard::{Welcome, opening, recall, welcome};
@@ -21,13 +22,13 @@ use crate::face::prompt_line::{PromptLine, Typed};
 use crate::face::record::Recorder;
 use crate::face::screen::{Place, Screen};
 use crate::face::turn_view::{Shown, TurnView, wrapped};
-use crate::face::{attached, commands, help, run, tour, views};
+use crate::face::{commands, help, run, tour, views};
 use crate::kernel::event::Event;
 use crate::organs::home::Home;
 use crate::organs::host::Settings;
 use crate::organs::link::Link;
 use crate::organs::sessions;
-use crate::organs::verb::{self, Answer, Verb, exit};
+use crate::organs::verb::{Answer, Verb, exit};
 
 /// Said after the first turn that changes something.
 const UNDO: &str = "/undo takes such a turn back; /log lists what was changed.";
@@ -418,61 +419,9 @@ impl Repl {
         Ok(())
     }
 
-    /// Say something: it begins a turn, or steers the one that runs.
-    async fn say(&mut self, text: String) -> Result<Next> {
-        let key = verb::fresh_key();
-        let (session, model) = (Some(self.session.clone()), self.model.clone());
-        self.mine.push(text.clone());
-        let (files, line) = attached::here(&text);
-        line.iter().map(String::as_str).for_each(|line| self.aside(line));
-        let (steer, branch, only) = (true, None, None);
-        self.send(Verb::Run { session, text, key, model, steer, branch, only, files }).await
-    }
-
-    /// Ask for a turn. What happens in it is heard by watching; here only a refusal counts,
-    /// and a host that ends without a last word: then it is asked for again.
-    async fn send(&self, verb: Verb) -> Result<Next> {
-        let (lost, hosts, again) = (self.lost.clone(), self.hosts, verb.clone());
-        self.beside(verb, move |answer| {
-            if answer.is_none() {
-                let _ = lost.send(Unheard { verb: again, hosts });
-            }
-            Ok(String::new())
-        })
-        .await
-    }
-
-    /// Ask the host while the conversation goes on, and tell what the answer is shown as.
-    async fn beside<S>(&self, verb: Verb, shown: S) -> Result<Next>
-    where
-        S: FnOnce(Option<Value>) -> Result<String> + Send + 'static,
-    {
-        let mut answers = self.link.ask(verb).await?;
-        let (tell, screen, busy) = (self.tell.clone(), self.screen, self.prompt.busy.clone());
-        tokio::spawn(async move {
-            let aside = |text: &str| _ = tell.send(screen.dim(&wrapped(text, screen)));
-            let told = views::answer(&mut answers, aside).await.and_then(shown);
-            drop(busy);
-            let text = told.unwrap_or_else(|error| commands::complaint(&error, screen));
-            if !text.is_empty() {
-                // Nobody is left to be told when the conversation is over.
-                let _ = tell.send(text);
-            }
-        });
-        Ok(Next::Later)
-    }
-
     fn complain(&self, error: &anyhow::Error) {
         self.prompt.print(&commands::complaint(error, self.screen));
     }
-}
-
-/// What was said to a host that ended without a last word on it. Its key makes it safe to
-/// say it again.
-struct Unheard {
-    verb: Verb,
-    /// How many hosts had ended before it was said.
-    hosts: usize,
 }
 
 /// What follows a line.

@@ -2,6 +2,7 @@
 //! sessions, models, the home. Owns how a home is run; knows no terminal.
 
 pub mod always;
+mod answers;
 pub mod asked;
 pub mod authority;
 pub mod backups;
