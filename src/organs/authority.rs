@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 
+use crate::organs::always::plan::Author;
 use crate::organs::always::workers::JOB;
 use crate::organs::history::ask::Ask;
 use crate::organs::host::Host;
@@ -154,24 +155,27 @@ impl Host {
                 return home.transcript(&first).exists();
             };
             match self.works_for(job) {
-                Some(Some(session)) => name = session,
-                Some(None) => return true,
-                None => return false,
+                Author::Session(session) => name = session,
+                Author::Owner => return true,
+                Author::Unknown => return false,
             }
         }
         false
     }
 
-    /// For which session a job works, or for the owner; unknown where it is not on the schedule,
-    /// or several of its name work for different ones.
-    fn works_for(&self, job: &str) -> Option<Option<String>> {
+    /// For whom a job works: nobody knows where it is not on the schedule, or several of its name
+    /// work for different ones.
+    fn works_for(&self, job: &str) -> Author {
+        let author = |session: Option<String>| session.map_or(Author::Owner, Author::Session);
         if let Some(worker) = self.always.workers.get(&format!("{JOB}{job}")) {
-            return Some(worker.session.clone());
+            return author(worker.session.clone());
         }
         let loaded = lock(&self.always.loaded);
         let mut named = loaded.jobs.iter().map(|one| &one.job).filter(|one| one.name == job);
-        let session = named.next()?.session.clone();
-        named.all(|other| other.session == session).then_some(session)
+        match named.next().map(|one| one.session.clone()) {
+            Some(session) if named.all(|one| one.session == session) => author(session),
+            _ => Author::Unknown,
+        }
     }
 
     /// The session a request is about when it names none: the caller's, or the latest.

@@ -24,6 +24,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use crate::guard::policy::{Chain, Link, Network, Policy};
 use crate::kernel::event::Event;
 use crate::kernel::session::lines;
+use crate::organs::asked::blocking;
 use crate::organs::history::ask::{Culprit, Replayed};
 use crate::organs::history::bisect::{self, Search};
 use crate::organs::history::chronicle::{Chronicle, Entry};
@@ -39,27 +40,16 @@ use crate::organs::verb::{Answer, Caller};
 
 impl Host {
     /// What was said and done in a session, from a turn on.
-    pub(super) fn recording(
+    pub(super) async fn recording(
         &self,
         caller: &Caller,
         session: Option<String>,
         from: u64,
     ) -> Result<Value> {
         let session = self.subject(caller, session)?;
-        let (home, path) = (self.home(), self.home().transcript(&session));
-        let file = File::open(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        // What cannot be read is told when the session is opened.
-        let entries = lines(&file).map_while(Result::ok).filter_map(Result::ok);
-        let mut turns = recording::told(&session, entries, from);
-        let root = sessions::header(&path).map(|header| header.root).unwrap_or_default();
-        name_commits(home, &root, &mut turns);
-        let scratch = home.scratch();
-        let places =
-            Places::named([(&*root, WORKSPACE), (&*scratch, SCRATCH), (home.path(), HOME)]);
-        let count = turns.len();
-        let lines = turns.into_iter().flat_map(Told::lines).map(|line| places.json(line));
-        let lines: Vec<_> = lines.collect();
-        Ok(json!({ "session": session, "turns": count, "lines": lines }))
+        let home = self.home().clone();
+        // Others are not to wait for a long one.
+        blocking(move || record(&home, &session, from)).await
     }
 
     /// Carry out again what was recorded, on what the asker's workspace is now.
@@ -165,6 +155,23 @@ impl Host {
         policy.env.retain(|(variable, _)| !names.keys().any(|name| **variable == **name));
         Ok(policy)
     }
+}
+
+/// What was said and done in a session, as a recording has it.
+fn record(home: &Home, session: &str, from: u64) -> Result<Value> {
+    let path = home.transcript(session);
+    let file = File::open(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    // What cannot be read is told when the session is opened.
+    let entries = lines(&file).map_while(Result::ok).filter_map(Result::ok);
+    let mut turns = recording::told(session, entries, from);
+    let root = sessions::header(&path).map(|header| header.root).unwrap_or_default();
+    name_commits(home, &root, &mut turns);
+    let scratch = home.scratch();
+    let places = Places::named([(&*root, WORKSPACE), (&*scratch, SCRATCH), (home.path(), HOME)]);
+    let count = turns.len();
+    let lines = turns.into_iter().flat_map(Told::lines).map(|line| places.json(line));
+    let lines: Vec<_> = lines.collect();
+    Ok(json!({ "session": session, "turns": count, "lines": lines }))
 }
 
 /// In whose name hands act, where it is not the owner.
