@@ -9,6 +9,7 @@ use anyhow::Result;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::kernel::session::Session;
+use crate::organs::asked::blocking;
 use crate::organs::history::branch;
 use crate::organs::host::{Ending, Host};
 use crate::organs::line::Saying;
@@ -82,7 +83,8 @@ impl Host {
                 serde_json::json!({ "stopped": stopped })
             }
             Verb::Sessions => {
-                let mut list = sessions::list(&self.settings.home)?;
+                let home = self.home().clone();
+                let mut list = blocking(move || sessions::list(&home)).await?;
                 list.retain(|one| self.reaches(caller, &one.name));
                 for one in &mut list {
                     one.running = self.runs_for(&one.name);
@@ -106,7 +108,7 @@ impl Host {
                 let session = self.subject(caller, session)?;
                 serde_json::to_value(wirelog::read(&self.settings.home.wire(), &session, turn)?)?
             }
-            Verb::Recording { session, from } => self.recording(caller, session, from)?,
+            Verb::Recording { session, from } => self.recording(caller, session, from).await?,
             Verb::Usage { since, days } => self.usage(caller, since, days)?,
             Verb::Recall(wanted) => serde_json::to_value(self.recall(caller, wanted).await?)?,
             Verb::About { session } => {

@@ -93,11 +93,11 @@ impl Host {
                 serde_json::to_value(self.bisect(caller, command, good, answers).await?)?
             }
             Ask::Bisect { test: Test::Recording(recording), good } => serde_json::to_value(
-                self.bisect_recording(caller, &recording, good, answers).await?,
+                self.bisect_recording(caller, recording, good, answers).await?,
             )?,
             Ask::Replay { recording, live, as_it_is } => {
                 let how = (live, as_it_is);
-                serde_json::to_value(self.replay(caller, &recording, how, answers).await?)?
+                serde_json::to_value(self.replay(caller, recording, how, answers).await?)?
             }
             Ask::Backup { to } => serde_json::to_value(self.back_up(to, answers).await?)?,
             Ask::Merge { branch, favour } => {

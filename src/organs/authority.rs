@@ -7,13 +7,18 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 
+use crate::organs::always::plan::Author;
 use crate::organs::always::workers::JOB;
 use crate::organs::history::ask::Ask;
 use crate::organs::host::Host;
 use crate::organs::lane::lock;
 use crate::organs::reach::item::Item;
+use crate::organs::recall::Wanted;
 use crate::organs::sessions;
 use crate::organs::verb::{Caller, Needs, Verb};
+
+/// So often one goes back from a job to the session that wrote it.
+const DEPTH: usize = 16;
 
 impl Host {
     /// The authority table, enforced.
@@ -26,6 +31,12 @@ impl Host {
                 self.check_script(spec)?;
             }
             Verb::History(ask) => self.check_history(own, ask)?,
+            Verb::Recall(Wanted { session: Some(session), .. }) => {
+                anyhow::ensure!(
+                    self.recalls(caller, session),
+                    "session {session} is out of reach: what was said there is not for {own}"
+                );
+            }
             _ => {}
         }
         match verb.needs() {
@@ -110,14 +121,61 @@ impl Host {
     pub(super) fn reaches(&self, caller: &Caller, session: &str) -> bool {
         let Caller::Hand(own) = caller else { return true };
         let worker = self.always.workers.get(own);
-        // A job goes on in the conversation that wrote it, and in those that jobs began, also
-        // under an earlier name.
+        // A job goes on in the conversation that wrote it, and one that is the owner's in those
+        // that jobs began, also under an earlier name.
         let is_its = |name: &str| {
             let Some(worker) = &worker else { return false };
             worker.session.as_deref() == Some(name)
-                || worker.links.is_empty() && own.starts_with(JOB) && name.starts_with(JOB)
+                || own.starts_with(JOB) && name.starts_with(JOB) && self.is_owners(own)
         };
         sessions::ancestry(&self.settings.home, session).any(|name| name == *own || is_its(&name))
+    }
+
+    /// Whether a caller may recall what was said in a session: what it reaches; and in what is the
+    /// owner's own, all that is. So others' chats stay with those who talk there, and what was
+    /// done with less stays with whoever had it done.
+    pub(super) fn recalls(&self, caller: &Caller, session: &str) -> bool {
+        let Caller::Hand(own) = caller else { return true };
+        self.reaches(caller, session) || self.is_owners(own) && self.is_owners(session)
+    }
+
+    /// Whether a session or a job is the owner's own: nothing narrows it, and it goes back to the
+    /// owner, not to somebody else's chat or to a service.
+    fn is_owners(&self, name: &str) -> bool {
+        let home = &self.settings.home;
+        let mut name = name.to_owned();
+        // A job may work for a session that it began itself: such a circle is nobody's.
+        for _ in 0..DEPTH {
+            let is_whole = |name| self.links(Some(name)).is_ok_and(|links| links.is_empty());
+            if !name.starts_with(JOB) && !is_whole(&name) {
+                return false;
+            }
+            let Some(first) = sessions::ancestry(home, &name).last() else { return false };
+            let Some(job) = first.strip_prefix(JOB) else {
+                return home.transcript(&first).exists();
+            };
+            match self.works_for(job) {
+                Author::Session(session) => name = session,
+                Author::Owner => return true,
+                Author::Unknown => return false,
+            }
+        }
+        false
+    }
+
+    /// For whom a job works: nobody knows where it is not on the schedule, or several of its name
+    /// work for different ones.
+    fn works_for(&self, job: &str) -> Author {
+        let author = |session: Option<String>| session.map_or(Author::Owner, Author::Session);
+        if let Some(worker) = self.always.workers.get(&format!("{JOB}{job}")) {
+            return author(worker.session.clone());
+        }
+        let loaded = lock(&self.always.loaded);
+        let mut named = loaded.jobs.iter().map(|one| &one.job).filter(|one| one.name == job);
+        match named.next().map(|one| one.session.clone()) {
+            Some(session) if named.all(|one| one.session == session) => author(session),
+            _ => Author::Unknown,
+        }
     }
 
     /// The session a request is about when it names none: the caller's, or the latest.

@@ -15,6 +15,9 @@ use crate::kernel::session::{Entry, Header, Line, lines};
 use crate::organs::history::gitdir;
 use crate::organs::home::Home;
 
+/// Bytes at the end of a transcript in which the number of its last turn is looked for first.
+const END: u64 = 1 << 16;
+
 /// A session in a list.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Listed {
@@ -110,15 +113,8 @@ pub fn ancestry<'a>(home: &'a Home, session: &str) -> impl Iterator<Item = Strin
 
 /// Whether a session was ended: its last line says so.
 pub fn ended(path: &Path) -> Result<bool> {
-    let open = || -> std::io::Result<Vec<u8>> {
-        let mut file = File::open(path)?;
-        let length = file.seek(SeekFrom::End(0))?;
-        file.seek(SeekFrom::Start(length.saturating_sub(256)))?;
-        let mut end = Vec::new();
-        file.read_to_end(&mut end)?;
-        Ok(end)
-    };
-    let end = open().with_context(|| format!("cannot read {}", path.display()))?;
+    let end = File::open(path).and_then(|mut file| tail(&mut file, 256));
+    let end = end.with_context(|| format!("cannot read {}", path.display()))?;
     let last = end.trim_ascii_end().rsplit(|byte| *byte == b'\n').next().unwrap_or_default();
     let entry = serde_json::from_slice::<Entry>(last);
     Ok(entry.is_ok_and(|entry| entry.line == Line::Ended))
@@ -163,27 +159,93 @@ fn read(home: &Home, name: String, modified: SystemTime) -> Result<Listed> {
         ended: false,
         running: None,
     };
-    let file = File::open(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let reading = || format!("cannot read {}", path.display());
+    let mut file = File::open(&path).with_context(reading)?;
     for entry in lines(&file) {
-        match entry.with_context(|| format!("cannot read {}", path.display()))? {
+        match entry.with_context(reading)? {
             Ok(Entry { line: Line::Session { header, .. }, .. }) => listed.parent = header.parent,
-            Ok(Entry { line: Line::User { turn, incoming }, .. }) => {
-                listed.turns = turn;
-                if listed.about.is_empty() {
-                    incoming.text.lines().next().unwrap_or_default().clone_into(&mut listed.about);
-                }
+            Ok(Entry { line: Line::User { incoming, .. }, .. }) => {
+                incoming.text.lines().next().unwrap_or_default().clone_into(&mut listed.about);
+                break;
             }
-            Ok(Entry { line: Line::Ended, .. }) => listed.ended = true,
             // What cannot be read is told when the session is opened.
             Ok(_) | Err(_) => {}
         }
     }
+    listed.turns = last_turn(&mut file).with_context(reading)?;
+    listed.ended = ended(&path)?;
     Ok(listed)
+}
+
+/// The number of the last turn. It stands near the end, so that a list of long conversations
+/// costs no more than one of short ones.
+fn last_turn(file: &mut File) -> std::io::Result<u64> {
+    #[derive(Deserialize)]
+    struct Numbered {
+        kind: String,
+        turn: u64,
+    }
+    let length = file.metadata()?.len();
+    let mut bytes = END;
+    loop {
+        let end = tail(file, bytes)?;
+        // The first line may be a part of one.
+        let whole =
+            if bytes < length { memchr::memchr(b'\n', &end).unwrap_or(end.len()) } else { 0 };
+        let mut numbered = end[whole..].rsplit(|byte| *byte == b'\n').filter_map(|line| {
+            let line = serde_json::from_slice::<Numbered>(line).ok()?;
+            ["user", "turn_end"].contains(&&*line.kind).then_some(line.turn)
+        });
+        match numbered.next() {
+            Some(turn) => return Ok(turn),
+            None if bytes >= length => return Ok(0),
+            None => bytes *= 4,
+        }
+    }
+}
+
+/// The last bytes of a file.
+fn tail(file: &mut File, bytes: u64) -> std::io::Result<Vec<u8>> {
+    let length = file.seek(SeekFrom::End(0))?;
+    file.seek(SeekFrom::Start(length.saturating_sub(bytes)))?;
+    let mut end = Vec::new();
+    file.read_to_end(&mut end)?;
+    Ok(end)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_list_shows_is_found_at_both_ends() {
+        let temp = tempfile::tempdir().unwrap();
+        let home = Home::resolve(Some(temp.path().join("home"))).unwrap();
+        std::fs::create_dir_all(home.sessions()).unwrap();
+        let at = "2026-11-21T10:00:00+01:00";
+        let user = |turn: u64, text: &str| {
+            let line = serde_json::json!({"at": at, "kind": "user", "turn": turn, "key": "k",
+                "origin": "owner", "text": text});
+            format!("{line}\n")
+        };
+        let note = |text: &str| {
+            format!("{}\n", serde_json::json!({"at": at, "kind": "note", "text": text}))
+        };
+        let ended = format!("{}\n", serde_json::json!({"at": at, "kind": "ended"}));
+        let listed = |text: String| {
+            std::fs::write(home.transcript("s"), text).unwrap();
+            let one = list(&home).unwrap().remove(0);
+            (one.turns, one.about, one.ended)
+        };
+        let first = user(1, "the first\nand more");
+        let about = || "the first".to_owned();
+        let long = "\"kind\":\"user\",\"turn\":77,\n".repeat(20_000);
+        assert_eq!(listed(String::new()), (0, String::new(), false));
+        assert_eq!(listed(first.clone()), (1, about(), false));
+        assert_eq!(listed(first.clone() + &user(12, "x") + &note(&long)), (12, about(), false));
+        assert_eq!(listed(note(&long) + &first + &note(&long) + &ended), (1, about(), true));
+        assert_eq!(listed(first + &user(3, "x") + "{\"torn"), (3, about(), false));
+    }
 
     #[test]
     fn a_fresh_session_never_takes_anothers_file() {

@@ -52,7 +52,7 @@ impl Host {
         let mut model = self.model_for(name, asked.as_deref()).await?;
         let unattended = first.iter().all(|one| self.is_unattended(&one.origin));
         let guarded = first.iter().all(|one| self.is_guarded(&one.origin));
-        let _mark = unattended.then(|| self.always.unattended.mark(name));
+        let _mark = unattended.then(|| self.always.unattended.mark(name, guarded));
         if unattended {
             model = Metered::over(model, self);
         }

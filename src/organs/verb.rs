@@ -329,8 +329,7 @@ impl Verb {
             | Self::About { session: Some(session) }
             | Self::At { session: Some(session), .. }
             | Self::Tell { session: Some(session), .. }
-            | Self::Policy { session: Some(session) }
-            | Self::Recall(Wanted { session: Some(session), .. }) => Needs::Reach(session),
+            | Self::Policy { session: Some(session) } => Needs::Reach(session),
             Self::Run { .. }
             | Self::Stop { .. }
             | Self::Wire { .. }
@@ -421,7 +420,7 @@ mod tests {
             (Verb::Recording { session: Some(s()), from: 1 }, Needs::Reach("s")),
             (Verb::Recording { session: None, from: 1 }, Needs::Filtered),
             (Verb::Usage { since: None, days: None }, Needs::Filtered),
-            (recall(Some(s())), Needs::Reach("s")),
+            (recall(Some(s())), Needs::Filtered),
             (recall(None), Needs::Filtered),
             (Verb::About { session: Some(s()) }, Needs::Reach("s")),
             (Verb::About { session: None }, Needs::Filtered),

@@ -128,3 +128,40 @@ fn a_large_file_is_asked_about_piece_by_piece_whatever_ends_it() {
         "{refused}"
     );
 }
+
+#[test]
+fn odd_names_and_questions_are_what_they_are_and_a_file_that_changes_ends_it() {
+    let server = Server::start().serves_several();
+    let home = Home::new().with_anthropic(&server);
+    home.run(&["init"]).stdout_any().stderr_any().check();
+    let name = r#"it's "a\n" $(file) \ of mine.txt"#;
+    fs::create_dir(home.workspace("a folder")).expect("a folder");
+    let path = home.workspace("a folder").join(name);
+    fs::write(&path, "hay\n".repeat(1_000)).expect("a file");
+    // The words are given as they are: bash takes nothing out of them.
+    let quoted = format!("'a folder/{}'", name.replace('\'', r"'\''"));
+    let planned = bash(&server, &home, &format!("{PIECES} plan 'a folder/s.db' {quoted} 1000"));
+    assert!(planned.starts_with("4 pieces of ") && planned.contains(name), "{planned}");
+    let map = |more: &str, answers: usize| {
+        let command = format!("{PIECES} map 'a folder/s.db' -j 1 -n 1 {more}; true");
+        server.queue(Reply::new().call("bash", json!({"command": command, "timeout": 600})));
+        (0..answers).for_each(|_| _ = server.queue(Reply::text("NOTHING")));
+        server.queue(Reply::text("Done."));
+        home.run(&["run", "--session", "main", "go on"]).stdout("Done.\n").stderr_any().check();
+        server.wait(0).pop().expect("a request").results().pop().expect("a result")
+    };
+    let question = r#"'Which "lines" have \d+ or C:\new%s,
+and $HOME?'"#;
+    assert_eq!(map(question, 1), "1 of 4 done, 3 open, 0 failed\n");
+    // The same one is the same, and need not be said again.
+    assert_eq!(map(question, 1), "2 of 4 done, 2 open, 0 failed\n");
+    assert_eq!(map("", 1), "3 of 4 done, 1 open, 0 failed\n");
+    let heard = server.wait(0)[server.wait(0).len() - 2].heard();
+    for line in question.trim_matches('\'').lines().chain(["Piece 3 of 4"]) {
+        assert!(heard.contains(&format!("| {line}")), "{line}: {heard}");
+    }
+    assert!(map("'Another?'", 0).contains("answers another question: Which"));
+    // A file that has gone since is asked about no more.
+    fs::remove_file(path).expect("it was there");
+    assert!(map("", 0).contains("has changed since it was cut"));
+}

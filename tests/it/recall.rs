@@ -1,6 +1,7 @@
 //! Past conversations, searched: what is found and shown, who is told of it, and that the index
 //! is only what was made of the transcripts.
 
+use std::collections::BTreeSet;
 use std::fs;
 
 use serde_json::{Value, json};
@@ -80,58 +81,121 @@ fn words_are_found_with_who_said_them_where_and_when() {
     }
 }
 
-#[test]
-fn a_hand_recalls_its_own_conversation_and_those_it_began() {
-    let (server, home) = talked();
-    server.queue(
-        Reply::new().bash("fledgling recall --json wall plant tomatoes backup script spade"),
-    );
-    server.queue(Reply::new().bash("fledgling recall --session garden tomatoes"));
-    server.queue(Reply::new().bash("fledgling run --session child 'The spade is in the shed.'"));
-    server.queue(Reply::text("Good."));
-    server.queue(Reply::new().bash("fledgling recall --json spade shed"));
-    server.queue(Reply::text("Done."));
-    home.run(&["run", "--session", "other", "Look up the spade."])
-        .stdout_any()
-        .stderr_any()
-        .check();
-    let results = server.wait(0).pop().expect("a request").results();
-    let first = rows(&results[0]);
-    assert!(first.iter().all(|one| one["session"] == "other") && first.len() == 1, "{results:?}");
-    assert!(results[1].contains("session garden is out of reach"), "{results:?}");
-    let who: Vec<_> = rows(&results[3]).iter().map(|one| one["who"].clone()).collect();
-    assert_eq!(who, ["agent:other"], "{results:?}");
+/// In which conversations a command of this session's finds the word, by their names.
+#[track_caller]
+fn found_by(all: &Standing, session: &str) -> Vec<String> {
+    sessions(&all.act(session, &["fledgling recall --json --limit 99 roses"]).remove(0))
+}
+
+/// The sessions that `recall --json` names, each once.
+fn sessions(told: &str) -> Vec<String> {
+    let told: BTreeSet<_> = rows(told).iter().map(|one| one["session"].to_string()).collect();
+    told.iter().map(|name| name.trim_matches('"').to_owned()).collect()
+}
+
+/// A home with conversations of the owner's, one that may do less, and one in which Ann talks,
+/// who may do all that the owner may. A word stands in each.
+fn several() -> Standing {
+    let Standing { server, home, clock } = Standing::new();
+    let all = Standing { server: server.serves_several(), home, clock };
+    let ann = json!({"at": "2026-11-21T08:00:00+00:00", "kind": "session", "format": 1,
+        "session": "x-Ann", "parent": "channel:x/Ann", "root": all.home.workspace(""),
+        "model": "", "instructions": ""});
+    let said = json!({"at": "2026-11-21T08:00:01+00:00", "kind": "user", "turn": 1, "key": "k",
+        "origin": "channel:x/Ann", "text": "Roses of mine."});
+    fs::write(all.home.path("sessions/x-Ann.jsonl"), format!("{ann}\n{said}\n")).expect("a file");
+    for (session, more) in [("garden", None), ("main", None), ("less", Some("network none"))] {
+        all.server.queue(Reply::text("Roses, then."));
+        let only = more.map(|more| ["--only", more]);
+        let only = only.as_ref().map_or(&[][..], |only| only);
+        let run = [&["run", "--session", session], only, &["We plant roses."]].concat();
+        all.home.run(&run).stdout("Roses, then.\n").stderr_any().check();
+    }
+    all
 }
 
 #[test]
-fn a_line_of_the_owners_own_that_says_so_recalls_everything() {
-    let all = Standing::new();
-    all.server.queue(Reply::text("Roses, then."));
-    all.home
-        .run(&["run", "--session", "garden", "We plant roses."])
-        .stdout_any()
-        .stderr_any()
-        .check();
+fn what_is_the_owners_own_recalls_what_is_the_owners_own() {
+    let all = several();
+    assert_eq!(found_by(&all, "main"), ["garden", "main"]);
+    // What it began, too, also what that does with less.
+    let begin = "fledgling run --session part --only 'network none' 'A part of the roses.'";
+    all.server.queue(Reply::new().bash(begin)).queue(Reply::text("A part."));
+    all.server.queue(Reply::text("Done."));
+    let run = all.home.run(&["run", "--session", "main", "go on"]);
+    run.stdout("Done.\n").stderr_any().check();
+    assert_eq!(found_by(&all, "main"), ["garden", "main", "part"]);
+    assert_eq!(found_by(&all, "garden"), ["garden", "main"]);
+    let told = |session: &str| {
+        let recall = format!("fledgling recall --session {session} roses");
+        all.act("main", &[&recall]).remove(0)
+    };
+    assert!(told("garden").contains("We plant »roses«"));
+    for session in ["x-Ann", "less"] {
+        let refused = told(session);
+        let why = format!("session {session} is out of reach: what was said there is not for main");
+        assert!(refused.contains(&why) && !refused.contains("»"), "{refused}");
+    }
+    // The owner all.
+    let ran = all.home.run(&["recall", "--json", "roses"]).stdout_any().check().stdout;
+    assert_eq!(ran.matches("\"session\":\"x-Ann\"").count(), 1, "{ran}");
+    assert!(ran.contains("\"session\":\"less\""), "{ran}");
+}
+
+#[test]
+fn others_and_what_may_do_less_recall_nothing_but_their_own() {
+    let all = several();
+    assert_eq!(found_by(&all, "less"), ["less"]);
+    assert_eq!(found_by(&all, "x-Ann"), ["x-Ann"]);
+    let child = "fledgling run --session child 'Tell me of the roses.'";
+    for (parent, mine) in [("less", ["child", "less"]), ("x-Ann", ["child", "x-Ann"])] {
+        // What such a conversation begins is as it is.
+        all.server.queue(Reply::new().bash(child));
+        all.server.queue(Reply::new().bash("fledgling recall --json roses"));
+        all.server.queue(Reply::text("Asked.")).queue(Reply::text("Done."));
+        let run = all.home.run(&["run", "--session", parent, "go on"]);
+        run.stdout("Done.\n").stderr_any().check();
+        let recalled = fs::read_to_string(all.home.path("sessions/child.jsonl")).expect("a file");
+        assert!(!recalled.contains("garden") && recalled.contains("Tell me"), "{recalled}");
+        assert_eq!(found_by(&all, parent), mine);
+        for session in ["main", "garden"] {
+            let recall = format!("fledgling recall --session {session} roses");
+            let refused = all.act(parent, &[&recall]).remove(0);
+            assert!(refused.contains("is out of reach"), "{refused}");
+        }
+        fs::remove_file(all.home.path("sessions/child.jsonl")).expect("it was there");
+    }
+}
+
+#[test]
+fn a_job_recalls_what_whoever_wrote_it_may_recall() {
+    let all = several();
     let serving = all.serve();
-    // What a session writes reaches that session, and not the others.
-    all.act("main", &["printf '0 9 * * * fledgling recall --json --since 30d roses\\n' > crontab"]);
-    all.status_when("it is in force", |status| status["jobs"][0]["name"] == "fledgling");
-    all.clock.set("2026-11-21T09:00:00Z");
-    serving.happens("message", "", "failed");
-    let status = all.status();
-    assert_eq!(status["jobs"][0]["tail"], "[exit code 1]\n", "{status:#}");
-    // The owner's own.
-    fs::write(
-        all.home.workspace("crontab"),
-        "# mine\n0 9 * * * fledgling recall --json --since 7d roses\n",
-    )
-    .expect("a crontab");
-    all.status_when("it is in force", |status| status["jobs"][0]["name"] == "mine");
-    all.clock.set("2026-11-22T09:00:00Z");
-    serving.happens("job", "mine", "done");
-    let status = all.status();
-    let tail = status["jobs"][0]["tail"].as_str().expect("a text");
-    assert!(tail.contains("\"garden\"") && tail.contains("Roses, then."), "{tail}");
+    let recall = "fledgling recall --json --limit 99 roses >";
+    let script = format!("{recall} told.$1\nfledgling run --session by-$1 \"Of roses, for $1.\"\n");
+    fs::write(all.home.workspace("job.sh"), script).expect("a script");
+    let job = |hour: u32, name: &str| format!("# {name}\\n0 {hour} * * * bash job.sh {name}\\n");
+    // The owner's, and one of a conversation of theirs; what Ann had it write is Ann's.
+    fs::write(all.home.workspace("crontab"), job(9, "own").replace("\\n", "\n")).expect("a file");
+    all.status_when("it is in force", |status| status["jobs"][0]["name"] == "own");
+    all.act("main", &[&format!("printf '{}' >> crontab", job(10, "mains"))]);
+    all.act("x-Ann", &[&format!("printf '{}' >> crontab", job(11, "anns"))]);
+    all.status_when("they are in force", |status| status["jobs"][2]["name"] == "anns");
+    // What a job has begun is not told to it again, but to others that are the owner's.
+    for (hour, name, told, begun) in [
+        (9, "own", &["garden", "main"][..], &["by-own", "garden", "main"][..]),
+        (10, "mains", &["by-own", "garden", "main"], &["by-mains", "by-own", "garden", "main"]),
+        (11, "anns", &["x-Ann"], &["by-anns"]),
+    ] {
+        all.server.queue(Reply::new().bash(&format!("{recall} begun.{name}")));
+        all.server.queue(Reply::text("Done."));
+        all.clock.set(&format!("2026-11-21T{hour:02}:00:00Z"));
+        serving.happens("job", name, "done");
+        for (file, expected) in [("told", told), ("begun", begun)] {
+            let found = all.home.read(&format!("{file}.{name}")).expect("a file");
+            assert_eq!(sessions(&found), expected, "{file}.{name}");
+        }
+    }
     serving.stop();
 }
 

@@ -2,6 +2,7 @@
 //! a replay finds and what it does not mistake for a difference, and that nothing of it stays.
 
 use std::fs;
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -340,6 +341,63 @@ fn where_nothing_is_confined_a_replay_has_to_be_wished() {
     assert!(said.contains("nothing is confined here") && said.contains("--live"), "{said}");
     let ran = replay(&world.home, &file, &["--live"], 0);
     assert_eq!(ran.stdout, "1 call, all answered as recorded.\n", "{ran}");
+}
+
+#[test]
+fn a_replay_reaches_no_network_unless_it_is_wished() {
+    let world = World::new();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let came = || std::iter::from_fn(|| listener.accept().ok()).count();
+    let file = recorded(&world, &format!("exec 3<>/dev/tcp/127.0.0.1/{port} && echo reached"));
+    assert_eq!(came(), 1);
+    let ran = replay(&world.home, &file, &[], 0);
+    assert_eq!(came(), 0, "{ran}");
+    replay(&world.home, &file, &["--live"], 0);
+    assert_eq!(came(), 1, "with --live it is there to be reached");
+    // Nor by a search.
+    world.turn("something else", "echo 1 > other");
+    world.refuses(&["bisect", "--replay", file.to_str().unwrap()]);
+    assert_eq!(came(), 0);
+}
+
+#[test]
+fn a_recording_from_elsewhere_reaches_nothing_and_breaks_nothing() {
+    let world = World::new();
+    world.turn("éééééé", "echo 1 > one");
+    let key = fs::read_to_string(world.home.path("door.key")).unwrap();
+    let file = world.home.cwd().join("theirs.jsonl");
+    let path = file.to_str().unwrap();
+    let head = |commit: &str| json!({"recorded": {"format": 1, "session": "s", "turn": 1, "commit": commit}});
+    let calls = json!({"calls": [
+        {"name": "read", "input": {"path": "@HOME@/door.key"}},
+        {"name": "bash", "input": {"command": "cat @HOME@/door.key; echo x > @HOME@/mine"}},
+        {"name": "write", "input": {"path": "../../mine", "content": "x"}},
+        {"name": "write", "input": {"path": "@HOME@/workspace/one", "content": "x"}},
+        {"name": "bash", "input": {"command": "ln -s @HOME@/workspace away; echo x > away/one"}},
+        {"name": "hammer", "input": [[[1]]]},
+    ]});
+    let answer = json!({"text": "", "error": false});
+    let results = json!({"results": vec![answer; 6]});
+    // What is no commit is none, also where it could name one.
+    for commit in ["HEAD", "HEAD^{/éééé}", "main~1", "éééééééééééé"] {
+        fs::write(&file, format!("{}\n{calls}\n{results}\n", head(commit))).unwrap();
+        let ran = replay(&world.home, &file, &["--json"], 1);
+        let told: Value = serde_json::from_str(&ran.stdout).unwrap();
+        assert_eq!((&told["commit"], &told["same"]), (&Value::Null, &json!(0)), "{ran}");
+        assert!(!ran.stdout.contains(key.trim()), "{ran}");
+        assert_eq!(world.read("one").as_deref(), Some("1\n"));
+        assert!(!world.home.path("mine").exists() && !world.home.cwd().join("mine").exists());
+    }
+    // Too deep, and too large, also for a host elsewhere.
+    let deep = format!("{{\"calls\": {}{}}}", "[".repeat(100_000), "]".repeat(100_000));
+    fs::write(&file, format!("{}\n{deep}\n", head("HEAD"))).unwrap();
+    let why = world.refuses(&["replay", path]);
+    assert!(why.contains("line 2 of the recording: recursion limit exceeded"), "{why}");
+    fs::File::create(&file).unwrap().set_len(40 << 20).unwrap();
+    let why = world.refuses(&["replay", path]);
+    assert!(why.contains("it has 40 MB, and 30 are the most"), "{why}");
 }
 
 /// Conversations with real models, recorded in newborn homes (see `real_model.rs`).

@@ -14,7 +14,8 @@ fn facts() -> String {
 
 /// A home whose agent knows something, written in a turn of the owner's, with a job at nine.
 fn knowing(job: &str) -> (Standing, Serving) {
-    let all = Standing::new();
+    let Standing { server, home, clock } = Standing::new();
+    let all = Standing { server: server.serves_several(), home, clock };
     let serving = all.serve();
     let write = format!("cat > memory/MEMORY.md <<'END'\n{}END", facts());
     let script = format!("cat > job.sh <<'END'\n{job}\nEND");
@@ -133,4 +134,86 @@ fn a_job_that_cuts_little_by_little_or_removes_all_is_noticed() {
     assert_eq!(all.home.read("memory/MEMORY.md"), Some(facts()));
     assert_eq!(all.home.read("memory/more.md").as_deref(), Some("more\n"), "{told}");
     serving.stop();
+}
+
+/// What is queued for the agent's turns: these commands each, and then that it is done.
+fn queue(all: &Standing, turns: &[&[&str]]) {
+    all.server.allow_prefix_change();
+    for commands in turns {
+        for command in *commands {
+            all.server.queue(Reply::new().bash(command));
+        }
+        all.server.queue(Reply::text("Done."));
+    }
+}
+
+#[test]
+fn what_an_agent_of_an_agent_cuts_is_put_back_too() {
+    let (all, serving) = knowing("fledgling run --session tidy 'tidy up'");
+    let server = &all.server;
+    server.queue(Reply::new().bash("fledgling run --session below 'cut it'"));
+    queue(&all, &[&[": > memory/MEMORY.md"], &[]]);
+    all.clock.set("2026-11-21T09:00:00Z");
+    let told = serving.happens("message", "", "cut memory/MEMORY.md from 1020 to 0 bytes");
+    serving.happens("job", "nightly", "done");
+    assert!(told.to_string().contains("session below, which agent:tidy began"), "{told}");
+    assert_eq!(all.home.read("memory/MEMORY.md"), Some(facts()));
+    // Little by little is no way round it: what such an agent left is no measure.
+    for (day, left) in [(22, 22), (23, 30)] {
+        server.queue(Reply::new().bash("fledgling run --session below 'cut it'"));
+        queue(&all, &[&["sed -i 1,8d memory/MEMORY.md"], &[]]);
+        run_on(&all, &serving, day);
+        let text = all.home.read("memory/MEMORY.md").expect("it is there");
+        assert_eq!(text.lines().count(), left);
+    }
+    // Where the owner is there, so they are for an agent of their agent.
+    queue(&all, &[]);
+    server.queue(Reply::new().bash("fledgling run --session mine 'cut it'"));
+    queue(&all, &[&["echo short > memory/MEMORY.md"], &[]]);
+    let run = all.home.run(&["run", "--session", "main", "cut it"]);
+    run.stdout("Done.\n").stderr_any().check();
+    assert_eq!(all.home.read("memory/MEMORY.md").as_deref(), Some("short\n"));
+    serving.stop();
+}
+
+#[test]
+fn what_is_taken_back_while_nobody_is_there_is_looked_at_as_well() {
+    let (all, serving) = knowing("fledgling run --session tidy 'tidy up'");
+    queue(&all, &[&["seq 900 >> memory/MEMORY.md"]]);
+    run_on(&all, &serving, 21);
+    let noted = all.home.read("memory/MEMORY.md").expect("it is there");
+    // The turn's own commit comes after the one with which it took something back.
+    let commit = all.home.git(&["rev-parse", "HEAD"]);
+    let undo = format!("fledgling undo {}; echo note > note", &commit[..12]);
+    queue(&all, &[&[&undo]]);
+    all.clock.set("2026-11-22T09:00:00Z");
+    serving.happens("message", "", "Turn 2 of session tidy");
+    serving.happens("job", "nightly", "done");
+    assert_eq!(all.home.read("memory/MEMORY.md").as_ref(), Some(&noted));
+    assert_eq!(all.home.read("note").as_deref(), Some("note\n"));
+    // What the host put back is the owner's to cut again.
+    let commit = all.home.git(&["rev-parse", "HEAD"]);
+    let said = all.act("tidy", &[&format!("fledgling undo {}", &commit[..12])]).remove(0);
+    assert!(said.contains("only the owner may take it back"), "{said}");
+    assert_eq!(all.home.read("memory/MEMORY.md"), Some(noted));
+    serving.stop();
+}
+
+#[test]
+fn a_link_or_another_name_is_no_memory() {
+    for job in [
+        "mv memory elsewhere; ln -s elsewhere memory",
+        "mv memory/MEMORY.md all; ln -s ../all memory/MEMORY.md",
+        "mv memory elsewhere; echo > memory",
+    ] {
+        let (all, serving) = knowing(job);
+        all.clock.set("2026-11-21T09:00:00Z");
+        serving.happens("message", "", "memory/MEMORY.md from 1020 to ");
+        serving.happens("job", "nightly", "done");
+        let path = all.home.workspace("memory/MEMORY.md");
+        assert!(fs::symlink_metadata(&path).is_ok_and(|file| file.is_file()), "{job}");
+        assert!(!all.home.workspace("memory").is_symlink(), "{job}");
+        assert_eq!(fs::read_to_string(path).expect("a file"), facts(), "{job}");
+        serving.stop();
+    }
 }

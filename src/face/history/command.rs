@@ -5,7 +5,7 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use clap::{Args, Parser, Subcommand};
 
 use crate::face::Refusal;
@@ -19,6 +19,9 @@ use crate::organs::verb::exit;
 const LATEST: &str = "HEAD";
 /// Digits of a number of turns at most: longer ones are the beginning of a commit's id.
 const COUNT_DIGITS: usize = 4;
+
+/// Bytes of a recording at most: as text in a request it still fits through the owner's door.
+const LONGEST: u64 = 30 << 20;
 
 /// A command about the history.
 #[derive(Debug, Subcommand)]
@@ -205,6 +208,14 @@ impl Command {
 /// What is in a recording.
 fn recording(file: &Path) -> Result<String> {
     let shown = || format!("cannot replay {}", file.display());
+    let bytes = std::fs::metadata(file).with_context(shown)?.len();
+    ensure!(
+        bytes <= LONGEST,
+        "cannot replay {}: it has {} MB, and {} are the most; take turns out of it, each from its \"recorded\" line to the next",
+        file.display(),
+        bytes >> 20,
+        LONGEST >> 20
+    );
     let text = std::fs::read_to_string(file).with_context(shown)?;
     Recording::parse(&text).with_context(shown)?;
     Ok(text)

@@ -12,9 +12,8 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use git2::{Oid, Repository, Tree};
 
-use crate::kernel::message::Origin;
 use crate::organs::always::background::Kind;
-use crate::organs::always::unattended::CHANNEL;
+use crate::organs::always::unattended::{CHANNEL, is_owners_chat};
 use crate::organs::history::archive::{Author, Message};
 use crate::organs::history::change::Step;
 use crate::organs::history::chronicle::{Chronicle, Entry};
@@ -22,7 +21,9 @@ use crate::organs::history::difference::{at, differences};
 use crate::organs::history::keeper::Keeper;
 use crate::organs::history::snapshots::SHORT_ID;
 use crate::organs::history::takeback;
+use crate::organs::home::Home;
 use crate::organs::host::Host;
+use crate::organs::sessions;
 
 /// What is kept, each for itself; of the folder all that is in it counts together.
 const KEPT: [&str; 2] = ["bootstrap.md", "memory/MEMORY.md"];
@@ -42,12 +43,6 @@ struct PutBack {
 }
 
 impl Host {
-    /// Whether what such a message begins must leave the memory as large as it is. The owner's
-    /// own chats may do what their terminal may.
-    pub(in crate::organs) fn is_guarded(&self, origin: &Origin) -> bool {
-        self.is_unattended(origin) && !is_attended(&origin.to_string())
-    }
-
     /// After a turn or job that nobody was there for: put back what it cut down. `doer` names it
     /// in a sentence, and its commit has these trailers. What its session is to know.
     pub(in crate::organs) async fn guard_memory(
@@ -83,11 +78,11 @@ impl Host {
         doer: &str,
         trailers: Vec<(&'static str, String)>,
     ) -> Result<Option<PutBack>> {
-        let (home, named) = (self.home().path().to_owned(), trailers.clone());
+        let (home, named) = (self.home().clone(), trailers.clone());
         // It may be a long way back, on which nobody has to wait for the keeper.
         let look = move || -> Result<_> {
-            let chronicle = Chronicle::open(&home)?;
-            let Some(compared) = Compared::of(&chronicle, &named)? else { return Ok(None) };
+            let chronicle = Chronicle::open(home.path())?;
+            let Some(compared) = Compared::of(&home, &chronicle, &named)? else { return Ok(None) };
             let is_cut = !compared.cut(&chronicle)?.is_empty();
             Ok(is_cut.then_some(compared))
         };
@@ -110,26 +105,33 @@ fn capitalised(text: &str) -> String {
 }
 
 /// Whether what has this origin is done for somebody who sees it: the owner, in a terminal or
-/// a chat of theirs; the host itself; or an agent that works for a session.
-fn is_attended(origin: &str) -> bool {
+/// a chat of theirs; the host itself; or an agent that works for a session which goes back to no
+/// job, service or other person.
+fn is_attended(home: &Home, origin: &str) -> bool {
     if let Some(chat) = origin.strip_prefix(CHANNEL) {
-        return !chat.contains('/');
+        return is_owners_chat(chat);
     }
-    let agent = origin.strip_prefix("agent:");
-    matches!(origin, "owner" | "fledgling") || agent.is_some_and(|of| !of.contains(':'))
+    let above = origin.strip_prefix("agent:");
+    matches!(origin, "owner" | "fledgling")
+        || above.is_some_and(|above| sessions::ancestry(home, above).all(|of| !of.contains(':')))
 }
 
 /// The trees that are compared.
 struct Compared {
     /// As the turn or job left it.
     theirs: Oid,
-    /// As it was before, and as somebody who was there had changed it last.
+    /// As it was before each of its commits, and as somebody who was there had changed it last.
     before: Vec<Oid>,
 }
 
 impl Compared {
-    /// Of the commit with these trailers. None where that changed nothing which is kept.
-    fn of(chronicle: &Chronicle, trailers: &[(&'static str, String)]) -> Result<Option<Self>> {
+    /// Of the last commit with these trailers which changed something that is kept: what a turn
+    /// takes back is a commit of its own. None where there is none.
+    fn of(
+        home: &Home,
+        chronicle: &Chronicle,
+        trailers: &[(&'static str, String)],
+    ) -> Result<Option<Self>> {
         let is_it = |entry: &Entry<'_>| {
             trailers.iter().all(|(name, value)| entry.trailer(name) == Some(value.as_str()))
         };
@@ -140,13 +142,16 @@ impl Compared {
             let parent = entry.parent_tree()?;
             let changed = parent.as_ref().is_none_or(|parent| kept(parent) != kept(&tree));
             match &mut compared {
-                Some(compared) if changed && is_attended(entry.who_asked()) => {
+                Some(compared) if changed && is_it(&entry) => {
+                    compared.before.extend(parent.map(|parent| parent.id()));
+                }
+                Some(compared) if changed && is_attended(home, entry.who_asked()) => {
                     compared.before.push(tree.id());
                     break;
                 }
-                None if is_it(&entry) => {
-                    let Some(parent) = parent.filter(|_| changed) else { return Ok(None) };
-                    compared = Some(Self { theirs: tree.id(), before: vec![parent.id()] });
+                None if changed && is_it(&entry) => {
+                    let before = parent.iter().map(Tree::id).collect();
+                    compared = Some(Self { theirs: tree.id(), before });
                 }
                 None if number >= LATEST => break,
                 _ => {}
@@ -253,13 +258,15 @@ mod tests {
 
     #[test]
     fn who_is_there() {
+        let temp = tempfile::tempdir().unwrap();
+        let home = Home::resolve(Some(temp.path().to_owned())).unwrap();
         for origin in ["owner", "fledgling", "channel:telegram", "agent:main"] {
-            assert!(is_attended(origin), "{origin}");
+            assert!(is_attended(&home, origin), "{origin}");
         }
         for origin in
             ["unknown", "reminder", "job:x", "agent:job:x", "channel:irc/eve", "service:irc"]
         {
-            assert!(!is_attended(origin), "{origin}");
+            assert!(!is_attended(&home, origin), "{origin}");
         }
     }
 

@@ -4,7 +4,7 @@
 //! the budget, that one which a kill cut short is gone on with, and where the words go with
 //! which such a turn ends. Knows neither schedule nor channels.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::fs::File;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -32,9 +32,10 @@ const GO_ON: &str = "go-on:";
 /// So often a turn is gone on with that kills cut short one after the other.
 const ATTEMPTS: u64 = 3;
 
-/// The sessions whose turn under way is unattended.
+/// The sessions whose turn under way is unattended, and whether it is guarded: whether not even
+/// the owner's own chat began it.
 #[derive(Debug, Default)]
-pub struct Unattended(Mutex<HashSet<String>>);
+pub struct Unattended(Mutex<HashMap<String, bool>>);
 
 /// Keeps a session marked.
 #[derive(Debug)]
@@ -43,10 +44,15 @@ pub struct Mark<'a> {
     session: String,
 }
 
+/// Whether a chat is the owner's own, by what follows in its origin.
+pub fn is_owners_chat(chat: &str) -> bool {
+    !chat.contains('/')
+}
+
 impl Unattended {
     /// Mark a session until this is dropped.
-    pub fn mark(&self, session: &str) -> Mark<'_> {
-        lock(&self.0).insert(session.to_owned());
+    pub fn mark(&self, session: &str, guarded: bool) -> Mark<'_> {
+        lock(&self.0).insert(session.to_owned(), guarded);
         Mark { marks: self, session: session.to_owned() }
     }
 }
@@ -65,7 +71,20 @@ impl Host {
             Origin::Other(_) => true,
             // A job or a service; or a turn that is one itself.
             Origin::Agent(above) => {
-                above.contains(':') || lock(&self.always.unattended.0).contains(above)
+                above.contains(':') || lock(&self.always.unattended.0).contains_key(above)
+            }
+        }
+    }
+
+    /// Whether what such a message begins must leave the memory as large as it is. The owner's
+    /// own chats may do what their terminal may.
+    pub(in crate::organs) fn is_guarded(&self, origin: &Origin) -> bool {
+        match origin {
+            Origin::Owner => false,
+            Origin::Other(name) => !name.strip_prefix(CHANNEL).is_some_and(is_owners_chat),
+            Origin::Agent(above) => {
+                let marks = lock(&self.always.unattended.0);
+                above.contains(':') || marks.get(above).is_some_and(|guarded| *guarded)
             }
         }
     }

@@ -193,8 +193,10 @@ impl Who {
         if entry.takes_back() {
             return origin == Some(&*self.origin());
         }
-        // What is of unknown origin may be the owner's as well.
-        origin != Some("unknown") && entry.turn().is_some_and(|(session, _)| reached(session))
+        // What is of unknown origin may be the owner's as well, and what the host has put back
+        // is the owner's to decide about.
+        !matches!(origin, Some("unknown" | "fledgling"))
+            && entry.turn().is_some_and(|(session, _)| reached(session))
     }
 
     fn origin(&self) -> String {

@@ -1,8 +1,8 @@
 //! Past conversations, searched.
 //!
-//! Owns what a request for them means, who is told what of them, and that an index which
-//! cannot be read is made anew. Transcripts are the truth, and `recall.db` is what was made of
-//! them: whoever deletes it loses nothing. Knows no screen.
+//! Owns what a request for them means, and that an index which cannot be read is made anew.
+//! Transcripts are the truth, and `recall.db` is what was made of them: whoever deletes it loses
+//! nothing. Knows no screen, and not who may be told of what: that is `authority`'s.
 
 pub mod index;
 pub mod search;
@@ -15,7 +15,6 @@ use jiff::civil::Date;
 use jiff::{ToSpan as _, Zoned};
 use serde::{Deserialize, Serialize};
 
-use crate::organs::always::schedule::job::Planned;
 use crate::organs::always::workers::JOB;
 use crate::organs::host::Host;
 use crate::organs::lane::lock;
@@ -75,14 +74,13 @@ impl Host {
         session.as_deref().map_or(Ok(()), |session| self.existing(session).map(drop))?;
         let (host, caller) = (self.clone(), caller.clone());
         let work = move |index: &mut Index| {
-            let sessions = match (&session, host.recalls_all(&caller)) {
+            let sessions = match (&session, &caller) {
                 (Some(session), _) => Some(vec![session.clone()]),
-                (None, true) if caller == Caller::Owner => None,
-                (None, everything) => {
+                (None, Caller::Owner) => None,
+                (None, _) => {
                     let mut all = index.sessions()?;
                     all.retain(|session| {
-                        (everything || host.reaches(&caller, session))
-                            && !host.is_begun_by_job(&caller, session)
+                        !host.is_begun_by_job(&caller, session) && host.recalls(&caller, session)
                     });
                     Some(all)
                 }
@@ -108,25 +106,6 @@ impl Host {
             // Whoever searches is told of what goes wrong.
             tokio::spawn(async move { host.with_index(|_| Ok(Recalled::default())).await });
         }
-    }
-
-    /// Whether all conversations are for this caller: the owner, or a line of the schedule that
-    /// the owner has written and that names this command. Any other line, and any session,
-    /// knows what it reaches.
-    fn recalls_all(&self, caller: &Caller) -> bool {
-        let Caller::Hand(own) = caller else { return true };
-        let worker = own.strip_prefix(JOB).zip(self.always.workers.get(own));
-        let Some((name, worker)) = worker.filter(|(_, worker)| worker.session.is_none()) else {
-            return false;
-        };
-        let loaded = lock(&self.always.loaded);
-        let mut named = loaded.jobs.iter().filter(|planned| planned.job.name == name).peekable();
-        // Nothing keeps a session's line from the same name.
-        let is_owners = |planned: &Planned| {
-            let job = &planned.job;
-            job.session.is_none() && job.command.contains("fledgling recall")
-        };
-        worker.links.is_empty() && named.peek().is_some() && named.all(is_owners)
     }
 
     /// Whether this session was begun by the job that asks: what a job was told yesterday, and has

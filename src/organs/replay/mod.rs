@@ -24,6 +24,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use crate::guard::policy::{Chain, Link, Network, Policy};
 use crate::kernel::event::Event;
 use crate::kernel::session::lines;
+use crate::organs::asked::blocking;
 use crate::organs::history::ask::{Culprit, Replayed};
 use crate::organs::history::bisect::{self, Search};
 use crate::organs::history::chronicle::{Chronicle, Entry};
@@ -39,44 +40,33 @@ use crate::organs::verb::{Answer, Caller};
 
 impl Host {
     /// What was said and done in a session, from a turn on.
-    pub(super) fn recording(
+    pub(super) async fn recording(
         &self,
         caller: &Caller,
         session: Option<String>,
         from: u64,
     ) -> Result<Value> {
         let session = self.subject(caller, session)?;
-        let (home, path) = (self.home(), self.home().transcript(&session));
-        let file = File::open(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        // What cannot be read is told when the session is opened.
-        let entries = lines(&file).map_while(Result::ok).filter_map(Result::ok);
-        let mut turns = recording::told(&session, entries, from);
-        let root = sessions::header(&path).map(|header| header.root).unwrap_or_default();
-        name_commits(home, &root, &mut turns);
-        let scratch = home.scratch();
-        let places =
-            Places::named([(&*root, WORKSPACE), (&*scratch, SCRATCH), (home.path(), HOME)]);
-        let count = turns.len();
-        let lines = turns.into_iter().flat_map(Told::lines).map(|line| places.json(line));
-        let lines: Vec<_> = lines.collect();
-        Ok(json!({ "session": session, "turns": count, "lines": lines }))
+        let home = self.home().clone();
+        // Others are not to wait for a long one.
+        blocking(move || record(&home, &session, from)).await
     }
 
     /// Carry out again what was recorded, on what the asker's workspace is now.
     pub(super) async fn replay(
         self: &Arc<Self>,
         caller: &Caller,
-        recording: &str,
+        recording: String,
         (live, as_it_is): (bool, bool),
         answers: &UnboundedSender<Answer>,
     ) -> Result<Replayed> {
-        let recording = Recording::parse(recording)?;
         let (snapshots, branch) = self.checkout(caller).await?;
         let (tree, _) = snapshots.blocking(Keeper::tree_now).await?;
         let writing = writer(caller).map(|session| snapshots.writers().writes(session, true));
         let (host, caller, heard) = (self.clone(), caller.clone(), answers.clone());
         self.until_left(answers, move |interrupt| {
             let _writing = writing;
+            let recording = Recording::parse(&recording)?;
             let chronicle = Chronicle::on(host.home().path(), &branch)?;
             let equip = |folders: [&Path; 2]| host.for_replay(writer(&caller), live, folders);
             let replayer = Replayer {
@@ -98,16 +88,16 @@ impl Host {
     pub(super) async fn bisect_recording(
         self: &Arc<Self>,
         caller: &Caller,
-        recording: &str,
+        recording: String,
         good: Option<String>,
         answers: &UnboundedSender<Answer>,
     ) -> Result<Culprit> {
-        let recording = Recording::parse(recording)?;
         let (snapshots, branch) = self.checkout(caller).await?;
         let writing = writer(caller).map(|session| snapshots.writers().writes(session, true));
         let (host, caller, heard) = (self.clone(), caller.clone(), answers.clone());
         self.until_left(answers, move |interrupt| {
             let _writing = writing;
+            let recording = Recording::parse(&recording)?;
             let chronicle = Chronicle::on(host.home().path(), &branch)?;
             let equip = |folders: [&Path; 2]| host.for_replay(writer(&caller), false, folders);
             let (repository, home, as_it_is) = (chronicle.repository(), host.home(), false);
@@ -165,6 +155,23 @@ impl Host {
         policy.env.retain(|(variable, _)| !names.keys().any(|name| **variable == **name));
         Ok(policy)
     }
+}
+
+/// What was said and done in a session, as a recording has it.
+fn record(home: &Home, session: &str, from: u64) -> Result<Value> {
+    let path = home.transcript(session);
+    let file = File::open(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    // What cannot be read is told when the session is opened.
+    let entries = lines(&file).map_while(Result::ok).filter_map(Result::ok);
+    let mut turns = recording::told(session, entries, from);
+    let root = sessions::header(&path).map(|header| header.root).unwrap_or_default();
+    name_commits(home, &root, &mut turns);
+    let scratch = home.scratch();
+    let places = Places::named([(&*root, WORKSPACE), (&*scratch, SCRATCH), (home.path(), HOME)]);
+    let count = turns.len();
+    let lines = turns.into_iter().flat_map(Told::lines).map(|line| places.json(line));
+    let lines: Vec<_> = lines.collect();
+    Ok(json!({ "session": session, "turns": count, "lines": lines }))
 }
 
 /// In whose name hands act, where it is not the owner.

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use git2::{Commit, Repository, Tree};
+use git2::{Commit, Oid, Repository, Tree};
 
 use crate::kernel::interrupt::Interrupt;
 use crate::organs::history::ask::{Differing, Left, Replayed};
@@ -116,8 +116,9 @@ impl<'a> Replayer<'a> {
 
     fn spans(&self) -> Vec<Span<'a>> {
         let tree = |id: &Option<String>| {
-            let commit = self.repository.revparse_single(id.as_deref()?).ok()?;
-            commit.peel_to_tree().ok()
+            // An id and nothing else: a file from elsewhere could name anything here.
+            let id = Oid::from_str(id.as_deref()?).ok()?;
+            self.repository.find_commit(id).ok()?.tree().ok()
         };
         let turns = self.recording.turns.iter().map(|turn| {
             let begins = tree(&turn.head.commit);
