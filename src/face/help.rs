@@ -151,9 +151,9 @@ mod tests {
     fn every_page_is_in_the_index_and_short() {
         let index = index();
         for topic in [
-            "asking", "channels", "config", "context", "door", "history", "layout", "memory",
-            "models", "safety", "schedule", "scripts", "secrets", "services", "sessions", "skills",
-            "sql", "tools", "usage",
+            "asking", "channels", "config", "context", "door", "editors", "history", "layout",
+            "memory", "models", "recall", "replay", "safety", "schedule", "scripts", "secrets",
+            "services", "sessions", "skills", "sql", "tools", "usage",
         ] {
             assert!(pages().contains(&topic), "{topic}");
         }
