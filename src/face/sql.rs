@@ -63,12 +63,12 @@ pub fn sql(
 
 fn open(file: &Path) -> Result<Connection> {
     let shown = file.display();
-    let folder = file.parent().filter(|folder| *folder != Path::new(""));
-    if let Some(folder) = folder.filter(|folder| !folder.exists()) {
-        bail!("cannot open {shown}: there is no folder {}; create it first", folder.display());
-    }
     if file.is_dir() {
         bail!("cannot open {shown}: it is a folder, not a database file");
+    }
+    if let Some(folder) = file.parent() {
+        let made = std::fs::create_dir_all(folder);
+        made.with_context(|| format!("cannot make {}, the folder of {shown}", folder.display()))?;
     }
     let db = Connection::open(file).with_context(|| format!("cannot open {shown}"))?;
     db.busy_timeout(BUSY)?;
@@ -308,13 +308,13 @@ CREATE TABLE t(a, b);";
         let refused = |file: &Path| format!("{:#}", open(file).unwrap_err());
         assert!(refused(&text).ends_with("notes.txt is not an SQLite database; name another file"));
         assert!(refused(folder.path()).contains("it is a folder"));
-        assert!(refused(&folder.path().join("no/a.db")).contains("there is no folder"));
+        assert!(refused(&text.join("a.db")).contains("notes.txt, the folder of"));
     }
 
     #[test]
-    fn a_missing_file_is_created_by_a_write() {
+    fn a_missing_file_is_created_by_a_write_with_its_folder() {
         let folder = folder();
-        let file = folder.path().join("new.db");
+        let file = folder.path().join("data/new.db");
         let mut out = Vec::new();
         sql(&file, Some("CREATE TABLE t(a)"), &[], Layout::Json, &mut out).unwrap();
         assert!(file.metadata().unwrap().len() > 0 && out.is_empty());
