@@ -9,6 +9,7 @@ use std::sync::Arc;
 use crate::files::withheld::{Stream, Withheld};
 use crate::kernel::message::{Assistant, Block, Call};
 use crate::kernel::model::{Boxed, Delta, Deltas, Failure, Model, Request};
+use crate::organs::around::Around;
 
 /// A model, and what is withheld of what it says.
 pub struct Discreet {
@@ -16,16 +17,12 @@ pub struct Discreet {
     withheld: Withheld,
 }
 
-impl Model for Discreet {
-    fn name(&self) -> &str {
-        self.model.name()
+impl Around for Discreet {
+    fn within(&self) -> &dyn Model {
+        &*self.model
     }
 
-    fn window(&self) -> u64 {
-        self.model.window()
-    }
-
-    fn ask<'a>(
+    fn pass<'a>(
         &'a self,
         request: &'a Request<'a>,
         deltas: Deltas<'a>,

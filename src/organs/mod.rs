@@ -3,6 +3,7 @@
 
 pub mod always;
 mod answers;
+mod around;
 pub mod asked;
 pub mod authority;
 pub mod backups;

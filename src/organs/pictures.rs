@@ -16,6 +16,7 @@ use git2::{ObjectType, Oid};
 
 use crate::kernel::message::{Assistant, Image, Message};
 use crate::kernel::model::{Boxed, Delta, Deltas, Failure, Model, Request};
+use crate::organs::around::Around;
 use crate::organs::home::Home;
 use crate::wires::is_about_pictures;
 
@@ -144,16 +145,12 @@ impl Sighted {
     }
 }
 
-impl Model for Sighted {
-    fn name(&self) -> &str {
-        self.model.name()
+impl Around for Sighted {
+    fn within(&self) -> &dyn Model {
+        &*self.model
     }
 
-    fn window(&self) -> u64 {
-        self.model.window()
-    }
-
-    fn ask<'a>(
+    fn pass<'a>(
         &'a self,
         request: &'a Request<'a>,
         deltas: Deltas<'a>,

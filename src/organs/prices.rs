@@ -11,6 +11,7 @@ use serde::{Deserialize, Deserializer, de};
 
 use crate::kernel::message::{Assistant, Usage};
 use crate::kernel::model::{Boxed, Deltas, Failure, Model, Request};
+use crate::organs::around::Around;
 use crate::organs::config::Config;
 
 /// The table. A test reads it.
@@ -194,16 +195,12 @@ impl Priced {
     }
 }
 
-impl Model for Priced {
-    fn name(&self) -> &str {
-        self.model.name()
+impl Around for Priced {
+    fn within(&self) -> &dyn Model {
+        &*self.model
     }
 
-    fn window(&self) -> u64 {
-        self.model.window()
-    }
-
-    fn ask<'a>(
+    fn pass<'a>(
         &'a self,
         request: &'a Request<'a>,
         deltas: Deltas<'a>,

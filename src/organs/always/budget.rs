@@ -13,6 +13,7 @@ use rusqlite::{OptionalExtension as _, params};
 use crate::kernel::message::{Assistant, Usage};
 use crate::kernel::model::{Boxed, Delta, Deltas, Failure, Model, Request};
 use crate::organs::always::background::Kind;
+use crate::organs::around::Around;
 use crate::organs::host::Host;
 use crate::organs::pictures::{TOKENS, most, shows};
 use crate::organs::prices::Dollars;
@@ -166,16 +167,12 @@ impl Metered {
     }
 }
 
-impl Model for Metered {
-    fn name(&self) -> &str {
-        self.model.name()
+impl Around for Metered {
+    fn within(&self) -> &dyn Model {
+        &*self.model
     }
 
-    fn window(&self) -> u64 {
-        self.model.window()
-    }
-
-    fn ask<'a>(
+    fn pass<'a>(
         &'a self,
         request: &'a Request<'a>,
         deltas: Deltas<'a>,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::kernel::message::{Assistant, Block};
 use crate::kernel::model::{Boxed, Deltas, Failure, Model, Request};
+use crate::organs::around::Around;
 use crate::organs::home::Home;
 use crate::organs::replay::places::{HOME, Places, SCRATCH, WORKSPACE};
 
@@ -33,16 +34,12 @@ impl Played {
     }
 }
 
-impl Model for Played {
-    fn name(&self) -> &str {
-        self.model.name()
+impl Around for Played {
+    fn within(&self) -> &dyn Model {
+        &*self.model
     }
 
-    fn window(&self) -> u64 {
-        self.model.window()
-    }
-
-    fn ask<'a>(
+    fn pass<'a>(
         &'a self,
         request: &'a Request<'a>,
         deltas: Deltas<'a>,
