@@ -190,3 +190,24 @@ fn a_job_that_asks_a_model_is_on_it_and_so_is_what_that_starts() {
     serving.happens("job", "touch", "done");
     serving.stop();
 }
+
+/// What a provider has begun to say it has been paid for; what it refuses costs nothing.
+#[test]
+fn a_reply_that_breaks_off_counts_and_one_that_is_refused_does_not() {
+    for (reply, counts) in [
+        (Reply::text("A reply that breaks").cut(), true),
+        (Reply::error(400, "invalid_request_error", "no"), false),
+    ] {
+        let all = Standing::with("[limits]\nunattended = 1000000\n");
+        let serving = all.serve();
+        all.act("main", &[]);
+        at(&all, "09:00", "once");
+        let asked = all.server.wait(0).len();
+        all.server.allow_prefix_change();
+        all.server.queue(reply);
+        all.clock.set("2026-11-21T09:00:00Z");
+        all.server.wait(asked + 1);
+        serving.stop();
+        assert_eq!(spent(&all)[0] != json!(0), counts);
+    }
+}
